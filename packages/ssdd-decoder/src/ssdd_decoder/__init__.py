@@ -1,0 +1,1 @@
+"""Single-step diffusion decoder: latents to pixels in one flow-matching step."""

@@ -1,0 +1,1 @@
+"""Image encoders of latent diffusion: image to posterior to latent."""

@@ -1,0 +1,1 @@
+"""Image reconstruction metrics that say how they were computed."""

@@ -1,0 +1,1 @@
+"""SSDD: single-step diffusion decoder."""
