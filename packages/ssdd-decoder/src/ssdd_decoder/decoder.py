@@ -121,7 +121,7 @@ class Decoder(UNet):
             raise checkpoint.CheckpointError(f"{contents.file} holds no decoder that is known here: pass its config")
         with torch.device("meta"):
             decoder = cls(wanted)
-        checkpoint.fill(decoder, tensors, contents.file, asked=describe(wanted), held=held and describe(held))
+        checkpoint.fill(decoder, tensors, contents.file, asked=describe(wanted), held=describe(held) if held else None)
         return decoder.to(memory_format=torch.channels_last).eval()
 
     def _check_latent(self, z: Tensor) -> None:

@@ -9,6 +9,8 @@ Source: Lipman et al., "Flow matching for generative modeling" (2023), with the 
 
 # B batch, H W pixels; x, eps, x_t, v (B, 3, H, W); t (B,) or (1,) in [0, 1]
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def per_image(t: Tensor, like: Tensor) -> Tensor:
 def draw_noise(
     shape: tuple[int, ...],
     like: Tensor,
-    generator: torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> Tensor:
     """Draws eps ~ N(0, 1) in float32 at least, on the device of `like`.
 

@@ -2,9 +2,10 @@
 
 # B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F, ch width of the first level, D of the last
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +53,13 @@ class DownBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, config: DecoderConfig, downsample: bool) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * config.resnets_per_level
-        self.resnets = nn.ModuleList(
-            ResnetBlock(a, b, config.widths[0], config.norm_groups) for a, b in pairwise(widths)
+        self.resnets = cast(
+            "Sequence[ResnetBlock]",
+            nn.ModuleList(ResnetBlock(a, b, config.widths[0], config.norm_groups) for a, b in pairwise(widths)),
         )
-        self.downsamplers = nn.ModuleList([Downsample(out_channels)] if downsample else [])
+        self.downsamplers = cast(
+            "Sequence[Downsample]", nn.ModuleList([Downsample(out_channels)] if downsample else [])
+        )
 
 
 class UpBlock(nn.Module):
@@ -66,11 +70,14 @@ class UpBlock(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * (len(skips) - 1)
-        self.resnets = nn.ModuleList(
-            ResnetBlock(width + skip, out_channels, config.widths[0], config.norm_groups)
-            for width, skip in zip(widths, skips, strict=True)
+        self.resnets = cast(
+            "Sequence[ResnetBlock]",
+            nn.ModuleList(
+                ResnetBlock(width + skip, out_channels, config.widths[0], config.norm_groups)
+                for width, skip in zip(widths, skips, strict=True)
+            ),
         )
-        self.upsamplers = nn.ModuleList([Upsample(out_channels)] if upsample else [])
+        self.upsamplers = cast("Sequence[Upsample]", nn.ModuleList([Upsample(out_channels)] if upsample else []))
 
 
 class MidBlock(nn.Module):
@@ -81,8 +88,11 @@ class MidBlock(nn.Module):
         width, context = config.widths[-1], config.widths[0]
         self.norm = nn.GroupNorm(config.norm_groups, width, eps=1e-6)
         self.proj_in = nn.Linear(width, width)
-        self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(width, config.attention_heads, context) for _ in range(config.transformer_blocks)
+        self.transformer_blocks = cast(
+            "Sequence[TransformerBlock]",
+            nn.ModuleList(
+                TransformerBlock(width, config.attention_heads, context) for _ in range(config.transformer_blocks)
+            ),
         )
         self.proj_out = nn.Linear(width, width)
 
@@ -108,15 +118,19 @@ class UNet(nn.Module):
         self.ada_ctx_proj = nn.Sequential(
             nn.Conv2d(config.latent_channels, ch, 3, padding=1), nn.SiLU(), nn.Conv2d(ch, ch, 3, padding=1)
         )
-        self.down_blocks = nn.ModuleList(
-            DownBlock(widths[max(i - 1, 0)], widths[i], config, downsample=i < levels - 1) for i in range(levels)
+        self.down_blocks = cast(
+            "Sequence[DownBlock]",
+            nn.ModuleList(
+                DownBlock(widths[max(i - 1, 0)], widths[i], config, downsample=i < levels - 1) for i in range(levels)
+            ),
         )
         self.mid_block = MidBlock(config)
         skips = _skip_widths(config)
-        self.up_blocks = nn.ModuleList()
+        up_blocks = []
         for i in reversed(range(levels)):
             taken = [skips.pop() for _ in range(config.resnets_per_level + 1)]
-            self.up_blocks.append(UpBlock(widths[min(i + 1, levels - 1)], widths[i], taken, config, upsample=i > 0))
+            up_blocks.append(UpBlock(widths[min(i + 1, levels - 1)], widths[i], taken, config, upsample=i > 0))
+        self.up_blocks = cast("Sequence[UpBlock]", nn.ModuleList(up_blocks))
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, ch, eps=1e-5)
         self.conv_out = nn.Conv2d(ch, pixels, 3, padding=1)
         self._initialize()

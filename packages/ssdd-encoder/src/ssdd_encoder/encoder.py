@@ -95,16 +95,20 @@ class Encoder(nn.Module):
         if config == SDVAE or source == SDVAE:
             config = "f8c4"
         file = checkpoint.resolve(sdvae.HUB_ID if source == SDVAE else source, CHECKPOINT_NAME)
-        contents = checkpoint.read(file)
+        return cls.from_contents(checkpoint.read(file), config)
+
+    @classmethod
+    def from_contents(cls, contents: checkpoint.Contents, config: EncoderConfig | str | None = None) -> "Encoder":
+        """Makes the encoder of a checkpoint that has been read; see `from_pretrained`."""
         tensors = sdvae.to_native(contents.select(KIND))
         asked = encoder_config(config) if isinstance(config, str) else config
         held = _held_config(contents, tensors)
         wanted = asked or held
         if wanted is None:
-            raise checkpoint.CheckpointError(f"{file} holds no encoder that is known here: pass its config")
+            raise checkpoint.CheckpointError(f"{contents.file} holds no encoder that is known here: pass its config")
         with torch.device("meta"):
             encoder = cls(wanted)
-        checkpoint.fill(encoder, tensors, file, asked=describe(wanted), held=held and describe(held))
+        checkpoint.fill(encoder, tensors, contents.file, asked=describe(wanted), held=describe(held) if held else None)
         return encoder.eval()
 
     def _check(self, x: Tensor, check_finite: bool) -> None:
