@@ -1,0 +1,195 @@
+"""From the bytes of one image file to 8-bit RGB as a viewer would show it, or a reason why not.
+
+What becomes of each kind of file:
+
+* EXIF (or XMP) orientation is applied; a damaged EXIF block is taken as "upright".
+* palette, gray, gray + alpha, 1-bit, CMYK (also Adobe's inverted one), YCbCr and LAB images become RGB.
+* 16-bit gray and RGB are rounded to 8 bits (v / 257).
+* transparency (alpha channel, palette entry or key colour) is composited on WHITE.
+* of an animation or a multi-page file the first frame is used.
+* embedded colour profiles are not applied.
+
+Nothing is guessed: float and 32-bit integer pixels, whose range nobody states, are refused, and so is a file
+that ends early, even by the bytes after the last pixel.
+"""
+
+import errno
+import io
+import os
+import stat
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+
+MAX_PIXELS = 89_478_485
+"""Images with more pixels are refused before decoding (Pillow's own limit; 358 MB in memory)."""
+
+MAX_FILE_BYTES = 2**30
+"""Larger files are refused unread."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
+"""What is decoded. Pillow knows more, some of which run other programs (EPS) or have no signature."""
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"\0\0\0\x0cjP")
+_EXIF_ORIENTATION = 0x0112
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Reason(StrEnum):
+    """Why a file is not in the index."""
+
+    UNREADABLE = "unreadable"
+    TRUNCATED = "truncated"
+    NOT_AN_IMAGE = "not an image"
+    TOO_SMALL = "too small"
+    TOO_LONG = "too long and thin"
+    BOMB = "decompression bomb"
+    TOO_LARGE = "file too large"
+    PIXEL_TYPE = "pixel type without a known range"
+    PERMISSION = "permission denied"
+    DIRECTORY = "is a directory"
+    SPECIAL = "not a regular file"
+    MISSING = "missing"
+    LINK_LOOP = "symlink loop"
+    SEEN = "link to a folder already searched"
+    NAME = "name is not Unicode"
+
+
+class BadImage(ValueError):
+    """An image that cannot be used, and why.
+
+    Args:
+        reason: one of the fixed reasons.
+        detail: what exactly was met, for a person to read.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """Returns the content of a regular file, never blocking on pipes or reading without bound.
+
+    Args:
+        path: the file; symbolic links are followed.
+
+    Raises:
+        BadImage: it is missing, a folder, a device, a loop of links, not readable or larger than
+            `MAX_FILE_BYTES`.
+    """
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise BadImage(Reason.DIRECTORY, "a folder with the name of an image; what is inside is not used")
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage(Reason.SPECIAL, "a pipe, socket or device")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BadImage(Reason.TOO_LARGE, f"{status.st_size} bytes, at most {MAX_FILE_BYTES} are read")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise os_error_reason(error) from error
+
+
+def os_error_reason(error: OSError) -> BadImage:
+    """Returns the rejection that an error of the file system stands for."""
+    reasons = {
+        errno.EACCES: Reason.PERMISSION,
+        errno.EPERM: Reason.PERMISSION,
+        errno.ENOENT: Reason.MISSING,
+        errno.ELOOP: Reason.LINK_LOOP,
+    }
+    return BadImage(reasons.get(error.errno or 0, Reason.UNREADABLE), error.strerror or str(error))
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Returns an encoded image as an upright RGB picture.
+
+    Args:
+        data: the whole file.
+        max_pixels: width x height above this are refused before any pixel is decoded (and above twice
+            `MAX_PIXELS` in any case).
+
+    Raises:
+        BadImage: it cannot be decoded completely; see the module's text for what is accepted.
+    """
+    if not data:
+        raise BadImage(Reason.TRUNCATED, "the file is empty")
+    # Some libraries switch this on for the whole process; half a picture must never pass for a whole one.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise BadImage(Reason.BOMB, f"{width} x {height} pixels, at most {max_pixels} are decoded")
+            if image.format == "PNG":
+                _verify_checksums(data)
+            image.load()
+            return _upright(_to_rgb(image), _orientation(image))
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly everything on hostile input
+        raise _reason_of(error, data) from error
+
+
+def _verify_checksums(data: bytes) -> None:
+    """Raises if a PNG's chunks fail their checksums or lack the end mark: loading looks at neither."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        image.verify()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"})
+    if sixteen_bit:
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None
+        return converted
+    if image.mode in {"F", "I"}:
+        raise BadImage(Reason.PIXEL_TYPE, f"mode {image.mode!r} ({image.format}); save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block raises whatever its parser trips over; the pixels are fine
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURN.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _reason_of(error: Exception, data: bytes) -> BadImage:
+    detail = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, Image.DecompressionBombError):
+        return BadImage(Reason.BOMB, detail)
+    if isinstance(error, EOFError) or "truncated" in detail.lower() or _shorter_than_it_says(data):
+        return BadImage(Reason.TRUNCATED, detail)
+    if isinstance(error, UnidentifiedImageError) and not data.startswith(_SIGNATURES):
+        return BadImage(Reason.NOT_AN_IMAGE, f"no image signature in the first bytes, {data[:8]!r}")
+    return BadImage(Reason.UNREADABLE, detail)
+
+
+def _shorter_than_it_says(data: bytes) -> bool:
+    """Returns whether a RIFF file (WebP) lacks bytes: its decoder does not say what is wrong."""
+    return data[:4] == b"RIFF" and 8 + int.from_bytes(data[4:8], "little") > len(data)

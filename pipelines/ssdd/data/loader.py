@@ -1,0 +1,46 @@
+"""Batches, made in this process or in workers: the same ones."""
+
+import torch
+from torch.utils.data import DataLoader
+
+from .dataset import Example, ImageDataset
+from .sampler import StepSampler
+
+
+def make_loader(
+    dataset: ImageDataset, sampler: StepSampler, *, workers: int = 0, prefetch: int = 2
+) -> DataLoader[Example]:
+    """Returns a loader over the rest of one epoch; call `sampler.set_position` before each `iter(loader)`.
+
+    Batches are dicts: `image` (B, 3, S, S) float32 in [-1, 1], `index` (B,) int64, `path` list of B names.
+    They do not depend on `workers`, and no global random state is read or changed. The sampler already shares
+    the images among
+    processes: do not let accelerate shard this loader again.
+
+    Args:
+        dataset: the images.
+        sampler: made for `len(dataset)` images.
+        workers: worker processes, kept from epoch to epoch; 0 loads in this process.
+        prefetch: batches that each worker prepares ahead.
+
+    Raises:
+        ValueError: the sampler is for another number of images, or a number is out of range. While iterating:
+            an image cannot be loaded; the message names it, also from a worker.
+    """
+    if sampler.length != len(dataset):
+        raise ValueError(
+            f"expected a sampler for the data set's {len(dataset)} images, got one for {sampler.length}"
+        )
+    if workers < 0 or prefetch < 1:
+        raise ValueError(
+            f"expected workers of at least 0 and prefetch of at least 1, got {workers} and {prefetch}"
+        )
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers > 0 else None,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else every iter() would draw from torch's global generator
+    )

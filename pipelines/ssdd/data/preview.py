@@ -1,0 +1,54 @@
+"""Several pictures on one sheet, for previews and reports."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+def to_picture(image: torch.Tensor) -> Image.Image:
+    """Returns an image tensor as a picture: clamped and rounded to 8 bits.
+
+    Args:
+        image: (3, H, W) in [-1, 1].
+    """
+    levels = image.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def contact_sheet(
+    images: torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor],
+    *,
+    columns: int | None = None,
+    gap: int = 2,
+) -> Image.Image:
+    """Returns pictures side by side, row by row, on white; cells have the size of the largest.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1], or a list of RGB pictures, (H, W, 3) uint8 arrays or (3, H, W)
+            tensors.
+        columns: pictures per row; as square as possible if not given.
+        gap: white pixels between them.
+
+    Raises:
+        ValueError: there is no image, or `columns` is below 1.
+    """
+    pictures = [_picture(image) for image in images]
+    if not pictures or (columns is not None and columns < 1):
+        raise ValueError(f"expected at least one image and one column, got {len(pictures)} and {columns}")
+    across = min(columns or math.ceil(math.sqrt(len(pictures))), len(pictures))
+    down = math.ceil(len(pictures) / across)
+    width = max(picture.width for picture in pictures) + gap
+    height = max(picture.height for picture in pictures) + gap
+    sheet = Image.new("RGB", (across * width - gap, down * height - gap), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % across * width, i // across * height))
+    return sheet
+
+
+def _picture(image: Image.Image | np.ndarray | torch.Tensor) -> Image.Image:
+    if isinstance(image, torch.Tensor):
+        return to_picture(image)
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)

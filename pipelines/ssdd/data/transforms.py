@@ -1,0 +1,127 @@
+"""From a picture of any size to the square tensor that a network gets.
+
+S is the image size in pixels. Training augments with numbers drawn from (seed, epoch, index) alone;
+evaluation is fixed. The filter and the crop are attributes, so that a metric's protocol can name them. See
+"Losses and recipe" of the published description: Lanczos and a random crop in training, bilinear and a centre
+crop in evaluation.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
+
+
+class Transform(Protocol):
+    """Picture -> tensor, a pure function of its arguments."""
+
+    im_size: int
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
+        """Returns a float32 tensor (3, S, S) in [-1, 1]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTransform:
+    """Resizes the short side, crops at a random place, flips half of the images left to right.
+
+    Args:
+        im_size: S, pixels.
+        aug_scale: the short side is resized to a random whole number in [S, aug_scale * S]; 1 resizes to S.
+        flip: whether half of the images are mirrored.
+        seed: of all random choices.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    resize_filter: ClassVar[str] = "lanczos"
+    crop: ClassVar[str] = "random"
+
+    im_size: int
+    aug_scale: float = 1.0
+    flip: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.im_size < 1 or not 1 <= self.aug_scale <= 8 or self.seed < 0:
+            raise ValueError(
+                "expected im_size of at least 1, aug_scale in [1, 8] and seed of at least 0, got "
+                f"{self.im_size}, {self.aug_scale}, {self.seed}"
+            )
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
+        """Returns the augmented image of this epoch, float32 (3, S, S) in [-1, 1]."""
+        rng = np.random.Generator(np.random.PCG64([1, self.seed, epoch, index]))
+        u_size, u_top, u_left, u_flip = rng.random(4)
+        largest = int(self.aug_scale * self.im_size)
+        resized = resize_short_side(
+            image, self.im_size + _pick(u_size, largest - self.im_size), self.resize_filter
+        )
+        top = _pick(u_top, resized.height - self.im_size)
+        left = _pick(u_left, resized.width - self.im_size)
+        cropped = resized.crop((left, top, left + self.im_size, top + self.im_size))
+        if self.flip and u_flip < 0.5:
+            cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return to_tensor(cropped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalTransform:
+    """Resizes the short side and takes the middle.
+
+    Args:
+        im_size: S, pixels.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+
+    resize_filter: ClassVar[str] = "bilinear"
+    crop: ClassVar[str] = "centre"
+
+    im_size: int
+
+    def __post_init__(self) -> None:
+        if self.im_size < 1:
+            raise ValueError(f"expected im_size of at least 1, got {self.im_size}")
+
+    def __call__(self, image: Image.Image, epoch: int = 0, index: int = 0) -> torch.Tensor:
+        """Returns the image, float32 (3, S, S) in [-1, 1]; epoch and index do not matter."""
+        resized = resize_short_side(image, self.im_size, self.resize_filter)
+        # round half to even: the pixel that torchvision's CenterCrop takes
+        top, left = round((resized.height - self.im_size) / 2), round((resized.width - self.im_size) / 2)
+        return to_tensor(resized.crop((left, top, left + self.im_size, top + self.im_size)))
+
+
+def resize_short_side(image: Image.Image, size: int, resize_filter: str) -> Image.Image:
+    """Returns the picture, shrunk or enlarged so that its short side has `size` pixels.
+
+    The long side is rounded down. Both filters widen with the shrinking factor (antialiased).
+
+    Args:
+        image: RGB.
+        size: pixels.
+        resize_filter: `lanczos` or `bilinear`.
+    """
+    short = min(image.size)
+    if short == size:
+        return image
+    width, height = (size * side // short for side in image.size)
+    return image.resize((width, height), _FILTERS[resize_filter])
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """Returns float32 (3, H, W): levels 0..255 as -1..1."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))  # (H, W, 3)
+    return pixels.permute(2, 0, 1).to(torch.float32).contiguous().div_(127.5).sub_(1.0)
+
+
+def _pick(u: float, largest: int) -> int:
+    """Returns a whole number in [0, largest], each equally likely for u uniform in [0, 1)."""
+    return int(u * (largest + 1))
