@@ -183,8 +183,8 @@ def _check(file: WeightFile, path: Path, sha256: str | None) -> None:
     source = _source_sha256(path) if path.suffix == ".safetensors" and sha256 is None else None
     if source is None or not source.startswith(published):
         raise ValueError(
-            f"expected the weights of {file.judge} with SHA-256 {published}..., {path} has {actual}: it is damaged "
-            "or another file. Fetch it again or, if these are the weights you mean, pass sha256= with that value"
+            f"expected the weights of {file.judge} with SHA-256 {published}..., {path} has {actual}: it is "
+            "damaged or another file. Fetch it again or, if you mean these weights, pass sha256= with that value"
         )
 
 
