@@ -69,7 +69,7 @@ def inception_pth(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def trunk_pths(tmp_path_factory) -> dict[str, Path]:
-    """Randomly filled torchvision VGG16 and AlexNet files, without their classifiers (100 MB that LPIPS ignores)."""
+    """Randomly filled torchvision VGG16 and AlexNet files, without the classifiers, which LPIPS ignores."""
     import torchvision
 
     paths = {}

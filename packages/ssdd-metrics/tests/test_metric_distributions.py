@@ -76,7 +76,7 @@ def test_swd_of_constant_and_small_images():
 
 
 def test_fixed_weights_are_the_same_on_every_machine():
-    """The digests pin the numbers drawn by numpy: should numpy change its stream, this fails before numbers move."""
+    """The digests pin numpy's stream: should it change, this fails before numbers move."""
     network, metric = RandomConvFeatures(), SlicedWasserstein()
     weights = b"".join(weight.numpy().tobytes() for weight in network.buffers())
     assert hashlib.sha256(weights).hexdigest()[:16] == "035d83608a3f6e45"

@@ -26,7 +26,7 @@ def test_agrees_with_torch_fidelity(count, size):
 
 @pytest.mark.slow
 def test_agrees_with_torch_fidelity_on_many_features():
-    a, b = features(1200, 1024, 0), features(1200, 1024, 0).roll(1, 1) * 1.01
+    a, b = features(600, 512, 0), features(600, 512, 0).roll(1, 1) * 1.01
     assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(torch_fidelity(a, b), rel=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_stored_reference_equals_streamed_and_is_not_merged_twice():
 def test_stored_reference_of_another_count_is_refused():
     metric = FrechetDistance(8, reference=Moments.of(features(100, 8, 0)))
     metric.update(None, features(50, 8, 1))
-    with pytest.raises(ValueError, match=r"as many reconstructions as the reference statistics have, 100, got 50"):
+    with pytest.raises(ValueError, match=r"as many reconstructions as .* have, 100, got 50"):
         metric.compute()
 
 

@@ -33,11 +33,11 @@ def test_not_finite_is_an_error(bad):
 
 def test_wrong_range_is_an_error_that_says_what_to_do():
     image = torch.rand(1, 3, 16, 16)
-    with pytest.raises(ValueError, match="divide 0..255 by 255"):
+    with pytest.raises(ValueError, match=r"divide 0\.\.255 by 255"):
         to_uint8(image * 255)
-    with pytest.raises(ValueError, match="divide 0..255 by 255"):
+    with pytest.raises(ValueError, match=r"divide 0\.\.255 by 255"):
         psnr(image, image * 255)
-    with pytest.raises(ValueError, match=r"map -1..1 by \(x \+ 1\) / 2"):
+    with pytest.raises(ValueError, match=r"map -1\.\.1 by \(x \+ 1\) / 2"):
         psnr(image * 2 - 1, image * 2 - 1)
     with pytest.raises(ValueError, match=r"got torch\.int64"):
         to_uint8(torch.zeros(1, 3, 4, 4, dtype=torch.int64))
