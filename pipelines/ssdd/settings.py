@@ -23,8 +23,8 @@ CONFIG_LOADER_ARGS = {
 # Which parameter stands for which checkpoint: --params teacher=<file | run | run@best | run@last>
 STARTING_POINTS: dict[str, StartingPoint] = {}
 
-# A session runs with the runner that it names by default. SESSION_CLASS would cover the command line and notebooks,
-# but not scripts that create a plain KedroSession.
+# A session runs with the runner that its module names by default. SESSION_CLASS would cover the command line
+# and notebooks, but not scripts that create a plain KedroSession.
 vars(kedro_session)["SequentialRunner"] = LineageRunner
 
 # Kedro's business with OmegaConf, no user's
