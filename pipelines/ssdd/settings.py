@@ -29,8 +29,8 @@ STARTING_POINTS: dict[str, StartingPoint] = {
     "student": StartingPoint("distilled", best="distilled_best", replaces=("distill",)),
 }
 
-# A session runs with the runner that it names by default. SESSION_CLASS would cover the command line and notebooks,
-# but not scripts that create a plain KedroSession.
+# A session runs with the runner that its module names by default. SESSION_CLASS would cover the command line
+# and notebooks, but not scripts that create a plain KedroSession.
 vars(kedro_session)["SequentialRunner"] = LineageRunner
 
 # Kedro's business with OmegaConf, no user's
