@@ -14,7 +14,7 @@ TEMPORARY_SUFFIX = ".partial"
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it replaces `path`, on any failure it is removed.
 
-    The data reaches the disk (fsync) before the name does, so a power cut or a kill leaves either the previous
+    The data reaches the disk (fsync) before the name does: a power cut or a kill leaves either the previous
     file or the new one.
 
     Args:
@@ -25,9 +25,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{final.name}.", suffix=TEMPORARY_SUFFIX + final.suffix, dir=final.parent
-    )
+    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=TEMPORARY_SUFFIX + final.suffix, dir=final.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -1,0 +1,148 @@
+"""The pieces of the network: residual block, transformer block, down- and upsampling. Names are the published ones."""
+
+# B batch, C channels, H W feature map or token grid, D = token width, K heads
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssdd_decoder.attention import RelativePositionBias, local_attention
+from ssdd_decoder.conditioning import AdaGroupNorm, AdaLayerNorm, Modulation
+
+
+class ResnetBlock(nn.Module):
+    """Convolutional residual block, modulated by the latent before its first convolution, by time before its second."""
+
+    def __init__(self, in_channels: int, out_channels: int, context_channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = AdaGroupNorm(groups, in_channels, context_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(4 * context_channels, 2 * out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=1e-5)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if in_channels != out_channels:
+            self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, modulation: Modulation, time: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W), with the time embedding (B or 1, 4 ch)."""
+        h = self.conv1(silu(self.norm1(x, modulation)))
+        h = self.conv2(silu(self._norm_by_time(h, time)))
+        shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
+        return shortcut + h
+
+    def _norm_by_time(self, h: Tensor, time: Tensor) -> Tensor:
+        scale, shift = self.time_emb_proj(time).chunk(2, dim=1)
+        if time.shape[0] > 1:
+            return torch.addcmul(shift[:, :, None, None], self.norm2(h), 1 + scale[:, :, None, None])
+        # All images share t: norm, scale and shift are one norm with another affine part.
+        weight = self.norm2.weight * (1 + scale[0])
+        bias = self.norm2.bias * (1 + scale[0]) + shift[0]
+        return F.group_norm(h, self.norm2.num_groups, weight, bias, self.norm2.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head local self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, biases: list[list[Tensor]]) -> Tensor:
+        """Tokens (B, H, W, D) -> (B, H, W, D)."""
+        weight = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
+        q, k, v = F.linear(x, weight).unflatten(-1, (3, self.heads, -1)).unbind(3)  # (B, H, W, K, d)
+        return self.out_proj(local_attention(q, k, v, biases))
+
+
+class GEGLU(nn.Module):
+    """value * gelu(gate), both linear in the input (Shazeer, 2020)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., hidden)."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width, and back."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj_in_act = GEGLU(width, 4 * width)
+        self.proj_out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.proj_out(self.proj_in_act(x))
+
+
+class TransformerBlock(nn.Module):
+    """Local attention, then feed-forward, each on a normalised input and added to it."""
+
+    def __init__(self, width: int, heads: int, context_channels: int) -> None:
+        super().__init__()
+        self.norm1 = AdaLayerNorm(width, context_channels)
+        self.attn1 = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-5)
+        self.ff = FeedForward(width)
+        self.relative_position_bias = RelativePositionBias(heads)
+
+    def forward(self, x: Tensor, modulation: Modulation, biases: list[list[Tensor]]) -> Tensor:
+        """Tokens (B, H, W, D) -> (B, H, W, D)."""
+        x = x + self.attn1(self.norm1(x, modulation), biases)
+        return x + self.ff(self.norm2(x))
+
+
+class Downsample(nn.Module):
+    """Stride-2 3x3 convolution; an odd side is rounded up."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Nearest x2, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        if torch.is_grad_enabled():
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return F.conv_transpose2d(x, fold_upsampling(self.conv.weight), self.conv.bias, stride=2, padding=1)
+
+
+def fold_upsampling(weight: Tensor) -> Tensor:
+    """Kernel of the 4x4 transposed convolution (stride 2, padding 1) that equals nearest x2 then a 3x3 convolution.
+
+    Each input pixel stands for a 2 x 2 patch, so its kernel is the sum of the 3x3 kernel at four shifts: 2.25 times
+    fewer products.
+
+    Args:
+        weight: (C_out, C_in, 3, 3).
+
+    Returns:
+        (C_in, C_out, 4, 4).
+    """
+    flipped = weight.flip(2, 3).transpose(0, 1)
+    return sum(F.pad(flipped, (left, 1 - left, top, 1 - top)) for left in (0, 1) for top in (0, 1))  # type: ignore
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU; in place where no gradient needs the input."""
+    return F.silu(x, inplace=not x.requires_grad)

@@ -1,0 +1,107 @@
+"""How the latent and the time steer the network: embeddings, and scale-and-shift modulation.
+
+What depends on the latent alone is computed once per decode and kept at latent resolution; features are scaled and
+shifted through a view, so that nothing is upsampled in memory.
+"""
+
+# B batch, C channels, H W feature map, h w latent cells, r = H / h; maps are channels-last: (B, H, W, C)
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TIME_SCALE = 1000.0  # the published network is called with 1000 t
+MAX_PERIOD = 10_000.0
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """Scale and shift of normalised features, one per latent cell and channel.
+
+    Args:
+        scale: (B, h, w, C), the factor itself (one is already added).
+        shift: (B, h, w, C).
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> x * scale + shift, each latent cell covering its share of H x W (nearest)."""
+        (height, width), (h, w) = x.shape[1:3], self.scale.shape[1:3]
+        if height % h or width % w:  # the feature map is coarser than the latent, or not a multiple of it
+            rows = torch.arange(height, device=x.device) * h // height
+            columns = torch.arange(width, device=x.device) * w // width
+            return torch.addcmul(self.shift[:, rows][:, :, columns], x, self.scale[:, rows][:, :, columns])
+        cells = x.view(x.shape[0], h, height // h, w, width // w, x.shape[3])
+        scale, shift = (m[:, :, None, :, None] for m in (self.scale, self.shift))  # (B, h, 1, w, 1, C)
+        return torch.addcmul(shift, cells, scale).view(x.shape)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoid of 1000 t, then two linear layers; always in float32, for bfloat16 cannot tell 999 from 1000."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.linear_1 = nn.Linear(channels, 4 * channels)
+        self.linear_2 = nn.Linear(4 * channels, 4 * channels)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(B,) in [0, 1] -> (B, 4 ch), SiLU applied, in the weights' dtype."""
+        weight = self.linear_1.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        h = sinusoid(TIME_SCALE * t, self.channels).to(dtype)
+        with torch.autocast(t.device.type, enabled=False):
+            h = F.linear(h, weight.to(dtype), self.linear_1.bias.to(dtype))
+            h = F.linear(F.silu(h), self.linear_2.weight.to(dtype), self.linear_2.bias.to(dtype))
+        return F.silu(h).to(weight.dtype)
+
+
+def sinusoid(position: Tensor, channels: int) -> Tensor:
+    """[cos(p f_k), sin(p f_k)] with f_k = 10000^(-k / (channels / 2)): (B,) -> (B, channels), in float32."""
+    half = channels // 2
+    exponent = -math.log(MAX_PERIOD) * torch.arange(half, device=position.device, dtype=torch.float32) / half
+    phase = position.float()[:, None] * exponent.exp()
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+class AdaGroupNorm(nn.Module):
+    """GroupNorm whose scale and shift come from the latent's context."""
+
+    def __init__(self, groups: int, channels: int, context_channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.ctx_proj = nn.Conv2d(context_channels, 2 * channels, 1)
+
+    def condition(self, context: Tensor) -> Modulation:
+        """Context (B, h, w, ch) -> what `forward` needs."""
+        scale, shift = F.linear(context, self.ctx_proj.weight.flatten(1), self.ctx_proj.bias).chunk(2, dim=-1)
+        return Modulation(1 + scale, shift)
+
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), in channels-last memory."""
+        x = F.group_norm(x, self.groups, eps=self.eps)
+        x = x.permute(0, 2, 3, 1).contiguous()  # no copy where memory is channels-last
+        return modulation.apply(x).permute(0, 3, 1, 2)
+
+
+class AdaLayerNorm(nn.Module):
+    """LayerNorm whose shift and scale (in this order) come from the latent's context."""
+
+    def __init__(self, channels: int, context_channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.channels, self.eps = channels, eps
+        self.linear = nn.Linear(context_channels, 2 * channels)
+
+    def condition(self, context: Tensor) -> Modulation:
+        """Context (B, h, w, ch) -> what `forward` needs."""
+        shift, scale = self.linear(F.silu(context)).chunk(2, dim=-1)
+        return Modulation(1 + scale, shift)
+
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """Tokens (B, H, W, D) -> (B, H, W, D)."""
+        return modulation.apply(F.layer_norm(x, (self.channels,), eps=self.eps))

@@ -1,0 +1,73 @@
+"""The flow-matching path, and the one place that says which way time runs.
+
+    t = 0 is the clean image x, t = 1 is pure noise eps:    x_t = (1 - t) x + t eps
+    The network predicts minus the path's derivative:       v = x - eps
+    So from any point, following v for t ends clean:        x = x_t + t v
+
+Source: Lipman et al., "Flow matching for generative modeling" (2023), with the linear path.
+"""
+
+# B batch, H W pixels; x, eps, x_t, v (B, 3, H, W); t (B,) or (1,) in [0, 1]
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SMALLEST_TIME = 0.05  # below it, a velocity is not divided out of a clean-image prediction: 1 / t would explode
+
+
+def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Point on the path: x_t = (1 - t) x + t eps."""
+    t = per_image(t, x)
+    return (1 - t) * x + t * noise
+
+
+def target_velocity(x: Tensor, noise: Tensor) -> Tensor:
+    """What the network learns to predict: v = x - eps."""
+    return x - noise
+
+
+def predict_clean(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """Estimate of the clean image: x_t + t v."""
+    return x_t + per_image(t, x_t) * v
+
+
+def velocity_from_clean(x_t: Tensor, clean: Tensor, t: Tensor) -> Tensor:
+    """Velocity that leads from x_t to a predicted clean image: (clean - x_t) / max(t, 0.05)."""
+    return (clean - x_t) / per_image(t, x_t).clamp(min=SMALLEST_TIME)
+
+
+def euler_step(x_t: Tensor, v: Tensor, t: float | Tensor, s: float | Tensor) -> Tensor:
+    """Moves from time t to an earlier time s < t: x_s = x_t + (t - s) v."""
+    return x_t + (t - s) * v
+
+
+def per_image(t: Tensor, like: Tensor) -> Tensor:
+    """(B,) or (1,) -> (B, 1, 1, 1), in the dtype of `like`."""
+    return t.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
+def draw_noise(
+    shape: tuple[int, ...],
+    like: Tensor,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    """Draws eps ~ N(0, 1) in float32 at least, on the device of `like`.
+
+    Args:
+        shape: (B, 3, H, W).
+        like: gives the device, and float64 if it is that.
+        generator: one for the batch; or one per image, which makes each image's noise independent of the batch.
+
+    Raises:
+        ValueError: the number of generators is not B.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    if generator is None or isinstance(generator, torch.Generator):
+        device = like.device if generator is None else generator.device
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype).to(like.device)
+    if len(generator) != shape[0]:
+        raise ValueError(f"expected one generator per image, got {len(generator)} for a batch of {shape[0]}")
+    draws = [torch.randn(shape[1:], generator=g, device=g.device, dtype=dtype) for g in generator]
+    return torch.stack([draw.to(like.device) for draw in draws])

@@ -1,0 +1,79 @@
+"""What a decoder is trained on: flow matching, representation alignment, and a perceptual term without weights.
+
+All losses are computed in float32 at least and return a mean over the batch.
+"""
+
+# B batch, H W pixels, N tokens, D feature width
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssdd_decoder.flow import target_velocity
+
+COSINE_EPS = 1e-5
+
+
+def flow_matching_loss(velocity: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+    """Mean over all elements of (v - (x - eps))^2; all arguments (B, 3, H, W)."""
+    return F.mse_loss(_wide(velocity), target_velocity(_wide(x), _wide(noise)))
+
+
+def alignment_loss(projected: Tensor, target: Tensor) -> Tensor:
+    """One minus the mean cosine similarity of projected tokens and a frozen vision model's patch tokens.
+
+    Representation alignment: Yu et al. (2024).
+
+    Args:
+        projected, target: (B, N, D).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if projected.shape != target.shape:
+        raise ValueError(f"expected as many tokens and features in both, got {projected.shape} and {target.shape}")
+    return 1 - F.cosine_similarity(_wide(projected), _wide(target), dim=-1, eps=COSINE_EPS).mean()
+
+
+def multiscale_gradient_loss(x: Tensor, estimate: Tensor, scales: int = 3) -> Tensor:
+    """L1 of pixels plus L1 of their horizontal and vertical differences, averaged over scales halved each time.
+
+    A perceptual term that needs no pretrained network ("msgrad").
+
+    Args:
+        x, estimate: (B, 3, H, W).
+        scales: halvings plus one; those that would leave less than 2 pixels are dropped.
+    """
+    x, estimate = _wide(x), _wide(estimate)
+    terms = []
+    for scale in range(scales):
+        if scale:
+            if min(x.shape[2:]) < 4:
+                break
+            x, estimate = F.avg_pool2d(x, 2), F.avg_pool2d(estimate, 2)
+        difference = estimate - x
+        terms.append(
+            difference.abs().mean() + difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+        )
+    return torch.stack(terms).mean()
+
+
+class AlignmentHead(nn.Module):
+    """Projects the network's tokens to the vision model's width; trained along, and not part of the decoder."""
+
+    def __init__(self, width: int, feature_width: int = 768) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, feature_width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N_y, N_x, D) -> (B, N_y N_x, feature width)."""
+        return self.layers(tokens.flatten(1, 2))
+
+
+def alignment_layer(transformer_blocks: int) -> int:
+    """Index of the transformer block whose tokens are aligned."""
+    return min(4, transformer_blocks // 2)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,34 @@
+"""From noise to image: Euler integration of the learned flow on the published grid."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ssdd_decoder.flow import euler_step
+from ssdd_decoder.times import GRID_POWER, sampling_grid
+
+
+def euler_sample(
+    velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int, power: float = GRID_POWER
+) -> Tensor:
+    """Follows the velocity from t = 1 to t = 0 in K Euler steps on the grid t_i = (1 - i / K)^power.
+
+    Args:
+        velocity: maps x_t (B, 3, H, W) and t (1,), shared by all images, to v (B, 3, H, W).
+        noise: (B, 3, H, W), the point at t = 1.
+        steps: K, from 1 up.
+        power: of the grid; 2 is published.
+
+    Returns:
+        (B, 3, H, W) at t = 0, not clamped, in the noise's dtype.
+
+    Raises:
+        ValueError: steps is not an integer from 1 up.
+    """
+    times = torch.tensor(sampling_grid(steps, power), dtype=noise.dtype, device=noise.device)
+    x = noise
+    for t, s in pairwise(times):
+        x = euler_step(x, velocity(x, t[None]).to(x.dtype), t, s)
+    return x

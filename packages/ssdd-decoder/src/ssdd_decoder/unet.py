@@ -1,0 +1,244 @@
+"""The network: a U-Net in pixel space with a transformer at its lowest resolution."""
+
+# B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F, ch width of the first level, D of the last
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ssdd_decoder import flow
+from ssdd_decoder.blocks import Downsample, FeedForward, ResnetBlock, TransformerBlock, Upsample, silu
+from ssdd_decoder.conditioning import Modulation, TimeEmbedding
+from ssdd_decoder.config import DecoderConfig
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """All that depends on the latent alone: computed once per decode, used in every step.
+
+    Args:
+        latent: (B, C, H / p, W / p), upsampled (p is the patch size).
+        down, up: modulation of each residual block, by level.
+        middle: modulation and attention biases of each transformer block.
+    """
+
+    latent: Tensor
+    down: list[list[Modulation]]
+    middle: list[tuple[Modulation, list[list[Tensor]]]]
+    up: list[list[Modulation]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of a noisy image.
+
+    Args:
+        velocity: (B, 3, H, W), towards the clean image.
+        tokens: (B, N_y, N_x, D) after the transformer block that was asked for, or None.
+    """
+
+    velocity: Tensor
+    tokens: Tensor | None = None
+
+
+class DownBlock(nn.Module):
+    """Residual blocks at one resolution, then a downsampling unless this is the last level."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: DecoderConfig, downsample: bool) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * config.resnets_per_level
+        self.resnets = cast(
+            "Sequence[ResnetBlock]",
+            nn.ModuleList(ResnetBlock(a, b, config.widths[0], config.norm_groups) for a, b in pairwise(widths)),
+        )
+        self.downsamplers = cast(
+            "Sequence[Downsample]", nn.ModuleList([Downsample(out_channels)] if downsample else [])
+        )
+
+
+class UpBlock(nn.Module):
+    """Residual blocks at one resolution, each fed a skip connection, then an upsampling unless this is the last."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, skips: list[int], config: DecoderConfig, upsample: bool
+    ) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * (len(skips) - 1)
+        self.resnets = cast(
+            "Sequence[ResnetBlock]",
+            nn.ModuleList(
+                ResnetBlock(width + skip, out_channels, config.widths[0], config.norm_groups)
+                for width, skip in zip(widths, skips, strict=True)
+            ),
+        )
+        self.upsamplers = cast("Sequence[Upsample]", nn.ModuleList([Upsample(out_channels)] if upsample else []))
+
+
+class MidBlock(nn.Module):
+    """The transformer, between a norm and two linear layers."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width, context = config.widths[-1], config.widths[0]
+        self.norm = nn.GroupNorm(config.norm_groups, width, eps=1e-6)
+        self.proj_in = nn.Linear(width, width)
+        self.transformer_blocks = cast(
+            "Sequence[TransformerBlock]",
+            nn.ModuleList(
+                TransformerBlock(width, config.attention_heads, context) for _ in range(config.transformer_blocks)
+            ),
+        )
+        self.proj_out = nn.Linear(width, width)
+
+
+class UNet(nn.Module):
+    """Predicts the velocity of a noisy image, given the latent of the clean one.
+
+    Args:
+        config: its shape.
+
+    Attributes:
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        widths, pixels = config.widths, 3 * config.patch_size**2
+        ch, levels = widths[0], len(widths)
+        self.conv_in = nn.Conv2d(pixels + config.latent_channels, ch, 3, padding=1)
+        self.time_embedding = TimeEmbedding(ch)
+        self.ada_ctx_proj = nn.Sequential(
+            nn.Conv2d(config.latent_channels, ch, 3, padding=1), nn.SiLU(), nn.Conv2d(ch, ch, 3, padding=1)
+        )
+        self.down_blocks = cast(
+            "Sequence[DownBlock]",
+            nn.ModuleList(
+                DownBlock(widths[max(i - 1, 0)], widths[i], config, downsample=i < levels - 1) for i in range(levels)
+            ),
+        )
+        self.mid_block = MidBlock(config)
+        skips = _skip_widths(config)
+        up_blocks = []
+        for i in reversed(range(levels)):
+            taken = [skips.pop() for _ in range(config.resnets_per_level + 1)]
+            up_blocks.append(UpBlock(widths[min(i + 1, levels - 1)], widths[i], taken, config, upsample=i > 0))
+        self.up_blocks = cast("Sequence[UpBlock]", nn.ModuleList(up_blocks))
+        self.conv_norm_out = nn.GroupNorm(config.norm_groups, ch, eps=1e-5)
+        self.conv_out = nn.Conv2d(ch, pixels, 3, padding=1)
+        self._initialize()
+        self.to(memory_format=torch.channels_last)
+
+    def condition(self, z: Tensor) -> Conditioning:
+        """Does the work that depends on the latent (B, C, h, w) alone."""
+        height, width = (side * self.config.downscale // self.config.patch_size for side in z.shape[2:])
+        context = self.ada_ctx_proj(z).permute(0, 2, 3, 1).contiguous()  # (B, h, w, ch)
+        halvings = len(self.config.widths) - 1
+        tokens = [_halve(height, halvings), _halve(width, halvings)]
+        return Conditioning(
+            latent=F.interpolate(z, size=(height, width), mode="nearest"),
+            down=[[resnet.norm1.condition(context) for resnet in block.resnets] for block in self.down_blocks],
+            middle=[
+                (block.norm1.condition(context), block.relative_position_bias(*tokens))
+                for block in self.mid_block.transformer_blocks
+            ],
+            up=[[resnet.norm1.condition(context) for resnet in block.resnets] for block in self.up_blocks],
+        )
+
+    def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, token_layer: int | None = None) -> Prediction:
+        """Predicts the velocity at (x_t, t).
+
+        Args:
+            x_t: (B, 3, H, W).
+            t: (B,), or (1,) where all images share it, in [0, 1].
+            conditioning: of the clean images' latents.
+            token_layer: the transformer block after which tokens are also returned (representation alignment).
+        """
+        time = self.time_embedding(t)
+        x = x_t.to(self.conv_in.weight.dtype)
+        if self.config.patch_size > 1:
+            x = F.pixel_unshuffle(x, self.config.patch_size)
+        x = torch.cat([x, conditioning.latent], dim=1).contiguous(memory_format=torch.channels_last)
+        h = self.conv_in(x)
+        h, skips = self._down(h, conditioning, time)
+        h, tokens = self._middle(h, conditioning, token_layer)
+        h = self._up(h, skips, conditioning, time)
+        h = self.conv_out(silu(self.conv_norm_out(h)))
+        if self.config.patch_size > 1:
+            h = F.pixel_shuffle(h, self.config.patch_size)
+        if self.config.prediction == "sample":
+            h = flow.velocity_from_clean(x_t, h.to(x_t.dtype), t)
+        return Prediction(h, tokens)
+
+    def forward(self, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """Velocity (B, 3, H, W) of noisy images x_t (B, 3, H, W) at times t (B,) given latents z (B, C, h, w)."""
+        return self.predict(x_t, t, self.condition(z)).velocity
+
+    def _down(self, h: Tensor, conditioning: Conditioning, time: Tensor) -> tuple[Tensor, list[Tensor]]:
+        skips = [h]
+        for block, modulations in zip(self.down_blocks, conditioning.down, strict=True):
+            for resnet, modulation in zip(block.resnets, modulations, strict=True):
+                h = self._run(resnet, h, modulation, time)
+                skips.append(h)
+            for downsample in block.downsamplers:
+                h = downsample(h)
+                skips.append(h)
+        return h, skips
+
+    def _middle(self, h: Tensor, conditioning: Conditioning, token_layer: int | None) -> tuple[Tensor, Tensor | None]:
+        tokens, middle = None, self.mid_block
+        x = middle.proj_in(middle.norm(h).permute(0, 2, 3, 1).contiguous())  # (B, N_y, N_x, D)
+        for i, (block, state) in enumerate(zip(middle.transformer_blocks, conditioning.middle, strict=True)):
+            x = self._run(block, x, *state)
+            if i == token_layer:
+                tokens = x
+        return h + middle.proj_out(x).permute(0, 3, 1, 2), tokens
+
+    def _up(self, h: Tensor, skips: list[Tensor], conditioning: Conditioning, time: Tensor) -> Tensor:
+        for block, modulations in zip(self.up_blocks, conditioning.up, strict=True):
+            for resnet, modulation in zip(block.resnets, modulations, strict=True):
+                h = self._run(resnet, torch.cat([h, skips.pop()], dim=1), modulation, time)
+            for upsample in block.upsamplers:
+                height, width = skips[-1].shape[2:]
+                h = upsample(h)[:, :, :height, :width]  # a side that was odd on the way down loses its last row
+        return h
+
+    def _run(self, block: nn.Module, *arguments: Any) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *arguments, use_reentrant=False)
+        return block(*arguments)
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for module in self.modules():  # every residual branch of these starts as the identity
+            last = {ResnetBlock: "conv2", FeedForward: "proj_out"}.get(type(module))
+            if last:
+                nn.init.zeros_(getattr(module, last).weight)
+
+
+def _skip_widths(config: DecoderConfig) -> list[int]:
+    """Channels of each skip connection, in the order in which the way down makes them."""
+    skips = [config.widths[0]]
+    for i, width in enumerate(config.widths):
+        downsampled = [width] if i < len(config.widths) - 1 else []
+        skips += [width] * config.resnets_per_level + downsampled
+    return skips
+
+
+def _halve(side: int, times: int) -> int:
+    for _ in range(times):
+        side = (side + 1) // 2
+    return side

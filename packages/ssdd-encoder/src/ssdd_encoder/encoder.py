@@ -1,0 +1,149 @@
+"""Image to posterior: the convolutional encoder of latent diffusion (Rombach et al., 2022)."""
+
+# B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssdd_encoder import checkpoint, sdvae
+from ssdd_encoder.blocks import NORM_EPS, DownLevel, Middle
+from ssdd_encoder.config import SDVAE, EncoderConfig, encoder_config
+from ssdd_encoder.posterior import Posterior
+
+CHECKPOINT_NAME = "encoder.safetensors"
+KIND = "encoder"
+
+
+class Encoder(nn.Module):
+    """Maps images to the posterior over their latents.
+
+    Args:
+        config: an `EncoderConfig`, or a name such as "f8c4".
+
+    Attributes:
+        config: what it was built from.
+    """
+
+    def __init__(self, config: EncoderConfig | str = "f8c4") -> None:
+        super().__init__()
+        self.config = config = encoder_config(config) if isinstance(config, str) else config
+        widths, groups = config.widths, config.norm_groups
+        self.conv_in = nn.Conv2d(3 * config.patch_size**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            DownLevel(widths[max(i - 1, 0)], width, config.resnets_per_level, groups, i < len(widths) - 1)
+            for i, width in enumerate(widths)
+        )
+        self.mid = Middle(widths[-1], groups, config.attention)
+        self.norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.out_proj = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+
+    def forward(self, x: Tensor, check_finite: bool = False) -> Posterior:
+        """Encodes images.
+
+        Args:
+            x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype.
+            check_finite: also refuse NaN, infinity and values outside [-1, 1] (waits for the device).
+
+        Returns:
+            the posterior, with mean and logvar (B, C, H / F, W / F).
+
+        Raises:
+            ValueError: the shape, dtype, device or (when checked) a value is not as described.
+        """
+        self._check(x, check_finite)
+        h = x.to(self.conv_in.weight.dtype)
+        if self.config.patch_size > 1:
+            h = F.pixel_unshuffle(h, self.config.patch_size)
+        h = self.conv_in(h)
+        for level in self.down:
+            h = level(h)
+        h = self.mid(h)
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return Posterior.from_moments(self.out_proj(h))
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
+        """Writes weights and configuration as one safetensors file, whole or not at all.
+
+        Args:
+            path: a file ending in `.safetensors`, or a folder, which gets `encoder.safetensors`.
+
+        Returns:
+            the file written.
+        """
+        file = checkpoint.destination(path, CHECKPOINT_NAME)
+        return checkpoint.write(file, self.state_dict(), {KIND: asdict(self.config)})
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], config: EncoderConfig | str | None = None) -> "Encoder":
+        """Loads an encoder, in evaluation mode.
+
+        Args:
+            source: a safetensors file, a folder that holds one, or a hub id (`owner/name`). The layout may be ours,
+                the published one (`encoder.*`), diffusers' or latent diffusion's.
+            config: what the file must hold; by default what its header says, else what its shapes tell.
+
+        Raises:
+            CheckpointError: there is no such file, it is damaged, or it holds something else.
+        """
+        if config == SDVAE or source == SDVAE:
+            config = "f8c4"
+        file = checkpoint.resolve(sdvae.HUB_ID if source == SDVAE else source, CHECKPOINT_NAME)
+        return cls.from_contents(checkpoint.read(file), config)
+
+    @classmethod
+    def from_contents(cls, contents: checkpoint.Contents, config: EncoderConfig | str | None = None) -> "Encoder":
+        """Makes the encoder of a checkpoint that has been read; see `from_pretrained`."""
+        tensors = sdvae.to_native(contents.select(KIND))
+        asked = encoder_config(config) if isinstance(config, str) else config
+        held = _held_config(contents, tensors)
+        wanted = asked or held
+        if wanted is None:
+            raise checkpoint.CheckpointError(f"{contents.file} holds no encoder that is known here: pass its config")
+        with torch.device("meta"):
+            encoder = cls(wanted)
+        checkpoint.fill(encoder, tensors, contents.file, asked=describe(wanted), held=describe(held) if held else None)
+        return encoder.eval()
+
+    def _check(self, x: Tensor, check_finite: bool) -> None:
+        scale, weight = self.config.downscale, self.conv_in.weight
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[0] < 1:
+            raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(x.shape)}")
+        if x.shape[2] % scale or x.shape[3] % scale or not x.shape[2] or not x.shape[3]:
+            raise ValueError(
+                f"expected H and W to be multiples of {scale}, got {x.shape[2]} x {x.shape[3]}: pad or crop the image"
+            )
+        if not x.is_floating_point():
+            raise ValueError(f"expected floating point images in [-1, 1], got {x.dtype}: use x.float() / 127.5 - 1")
+        if x.device != weight.device:
+            raise ValueError(f"expected images on {weight.device}, got {x.device}: move them with x.to(...)")
+        if check_finite and not torch.isfinite(x).all():
+            raise ValueError("expected finite images, got NaN or infinity: check how they were read")
+        if check_finite and x.abs().amax() > 1 + 1e-3:
+            raise ValueError(
+                f"expected images in [-1, 1], got values from {x.amin():.3g} to {x.amax():.3g}: rescale them"
+            )
+
+
+def describe(config: EncoderConfig) -> str:
+    """Says what a configuration is, for messages: `encoder f8c4 (34,163,664 parameters)`."""
+    with torch.device("meta"):
+        count = sum(p.numel() for p in Encoder(config).parameters())
+    return f"encoder {config.name} ({count:,} parameters)"
+
+
+def _held_config(contents: checkpoint.Contents, tensors: dict[str, Any]) -> EncoderConfig | None:
+    """What the file holds: what its header says, else the published encoder with these level and latent counts."""
+    if KIND in contents.config:
+        return checkpoint.parse_config(EncoderConfig, contents.config[KIND], contents.file)
+    levels = len({key.split(".")[1] for key in tensors if key.startswith("down.")})
+    if levels < 2 or "out_proj.weight" not in tensors:
+        return None
+    channels = tensors["out_proj.weight"].shape[0] // 2
+    return encoder_config(f"f{2 ** (levels - 1)}c{channels}") if channels else None

@@ -1,0 +1,64 @@
+"""The diagonal Gaussian that an encoder predicts for each image."""
+
+# B batch, C latent channels, h w latent cells
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOGVAR_RANGE = (-30.0, 20.0)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z | x) = N(mean, exp(logvar)), element by element.
+
+    Args:
+        mean: (B, C, h, w).
+        logvar: (B, C, h, w), natural logarithm of the variance, within [-30, 20].
+    """
+
+    mean: Tensor
+    logvar: Tensor
+
+    @classmethod
+    def from_moments(cls, moments: Tensor) -> "Posterior":
+        """Splits (B, 2 C, h, w) into mean and logvar, and clamps the latter to [-30, 20]."""
+        mean, logvar = moments.chunk(2, dim=1)
+        return cls(mean, logvar.clamp(*LOGVAR_RANGE))
+
+    def mode(self) -> Tensor:
+        """The most likely latent, (B, C, h, w): the mean."""
+        return self.mean
+
+    def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
+        """Draws z = mean + exp(logvar / 2) n with n ~ N(0, 1), (B, C, h, w).
+
+        Args:
+            generator: one for the batch, or one per image, which makes each draw independent of the batch.
+
+        Raises:
+            ValueError: the number of generators is not B.
+        """
+        return self.mean + torch.exp(0.5 * self.logvar) * _standard_normal(self.mean, generator)
+
+    def kl(self) -> Tensor:
+        """KL(q || N(0, 1)) in nats, summed over C, h and w: (B,), in float32 at least."""
+        mean, logvar = self.mean, self.logvar
+        if mean.dtype in (torch.float16, torch.bfloat16):
+            mean, logvar = mean.float(), logvar.float()
+        return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).sum(dim=(1, 2, 3))
+
+
+def _standard_normal(like: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    # Drawn in float32 whatever the dtype, so that half precision sees the same noise, rounded.
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    if generator is None or isinstance(generator, torch.Generator):
+        device = like.device if generator is None else generator.device
+        return torch.randn(like.shape, generator=generator, device=device, dtype=dtype).to(like)
+    if len(generator) != like.shape[0]:
+        raise ValueError(f"expected one generator per image, got {len(generator)} for a batch of {like.shape[0]}")
+    draws = [torch.randn(like.shape[1:], generator=g, device=g.device, dtype=dtype) for g in generator]
+    return torch.stack([draw.to(like) for draw in draws])

@@ -1,0 +1,129 @@
+"""Encoder and decoder as one model: the one place where they meet."""
+
+# B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ssdd_decoder import Decoder, DecoderConfig, decoder_config
+from ssdd_decoder import checkpoint as decoder_checkpoint
+from ssdd_encoder import Encoder, EncoderConfig, Posterior, encoder_config
+from ssdd_encoder.checkpoint import Contents as EncoderContents
+
+CHECKPOINT_NAME = "ssdd.safetensors"
+SDVAE = "sdvae"
+
+
+class SSDD(nn.Module):
+    """An image tokenizer: convolutional encoder, flow-matching pixel decoder.
+
+    Args:
+        encoder: its configuration or name: `f<F>c<C>`, or `sdvae` (SD-VAE's encoder, whose weights are read from
+            `encoder_checkpoint` or the hub).
+        decoder: its configuration or size: XS, S, B, M, L, XL, H.
+        checkpoint: a safetensors file, a folder that holds one, or a hub id: with both parts, or the decoder alone.
+        encoder_checkpoint: a file for the encoder, where it is not in `checkpoint`.
+
+    Raises:
+        ValueError: a name is unknown, or the two parts have different latent spaces.
+        CheckpointError: a file is missing, damaged, or holds something else (a ValueError too).
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderConfig | str = "f8c4",
+        decoder: DecoderConfig | str = "M",
+        checkpoint: str | os.PathLike[str] | None = None,
+        encoder_checkpoint: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__()
+        encoder_shape = encoder_config(encoder) if isinstance(encoder, str) else encoder
+        space = (encoder_shape.latent_channels, encoder_shape.downscale)
+        if isinstance(decoder, str):
+            decoder = decoder_config(decoder, latent_channels=space[0], downscale=space[1])
+        if (decoder.latent_channels, decoder.downscale) != space:
+            raise ValueError(
+                f"expected a decoder of {encoder_shape.name} latents, got one of "
+                f"f{decoder.downscale}c{decoder.latent_channels}: choose a decoder of the encoder's latent space"
+            )
+        contents = None
+        if checkpoint is not None:
+            contents = decoder_checkpoint.read(decoder_checkpoint.resolve(checkpoint, CHECKPOINT_NAME))
+        if encoder_checkpoint is None and encoder == SDVAE:
+            encoder_checkpoint = SDVAE
+        if encoder_checkpoint is not None:
+            self.encoder = Encoder.from_pretrained(encoder_checkpoint, encoder_shape)
+        elif contents is not None:
+            self.encoder = Encoder.from_contents(_for_encoder(contents), encoder_shape)
+        else:
+            self.encoder = Encoder(encoder_shape)
+        self.decoder = Decoder.from_contents(contents, decoder) if contents is not None else Decoder(decoder)
+        if contents is not None:
+            self.eval()
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, check_finite: bool = False) -> Posterior:
+        """Images (B, 3, H, W) in [-1, 1] -> posterior over latents (B, C, h, w); see `Encoder.forward`."""
+        return self.encoder(x, check_finite)
+
+    def decode(
+        self,
+        z: Tensor,
+        steps: int = 1,
+        noise: Tensor | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        check_finite: bool = False,
+    ) -> Tensor:
+        """Latents (B, C, h, w) -> images (B, 3, H, W), not clamped; see `Decoder.decode`."""
+        return self.decoder.decode(z, steps, noise, generator, check_finite)
+
+    def reconstruct(
+        self,
+        x: Tensor,
+        steps: int = 1,
+        noise: Tensor | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        check_finite: bool = False,
+    ) -> Tensor:
+        """Encodes images (B, 3, H, W) in [-1, 1] to the posterior's mode and decodes it: (B, 3, H, W)."""
+        return self.decode(self.encode(x, check_finite).mode(), steps, noise, generator, check_finite)
+
+    def save_pretrained(self, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> Path:
+        """Writes both parts and their configuration as one safetensors file, whole or not at all.
+
+        Args:
+            path: a file ending in `.safetensors`, or a folder, which gets `ssdd.safetensors`.
+            metadata: further header entries.
+
+        Returns:
+            the file written.
+        """
+        file = decoder_checkpoint.destination(path, CHECKPOINT_NAME)
+        config = {"encoder": asdict(self.encoder.config), "decoder": asdict(self.decoder.config)}
+        return decoder_checkpoint.write(file, self.state_dict(), config, metadata)
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str]) -> "SSDD":
+        """Loads a model, in evaluation mode, whatever it is: its header or, for published files, its shapes tell.
+
+        Args:
+            source: a safetensors file with both parts, a folder that holds one, or a hub id (`owner/name`).
+
+        Raises:
+            CheckpointError: there is no such file, it is damaged, or it holds no known encoder and decoder.
+        """
+        contents = decoder_checkpoint.read(decoder_checkpoint.resolve(source, CHECKPOINT_NAME))
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.encoder = Encoder.from_contents(_for_encoder(contents))
+        model.decoder = Decoder.from_contents(contents)
+        return model.eval()
+
+
+def _for_encoder(contents: decoder_checkpoint.Contents) -> EncoderContents:
+    return EncoderContents(contents.file, contents.config, contents.tensors, contents.metadata)
