@@ -1,1 +1,70 @@
-"""Image reconstruction metrics that say how they were computed."""
+"""Image reconstruction metrics that say how they were computed.
+
+Names that need torchmetrics, whose import takes seconds, are imported on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ssdd_metrics.bootstrap import (
+    Interval,
+    PairedDifference,
+    bootstrap_interval,
+    compare_tables,
+    paired_difference,
+)
+from ssdd_metrics.images import to_uint8
+from ssdd_metrics.judges import load_dinov2, load_dreamsim, load_inception, load_lpips
+from ssdd_metrics.moments import Moments, frechet_distance
+from ssdd_metrics.pixelwise import gradient_energy_ratio, mae, mse, psnr
+from ssdd_metrics.protocol import Protocol
+from ssdd_metrics.random_conv import RandomConvFeatures
+from ssdd_metrics.reference import ReferenceStatistics, compute_reference
+from ssdd_metrics.ssim import ssim_gaussian, ssim_uniform
+from ssdd_metrics.tables import extremes, merge_tables
+from ssdd_metrics.weights import JudgeUnavailable, convert_to_safetensors
+
+if TYPE_CHECKING:
+    from ssdd_metrics.frechet import FrechetDistance
+    from ssdd_metrics.suite import MetricSuite
+    from ssdd_metrics.swd import SlicedWasserstein
+
+__all__ = [
+    "FrechetDistance",
+    "Interval",
+    "JudgeUnavailable",
+    "MetricSuite",
+    "Moments",
+    "PairedDifference",
+    "Protocol",
+    "RandomConvFeatures",
+    "ReferenceStatistics",
+    "SlicedWasserstein",
+    "bootstrap_interval",
+    "compare_tables",
+    "compute_reference",
+    "convert_to_safetensors",
+    "extremes",
+    "frechet_distance",
+    "gradient_energy_ratio",
+    "load_dinov2",
+    "load_dreamsim",
+    "load_inception",
+    "load_lpips",
+    "mae",
+    "merge_tables",
+    "mse",
+    "paired_difference",
+    "psnr",
+    "ssim_gaussian",
+    "ssim_uniform",
+    "to_uint8",
+]
+
+_ON_FIRST_USE = {"FrechetDistance": "frechet", "MetricSuite": "suite", "SlicedWasserstein": "swd"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_FIRST_USE:
+        return getattr(importlib.import_module(f"{__name__}.{_ON_FIRST_USE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

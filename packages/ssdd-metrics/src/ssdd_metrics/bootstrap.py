@@ -1,0 +1,159 @@
+"""Confidence intervals over images, by the percentile bootstrap (Efron 1979), and paired differences of two models.
+
+The interval says how much a mean depends on which images were drawn, not on the training seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssdd_metrics.tables import KEY
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over images and its confidence interval.
+
+    Args:
+        mean: over the finite values; infinite only if all are.
+        low: lower end.
+        high: upper end.
+        images: finite values that it rests on.
+        infinite: infinite values, left out (PSNR of identical images).
+    """
+
+    mean: float
+    low: float
+    high: float
+    images: int
+    infinite: int = 0
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How two models differ on the same images.
+
+    Args:
+        a: mean of the first.
+        b: mean of the second.
+        difference: interval of the mean of b - a.
+    """
+
+    a: float
+    b: float
+    difference: Interval
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+
+def finite_mean(values: np.ndarray) -> float:
+    """Mean of the finite values; where there is none, the first value."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float(values[0])
+
+
+def bootstrap_interval(
+    values: Any, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Confidence interval of the mean over images.
+
+    Args:
+        values: one number per image; infinite ones are counted and left out.
+        confidence: inside the interval, in (0, 1).
+        resamples: how many times images are drawn with replacement.
+        seed: of the draws; equal values and seed give equal intervals.
+
+    Raises:
+        ValueError: no value, NaN among them, or a confidence outside (0, 1).
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or np.isnan(values).any():
+        raise ValueError("expected one number per image, got none, NaN, or more than one axis")
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}: 95 % is 0.95")
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        mean = finite_mean(values)
+        return Interval(mean, mean, mean, images=0, infinite=len(values))
+    generator = np.random.Generator(np.random.PCG64(seed))
+    means = [finite[generator.integers(len(finite), size=len(finite))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(
+        finite_mean(values), float(low), float(high), images=len(finite), infinite=len(values) - len(finite)
+    )
+
+
+def paired_difference(a: Any, b: Any, confidence: float = 0.95, seed: int = 0) -> PairedDifference:
+    """Mean difference b - a of two models on the same images, in the same order.
+
+    Pairing removes what makes some images harder than others: differences show that separate intervals hide.
+
+    Args:
+        a: one number per image.
+        b: the other model's.
+        confidence: see `bootstrap_interval`.
+        seed: see `bootstrap_interval`.
+
+    Raises:
+        ValueError: the lengths differ, or see `bootstrap_interval`.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"expected values of the same images, got {a.shape} and {b.shape}: align the tables")
+    with np.errstate(invalid="ignore"):
+        difference = np.where(a == b, 0.0, b - a)  # two infinite PSNRs are equal, inf - inf would be NaN
+    return PairedDifference(
+        finite_mean(a), finite_mean(b), bootstrap_interval(difference, confidence, seed=seed)
+    )
+
+
+def compare_tables(
+    a: Mapping[str, Any], b: Mapping[str, Any], metrics: Sequence[str] | None = None, confidence: float = 0.95
+) -> dict[str, PairedDifference]:
+    """Paired differences b - a of two per-image tables, matched by the column `image`.
+
+    Args:
+        a: columns by name: dicts of arrays, or DataFrames.
+        b: the other model's.
+        metrics: columns to compare; by default all numeric columns that both have.
+        confidence: see `bootstrap_interval`.
+
+    Raises:
+        ValueError: a table has no column `image` or a metric is missing, an image occurs twice, or the tables are
+            about different images.
+    """
+    for name, table in (("first", a), ("second", b)):
+        missing = {KEY, *(metrics or ())} - set(table.keys())
+        if missing:
+            raise ValueError(
+                f"expected the columns {sorted(missing)} in the {name} table, it has {list(table.keys())}"
+            )
+    images_a, rows_a = np.unique(np.asarray(a[KEY]), return_index=True)
+    images_b, rows_b = np.unique(np.asarray(b[KEY]), return_index=True)
+    if len(images_a) != len(a[KEY]) or len(images_b) != len(b[KEY]):
+        raise ValueError(
+            "expected each image once in a table, got repeated ones: compare one model with one other"
+        )
+    if not np.array_equal(images_a, images_b):
+        alone = len(np.setxor1d(images_a, images_b))
+        raise ValueError(
+            f"expected two tables of the same images, {alone} are in one only: evaluate both on one set"
+        )
+    common = [
+        name for name in a.keys() if name in set(b.keys()) - {KEY} and _numeric(a[name]) and _numeric(b[name])
+    ]
+    return {
+        name: paired_difference(np.asarray(a[name])[rows_a], np.asarray(b[name])[rows_b], confidence)
+        for name in (metrics or common)
+    }
+
+
+def _numeric(values: Any) -> bool:
+    return np.issubdtype(np.asarray(values).dtype, np.number)

@@ -1,0 +1,89 @@
+"""What every metric asks of its images, and `to_uint8`: the one rounding of the project.
+
+Legend: B batch, C channels, H W pixels.
+"""
+
+import torch
+from torch import Tensor
+
+REFERENCE_SLACK = 1e-3
+ROUNDING = "clamp to [0, 1], times 255, round half to even, uint8"
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Clamps images to [0, 1] and rounds them to 8 bits, as every metric and every writer must.
+
+    Args:
+        images: any shape; floats nominally in [0, 1] (values outside are clamped), or uint8, returned as they are.
+
+    Returns:
+        uint8 of the same shape: `round(255 * clamp(images, 0, 1))`, halves to the even neighbour.
+
+    Raises:
+        ValueError: NaN or infinite values; an integer type other than uint8; more than half of the values outside
+            [0, 1], which is no overshoot but another range (0..255 or -1..1).
+    """
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise ValueError(f"expected float images in [0, 1] or uint8, got {images.dtype}: convert them first")
+    images = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+    if not torch.isfinite(images).all():
+        raise ValueError(
+            "expected finite images, got NaN or infinite values: look for the step that produced them "
+            "(half precision overflow in a decoder is the usual one)"
+        )
+    outside = (images < 0) | (images > 1)
+    if outside.double().mean() > 0.5:
+        low, high = images.min().item(), images.max().item()
+        raise ValueError(
+            f"expected images in [0, 1], got values in [{low:.3g}, {high:.3g}], most of them outside: "
+            "divide 0..255 by 255, map -1..1 by (x + 1) / 2"
+        )
+    return images.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Maps uint8 to float32 in [0, 1]; float32 and float64 stay, half precision becomes float32."""
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+
+
+def check_pair(reference: Tensor, reconstruction: Tensor, smallest_side: int = 1) -> None:
+    """Refuses pairs that a per-image metric cannot compare.
+
+    Args:
+        reference: (B, C, H, W).
+        reconstruction: same shape and device.
+        smallest_side: pixels that the metric's window needs.
+
+    Raises:
+        ValueError: the shapes differ, are not (B, C, H, W), hold no pixel, or a side is too small.
+    """
+    if reference.shape != reconstruction.shape or reference.ndim != 4 or not reference.numel():
+        raise ValueError(
+            f"expected two equal non-empty shapes (B, C, H, W), got {tuple(reference.shape)} and "
+            f"{tuple(reconstruction.shape)}: add a batch axis to single images, crop both sides alike"
+        )
+    if min(reference.shape[-2:]) < smallest_side:
+        raise ValueError(
+            f"expected sides of at least {smallest_side} pixels, got {tuple(reference.shape[-2:])}: "
+            "leave this metric out for such images"
+        )
+
+
+def check_reference_range(reference: Tensor) -> None:
+    """Refuses float reference images outside [0, 1]: a reference has no overshoot, so this is a wrong range.
+
+    Raises:
+        ValueError: a value lies outside [0, 1] by more than 0.001.
+    """
+    if reference.dtype == torch.uint8:
+        return
+    low, high = reference.min().item(), reference.max().item()
+    if low < -REFERENCE_SLACK or high > 1 + REFERENCE_SLACK:
+        raise ValueError(
+            f"expected reference images in [0, 1], got [{low:.3g}, {high:.3g}]: "
+            "divide 0..255 by 255, map -1..1 by (x + 1) / 2"
+        )

@@ -1,0 +1,229 @@
+"""Weight files of the pretrained judges: where they are looked for, how they are checked, how they are read.
+
+Order: the given file; the usual cache (torch hub's folder, the Hugging Face cache); a download. Every file's SHA-256
+is computed before a byte of it is interpreted, and goes into the protocol.
+"""
+
+import os
+import shutil
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssdd_metrics.files import atomic_write, sha256_file
+
+CONNECT_SECONDS = 10
+
+
+class JudgeUnavailable(ValueError):
+    """The weights of a pretrained judge are not on this machine and cannot be fetched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """A published weight file.
+
+    Args:
+        judge: the name used in messages and protocols.
+        names: file names in torch hub's folder, the published one first.
+        url: where it is published.
+        sha256: the leading digits of its SHA-256 that its publisher made known; None if none were.
+        hub: repository on the Hugging Face hub whose `model.safetensors` it is, if any.
+    """
+
+    judge: str
+    names: tuple[str, ...]
+    url: str
+    sha256: str | None = None
+    hub: str | None = None
+
+
+INCEPTION = WeightFile(
+    judge="inception-2015-12-05",
+    # torch-fidelity's and pytorch-fid's name of the same file
+    names=("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"),
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    sha256="6726825d",
+)
+VGG16 = WeightFile(
+    judge="vgg16",
+    names=("vgg16-397923af.pth",),
+    url="https://download.pytorch.org/models/vgg16-397923af.pth",
+    sha256="397923af",
+)
+ALEXNET = WeightFile(
+    judge="alexnet",
+    names=("alexnet-owt-7be5be79.pth",),
+    url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    sha256="7be5be79",
+)
+
+
+def dinov2_file(model: str) -> WeightFile:
+    """The file of one of timm's DINOv2 models, such as `vit_base_patch14_dinov2.lvd142m`."""
+    return WeightFile(
+        judge=model,
+        names=(f"{model}.safetensors",),
+        url=f"https://huggingface.co/timm/{model}/resolve/main/model.safetensors",
+        hub=f"timm/{model}",
+    )
+
+
+def find_weights(
+    file: WeightFile, path: str | os.PathLike[str] | None = None, sha256: str | None = None
+) -> Path:
+    """Finds, or else downloads, a judge's weights.
+
+    Args:
+        file: which judge.
+        path: a local file, looked at instead of cache and download.
+        sha256: leading digits of the SHA-256 to insist on, instead of the published ones: for weights of your own.
+
+    Returns:
+        The path of a file whose SHA-256 is as expected.
+
+    Raises:
+        JudgeUnavailable: not given, not cached and not to be fetched; says which file to put where.
+        ValueError: the given file does not exist or is not the expected one.
+    """
+    if path is not None:
+        found = Path(path)
+        if not found.is_file():
+            raise JudgeUnavailable(
+                f"expected the weights of {file.judge} at {path}, found no such file. {_remedy(file)}"
+            )
+    else:
+        found = _cached(file) or _download(file)
+    _check(file, found, sha256)
+    return found
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a `.safetensors` file or of a published `.pth` file, on the CPU."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return read_pth_weights(path)
+
+
+def read_pth_weights(path: Path) -> dict[str, Tensor]:
+    """Reads the tensors of a PyTorch `.pth` file without executing what it contains.
+
+    Inception, VGG16 and AlexNet are published in this format only, as is the calibration inside the `lpips` package.
+    `weights_only=True` is PyTorch's restricted reader: it knows tensors, storages and plain containers, and refuses
+    every other instruction of the pickle format rather than run it (sound since PyTorch 2.6, the oldest version that
+    this package accepts). The callers check the SHA-256 first. `convert_to_safetensors` makes this a one-time act.
+
+    Raises:
+        ValueError: the file holds anything but tensors by name.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"expected a .pth file of named tensors, {path} cannot be read as one: {error}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"expected a .pth file of named tensors, {path} holds other things: give a state dict"
+        )
+    return dict(state)
+
+
+def convert_to_safetensors(
+    file: WeightFile,
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    sha256: str | None = None,
+) -> Path:
+    """Checks a judge's published `.pth` file and writes its tensors as safetensors, which every loader takes too.
+
+    The destination's header remembers the source's SHA-256, by which the loaders recognise it.
+
+    Raises:
+        ValueError: the source is not the expected file, see `find_weights`.
+    """
+    found = find_weights(file, source, sha256)
+    state = {name: tensor.contiguous() for name, tensor in read_weights(found).items()}
+    with atomic_write(destination) as temporary:
+        save_file(state, temporary, metadata={"judge": file.judge, "source_sha256": sha256_file(found)})
+    return Path(destination)
+
+
+def torch_hub_folder() -> Path:
+    """Where torch hub keeps weight files, `$TORCH_HOME/hub/checkpoints`."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _cached(file: WeightFile) -> Path | None:
+    for name in file.names:
+        for candidate in (torch_hub_folder() / name, (torch_hub_folder() / name).with_suffix(".safetensors")):
+            if candidate.is_file():
+                return candidate
+    if file.hub:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(file.hub, "model.safetensors")
+        return Path(found) if isinstance(found, str) else None
+    return None
+
+
+def _check(file: WeightFile, path: Path, sha256: str | None) -> None:
+    actual = sha256_file(path)
+    published = sha256 or file.sha256 or _hub_blob(path)
+    if published is None or actual.startswith(published.lower()):
+        return
+    source = _source_sha256(path) if path.suffix == ".safetensors" and sha256 is None else None
+    if source is None or not source.startswith(published):
+        raise ValueError(
+            f"expected the weights of {file.judge} with SHA-256 {published}..., {path} has {actual}: it is damaged or "
+            "another file. Fetch it again, or, if these weights are the ones you mean, pass sha256= with that value"
+        )
+
+
+def _hub_blob(path: Path) -> str | None:
+    """The Hugging Face cache names a large file's content by its SHA-256."""
+    name = path.resolve().name
+    return name if len(name) == 64 and set(name) <= set("0123456789abcdef") else None
+
+
+def _source_sha256(path: Path) -> str | None:
+    with safe_open(path, "pt") as handle:
+        return (handle.metadata() or {}).get("source_sha256")
+
+
+def _download(file: WeightFile) -> Path:
+    """One attempt, without retries; the file gets its name only when it is whole and its hash is right."""
+    folder = torch_hub_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.names[0]}.", suffix=".partial", dir=folder)
+    temporary = Path(name)
+    try:
+        with (
+            urllib.request.urlopen(file.url, timeout=CONNECT_SECONDS) as response,
+            os.fdopen(handle, "wb") as out,
+        ):
+            shutil.copyfileobj(response, out)
+        _check(file, temporary, None)
+        os.replace(temporary, folder / file.names[0])
+    except OSError as error:  # urllib's errors and time-outs are OSErrors
+        raise JudgeUnavailable(
+            f"the weights of {file.judge} cannot be fetched ({error}). {_remedy(file)}"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return folder / file.names[0]
+
+
+def _remedy(file: WeightFile) -> str:
+    check = f"SHA-256 {file.sha256}..." if file.sha256 else "no published SHA-256"
+    return (
+        f"Fetch {file.names[0]} ({check}) from {file.url} on a machine that can, and put it into "
+        f"{torch_hub_folder()} under that name, or give its path; or choose metrics that need no download "
+        '(metrics="offline")'
+    )
