@@ -1,4 +1,4 @@
-"""Confidence intervals over images, by the percentile bootstrap (Efron 1979), and paired differences of two models.
+"""Confidence intervals over images (percentile bootstrap, Efron 1979), and paired differences of two models.
 
 The interval says how much a mean depends on which images were drawn, not on the training seed.
 """
@@ -126,8 +126,8 @@ def compare_tables(
         confidence: see `bootstrap_interval`.
 
     Raises:
-        ValueError: a table has no column `image` or a metric is missing, an image occurs twice, or the tables are
-            about different images.
+        ValueError: a table has no column `image` or a metric is missing, an image occurs twice, or the tables
+            are about different images.
     """
     for name, table in (("first", a), ("second", b)):
         missing = {KEY, *(metrics or ())} - set(table.keys())
@@ -146,12 +146,11 @@ def compare_tables(
         raise ValueError(
             f"expected two tables of the same images, {alone} are in one only: evaluate both on one set"
         )
-    common = [
-        name for name in a.keys() if name in set(b.keys()) - {KEY} and _numeric(a[name]) and _numeric(b[name])
-    ]
+    shared = [name for name in list(a.keys()) if name in set(b.keys()) - {KEY}]
+    metrics = metrics or [name for name in shared if _numeric(a[name]) and _numeric(b[name])]
     return {
         name: paired_difference(np.asarray(a[name])[rows_a], np.asarray(b[name])[rows_b], confidence)
-        for name in (metrics or common)
+        for name in metrics
     }
 
 

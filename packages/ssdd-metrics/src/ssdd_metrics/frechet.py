@@ -13,13 +13,14 @@ from ssdd_metrics.moments import Moments, frechet_distance
 class FrechetDistance(Metric):
     """Frechet distance between the features of references and reconstructions.
 
-    Features are never stored: only their count, sum and sum of outer products, in float64 (in float32 the result is
-    off by 0.03 and can be negative). States add up: over batches, over `merge_state` and over processes.
+    Features are never stored: only their count, sum and sum of outer products, in float64 (in float32 the
+    result is off by 0.03 and can be negative). States add up: over batches, over `merge_state` and over
+    processes.
 
     Args:
         features: D, the size of a feature vector.
-        reference: moments of the reference side, computed before; then `update` takes reconstructions only. They are
-            no state: each process may load them, and merging does not count them twice.
+        reference: moments of the reference side, computed before; then `update` takes reconstructions only.
+            They are no state: each process may load them, and merging does not count them twice.
     """
 
     full_state_update = False
@@ -35,7 +36,7 @@ class FrechetDistance(Metric):
 
     def __init__(self, features: int, reference: Moments | None = None) -> None:
         # compute() must not start a collective that the other processes do not join.
-        super().__init__(sync_on_compute=False)
+        super().__init__(sync_on_compute=False, compute_with_cache=False)
         self.features = features
         self.reference = reference
         for side in ("reference", "reconstruction"):
@@ -78,7 +79,7 @@ class FrechetDistance(Metric):
         stored, seen = int(self.reference.count), int(reconstruction.count)
         if stored != seen:
             raise ValueError(
-                f"expected as many reconstructions as the reference statistics have images ({stored}), got {seen}: "
+                f"expected as many reconstructions as the reference statistics have, {stored}, got {seen}: "
                 "the distance depends on the count; evaluate all images, or compute statistics of these"
             )
         return frechet_distance(self.reference, reconstruction)

@@ -14,32 +14,20 @@ def to_uint8(images: Tensor) -> Tensor:
     """Clamps images to [0, 1] and rounds them to 8 bits, as every metric and every writer must.
 
     Args:
-        images: any shape; floats nominally in [0, 1] (values outside are clamped), or uint8, returned as they are.
+        images: any shape; floats nominally in [0, 1] (values outside are clamped), or uint8, returned as they
+            are.
 
     Returns:
         uint8 of the same shape: `round(255 * clamp(images, 0, 1))`, halves to the even neighbour.
 
     Raises:
-        ValueError: NaN or infinite values; an integer type other than uint8; more than half of the values outside
-            [0, 1], which is no overshoot but another range (0..255 or -1..1).
+        ValueError: NaN or infinite values; an integer type other than uint8; more than half of the values
+            outside [0, 1], which is no overshoot but another range (0..255 or -1..1).
     """
+    _check_values(images)
     if images.dtype == torch.uint8:
         return images
-    if not images.is_floating_point():
-        raise ValueError(f"expected float images in [0, 1] or uint8, got {images.dtype}: convert them first")
     images = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
-    if not torch.isfinite(images).all():
-        raise ValueError(
-            "expected finite images, got NaN or infinite values: look for the step that produced them "
-            "(half precision overflow in a decoder is the usual one)"
-        )
-    outside = (images < 0) | (images > 1)
-    if outside.double().mean() > 0.5:
-        low, high = images.min().item(), images.max().item()
-        raise ValueError(
-            f"expected images in [0, 1], got values in [{low:.3g}, {high:.3g}], most of them outside: "
-            "divide 0..255 by 255, map -1..1 by (x + 1) / 2"
-        )
     return images.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
@@ -51,7 +39,19 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def check_pair(reference: Tensor, reconstruction: Tensor, smallest_side: int = 1) -> None:
-    """Refuses pairs that a per-image metric cannot compare.
+    """Refuses pairs that a per-image metric cannot compare: `check_shapes`, and values as in `to_uint8`.
+
+    Raises:
+        ValueError: shapes or values are not as expected.
+    """
+    check_shapes(reference, reconstruction, smallest_side)
+    _check_values(reference)
+    _check_values(reconstruction)
+    check_reference_range(reference)
+
+
+def check_shapes(reference: Tensor, reconstruction: Tensor, smallest_side: int = 1) -> None:
+    """Refuses pairs of shapes that a per-image metric cannot compare.
 
     Args:
         reference: (B, C, H, W).
@@ -85,5 +85,24 @@ def check_reference_range(reference: Tensor) -> None:
     if low < -REFERENCE_SLACK or high > 1 + REFERENCE_SLACK:
         raise ValueError(
             f"expected reference images in [0, 1], got [{low:.3g}, {high:.3g}]: "
+            "divide 0..255 by 255, map -1..1 by (x + 1) / 2"
+        )
+
+
+def _check_values(images: Tensor) -> None:
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(f"expected float images in [0, 1] or uint8, got {images.dtype}: convert them first")
+    if not torch.isfinite(images).all():
+        raise ValueError(
+            "expected finite images, got NaN or infinite values: look for the step that produced them "
+            "(half precision overflow in a decoder is the usual one)"
+        )
+    outside = (images < 0) | (images > 1)
+    if outside.double().mean() > 0.5:
+        low, high = images.min().item(), images.max().item()
+        raise ValueError(
+            f"expected images in [0, 1], got values in [{low:.3g}, {high:.3g}], most of them outside: "
             "divide 0..255 by 255, map -1..1 by (x + 1) / 2"
         )

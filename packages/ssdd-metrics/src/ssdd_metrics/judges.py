@@ -1,6 +1,7 @@
-"""Pretrained networks that judge images: Inception, LPIPS on VGG16 or AlexNet, DINOv2, DreamSim. Frozen, always in eval mode.
+"""Pretrained networks that judge images: Inception, LPIPS, DINOv2, DreamSim. Frozen, always in eval mode.
 
-All take images in [0, 1] (Inception: uint8). LPIPS and DINOv2 pass gradients to their inputs, for use as losses.
+All take images in [0, 1] (Inception: uint8). LPIPS and DINOv2 pass gradients to their inputs, for use as
+losses.
 
 Legend: B batch, H W pixels, D features.
 """
@@ -56,7 +57,7 @@ class Judge(nn.Module):
 
 
 class InceptionFeatures(Judge):
-    """The network of FID, torch-fidelity's: (B, 3, H, W) uint8 -> (B, 2048) float32, with its own resize to 299."""
+    """FID's network, torch-fidelity's, with its own resize: (B, 3, H, W) uint8 -> (B, 2048) float32."""
 
     features = 2048
 
@@ -73,8 +74,9 @@ class Lpips(Judge):
         name: see `Judge`.
         sha256: see `Judge`.
         network: an `lpips.LPIPS`.
-        smooth: normalise features by `sqrt(sum + 1e-8)` instead of the package's `sqrt(sum) + 1e-10`, whose gradient
-            is NaN where all features of a pixel are zero. For training; values differ by less than 1e-4.
+        smooth: normalise features by `sqrt(sum + 1e-8)` instead of the package's `sqrt(sum) + 1e-10`, whose
+            gradient is NaN where all features of a pixel are zero. For training; values differ by less than
+            1e-4.
     """
 
     def __init__(self, name: str, sha256: str, network: nn.Module, smooth: bool) -> None:
@@ -97,7 +99,7 @@ class Lpips(Judge):
 
 
 class DinoV2(Judge):
-    """A DINOv2 vision transformer with patches of 14 pixels; images in [0, 1] are ImageNet-normalised inside."""
+    """DINOv2 with patches of 14 pixels; takes images in [0, 1] and ImageNet-normalises them."""
 
     patch = 14
 
@@ -111,7 +113,7 @@ class DinoV2(Judge):
         return self._tokens(images, (16, 16))[:, 0]
 
     def patch_tokens(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patch tokens (B, rows * columns, D) of images (B, 3, H, W), resized so that there are as many as asked.
+        """Patch tokens (B, rows * columns, D) of images (B, 3, H, W) resized to hold that many patches.
 
         Args:
             images: in [0, 1].
@@ -129,7 +131,7 @@ class DinoV2(Judge):
 
 
 class DreamSim(Judge):
-    """DreamSim (Fu et al. 2023, arXiv 2306.09344): two (B, 3, H, W) in [0, 1] -> (B,) distances, at its own 224 px."""
+    """DreamSim (Fu et al. 2023, arXiv 2306.09344), at its own 224 px: two (B, 3, H, W) in [0, 1] -> (B,)."""
 
     @torch.no_grad()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -156,7 +158,7 @@ def load_inception(path: PathLike | None = None, sha256: str | None = None) -> I
     """
     extractor = _optional("torch_fidelity.feature_extractor_inceptionv3", "fid")
     file = find_weights(INCEPTION, path, sha256)
-    # The extractor reads its weights with the unrestricted reader; what it gets is our own copy of plain tensors.
+    # The extractor would read the file unrestricted; it gets our own copy of the plain tensors instead.
     tensors = io.BytesIO()
     torch.save(read_weights(file), tensors)
     tensors.seek(0)
@@ -192,7 +194,7 @@ def load_lpips(
         raise ValueError(f'expected net "vgg" or "alex", got {net!r}')
     lpips = _optional("lpips", "perceptual")
     file = find_weights(files[net], path, sha256)
-    calibration = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+    calibration = Path(str(lpips.__file__)).parent / "weights" / "v0.1" / f"{net}.pth"
 
     def build() -> nn.Module:
         network = lpips.LPIPS(net=net, pnet_rand=True, pretrained=False, verbose=False)
@@ -212,7 +214,8 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
     """Loads a DINOv2 network of timm. Needs the extra `perceptual`.
 
     Args:
-        path: the model's `model.safetensors` from the hub; by default the Hugging Face cache, then a download.
+        path: the model's `model.safetensors` from the hub; by default the Hugging Face cache, then a
+            download.
         sha256: leading digits to insist on; none are published, but the Hugging Face cache knows them.
         model: timm's name of a model with patches of 14 pixels.
 

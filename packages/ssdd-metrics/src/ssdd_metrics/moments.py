@@ -1,4 +1,4 @@
-"""Mean and covariance of features in float64, as sums that can be added, and the Frechet distance between two.
+"""Mean and covariance of features in float64, as sums that add up, and the Frechet distance of two.
 
 Legend: N images, D features.
 """
@@ -47,9 +47,9 @@ class Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Frechet distance between two Gaussians, `|m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))`.
 
-    The trace of the root is the sum of the singular values of `A^(1/2) B^(1/2)` (Dowson and Landau 1982): symmetric
-    decompositions only, hence no complex values, no failure and never below zero, also with fewer images than
-    features, where the usual root of the product AB breaks down.
+    The trace of the root is the sum of the singular values of `A^(1/2) B^(1/2)` (Dowson and Landau 1982):
+    symmetric decompositions only, hence no complex values, no failure and never below zero, also with fewer
+    images than features, where the usual root of the product AB breaks down.
 
     Args:
         a: moments of one set.

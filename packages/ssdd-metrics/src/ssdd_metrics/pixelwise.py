@@ -1,6 +1,7 @@
 """Metrics of single pixels and their neighbours: MSE, MAE, PSNR, gradient-energy ratio. One value per image.
 
-Legend: B batch, C channels, H W pixels. All take (B, C, H, W), uint8 or floats in [0, 1], and return (B,) float64.
+Legend: B batch, C channels, H W pixels. All take (B, C, H, W), uint8 or floats in [0, 1], and return (B,)
+float64.
 """
 
 import torch
@@ -24,7 +25,8 @@ def mae(reference: Tensor, reconstruction: Tensor) -> Tensor:
 def psnr(reference: Tensor, reconstruction: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB, peak 1; `inf` where the two images are identical.
 
-    The mean of these values is not the PSNR of the pooled MSE (torchmetrics' default): they differ by 1-2 dB or more.
+    The mean of these values is not the PSNR of the pooled MSE (torchmetrics' default): they differ by 1-2 dB
+    or more.
     """
     return -10 * mse(reference, reconstruction).log10()
 
@@ -32,8 +34,9 @@ def psnr(reference: Tensor, reconstruction: Tensor) -> Tensor:
 def gradient_energy_ratio(reference: Tensor, reconstruction: Tensor) -> Tensor:
     """Energy of the reconstruction's differences between neighbouring pixels over the reference's, per image.
 
-    Below 1: blurred; above 1: noisy or over-sharpened. Noise imitates detail, so show it beside PSNR and SSIM.
-    Two images without any gradient (constant, or of one pixel) give 1; a constant reference alone gives `inf`.
+    Below 1: blurred; above 1: noisy or over-sharpened. Noise imitates detail, so show it beside PSNR and
+    SSIM. Two images without any gradient (constant, or of one pixel) give 1; a constant reference alone gives
+    `inf`.
     """
     check_pair(reference, reconstruction)
     before, after = _gradient_energy(to_unit(reference)), _gradient_energy(to_unit(reconstruction))

@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def strict_float32(device: torch.device) -> Iterator[None]:
-    """Turns autocast and TF32 off: PyTorch's default TF32 convolutions round features to 10 bits on recent GPUs.
+    """Turns autocast and TF32 off: by default, PyTorch's convolutions keep 10 bits on recent GPUs.
 
     Args:
         device: that the judge runs on.

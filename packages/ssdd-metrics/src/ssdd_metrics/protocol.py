@@ -39,7 +39,8 @@ class Protocol:
     Args:
         dataset: name and split, such as "imagenet-val".
         resolution: "height x width" of the images compared, such as "256x256".
-        resize: filter and library that brought them there, such as "bilinear, antialias, torchvision"; "none".
+        resize: filter and library that brought them there, such as "bilinear, antialias, torchvision";
+            "none".
         crop: such as "centre".
         noise_seed: of the decoder's noise.
         steps: of the decoder's sampler.

@@ -1,7 +1,7 @@
 """Features of a fixed, random convolutional network: a Frechet distance that needs no download.
 
-It ranks blur, noise and artefacts of the SAME data set in the right order, and is no FID: no number computed here may
-be compared with one computed with Inception.
+It ranks blur, noise and artefacts of the SAME data set in the right order, and is no FID: no number computed
+here may be compared with one computed with Inception.
 
 Legend: B batch, H W pixels, D features.
 """
@@ -21,7 +21,8 @@ KERNELS = (5, 3, 3)
 class RandomConvFeatures(nn.Module):
     """Three strided convolutions with weights drawn by numpy's PCG64, the same on every machine.
 
-    Features are the mean and the standard deviation over space of each layer's activations: D = 2 * (16 + 24 + 32).
+    Features are the mean and the standard deviation over space of each layer's activations: D = 2 * (16 + 24
+    + 32).
     """
 
     features = 2 * sum(WIDTHS)

@@ -1,4 +1,4 @@
-"""Statistics of the reference images for a Frechet distance: computed once, stored, and tied to their protocol."""
+"""Reference statistics of a Frechet distance: computed once, stored, and tied to their protocol."""
 
 import json
 import os
@@ -48,8 +48,8 @@ class ReferenceStatistics:
             protocol: `Protocol.reference_side(judge, sha256)` of the evaluation at hand.
 
         Raises:
-            ValueError: the file does not exist, is none of `save`, or belongs to another protocol: every entry
-                that differs is named.
+            ValueError: the file does not exist, is none of `save`, or belongs to another protocol: every
+                entry that differs is named.
         """
         if not Path(path).is_file():
             raise ValueError(

@@ -1,13 +1,15 @@
 """SSIM in its two conventions, one value per image (Wang et al. 2004, doi 10.1109/TIP.2003.819861).
 
-Legend: B batch, C channels, H W pixels. The two conventions differ by 0.003-0.01 on photographs, so each has a name:
+Legend: B batch, C channels, H W pixels. The two conventions differ by 0.003-0.01 on photographs, so each has
+a name:
 
-- `ssim_gaussian`: Gaussian window of 11 pixels, sigma 1.5, population covariance; the paper's and torchmetrics'.
+- `ssim_gaussian`: Gaussian window of 11 pixels, sigma 1.5, population covariance; the paper's and
+  torchmetrics'.
 - `ssim_uniform`: uniform window of 7 pixels, sample covariance; scikit-image's default.
 
-Both average over the channels and over the pixels whose window lies inside the image. torchmetrics computes the
-first one only, with a 2-D convolution: 37 ms per 256-pixel image in float32 where this takes about 3, which would
-cost more than half of an Inception forward.
+Both average over the channels and over the pixels whose window lies inside the image. torchmetrics computes
+the first one only, with a 2-D convolution: 37 ms per 256-pixel image in float32 where this takes about 3,
+which would cost more than half of an Inception forward.
 """
 
 import math
@@ -58,7 +60,7 @@ def _ssim(reference: Tensor, reconstruction: Tensor, taps: Sequence[float], corr
 
 def _similarity(x: Tensor, y: Tensor, taps: Sequence[float], correction: float) -> Tensor:
     """(..., H, W) -> (...): SSIM map averaged over its pixels."""
-    # Variances do not change with the origin; around each plane's mean, float32 loses nothing to cancellation.
+    # Variances do not depend on the origin; around each plane's mean, float32 loses nothing to cancellation.
     x_mean, y_mean = x.mean((-2, -1), keepdim=True), y.mean((-2, -1), keepdim=True)
     x, y = x - x_mean, y - y_mean
     mu_x, mu_y = _window_mean(x, taps), _window_mean(y, taps)

@@ -4,65 +4,47 @@ Legend: B batch, H W pixels.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssdd_metrics import pixelwise, ssim
 from ssdd_metrics.bootstrap import bootstrap_interval, finite_mean
 from ssdd_metrics.frechet import FrechetDistance
-from ssdd_metrics.images import check_pair, check_reference_range, to_uint8, to_unit
-from ssdd_metrics.judges import load_dinov2, load_inception, load_lpips
+from ssdd_metrics.images import check_reference_range, check_shapes, to_uint8, to_unit
 from ssdd_metrics.moments import Moments
 from ssdd_metrics.precision import strict_float32
 from ssdd_metrics.protocol import Protocol
-from ssdd_metrics.random_conv import RandomConvFeatures
 from ssdd_metrics.reference import ReferenceStatistics
+from ssdd_metrics.registry import (
+    CAN_BE_INFINITE,
+    FRECHET_JUDGES,
+    PAIR_JUDGES,
+    PIXEL_METRICS,
+    get_judge,
+    metric_names,
+)
 from ssdd_metrics.swd import SlicedWasserstein
 from ssdd_metrics.tables import KEY, Table, merge_tables
-
-PIXEL_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": pixelwise.mse,
-    "mae": pixelwise.mae,
-    "psnr": pixelwise.psnr,
-    "ssim_gaussian": ssim.ssim_gaussian,
-    "ssim_uniform": ssim.ssim_uniform,
-    "gradient_energy_ratio": pixelwise.gradient_energy_ratio,
-}
-# metric: the judge it asks
-PAIR_JUDGES = {"lpips_alex": "lpips_alex", "lpips_vgg": "lpips_vgg", "dreamsim": "dreamsim"}
-FRECHET_JUDGES = {"frechet_random_conv": "random_conv", "rfid": "inception", "fdd": "dinov2"}
-CAN_BE_INFINITE = ("psnr", "gradient_energy_ratio")
-
-OFFLINE = (*PIXEL_METRICS, "swd", "frechet_random_conv")
-FULL = (*OFFLINE, "lpips_alex", "lpips_vgg", "rfid", "fdd")
-SETS = {"offline": OFFLINE, "full": FULL}
-KNOWN = (*FULL, "dreamsim")
-
-JUDGE_LOADERS: dict[str, Callable[[], nn.Module]] = {
-    "random_conv": RandomConvFeatures,
-    "inception": load_inception,
-    "dinov2": load_dinov2,
-    "lpips_alex": lambda: load_lpips("alex"),
-    "lpips_vgg": lambda: load_lpips("vgg"),
-}
 
 
 class MetricSuite:
     """Compares reconstructions with references, batch by batch, in memory that does not grow with features.
 
-    Every metric sees the same 8-bit images (`to_uint8`). Per-image values are kept (8 bytes per image and metric).
+    Every metric sees the same 8-bit images (`to_uint8`). Per-image values are kept (8 bytes per image and
+    metric).
 
     Args:
         metrics: "offline" (nothing to download), "full", or names out of both, and "dreamsim".
         protocol: what the caller knows of the data and the model; printed and stored with the numbers.
-        judges: loaded networks by name ("inception", "dinov2", "lpips_alex", "lpips_vgg", "dreamsim"), for weights at
-            other places, or to share one with a training loss. The others are loaded from the usual caches.
-        references: stored reference statistics by metric ("rfid", "fdd", "frechet_random_conv"); then the reference
-            images do not pass that network again.
+        judges: loaded networks by name ("inception", "dinov2", "lpips_alex", "lpips_vgg", "dreamsim"), for
+            weights at other places, or to share one with a training loss. The others are loaded from the
+            usual caches.
+        references: stored reference statistics by metric ("rfid", "fdd", "frechet_random_conv"); then the
+            reference images do not pass that network again.
         device: where metrics and judges run.
 
     Raises:
@@ -85,15 +67,15 @@ class MetricSuite:
         foreign = references.keys() - (FRECHET_JUDGES.keys() & set(self.metrics))
         if foreign:
             raise ValueError(
-                f"expected reference statistics for Frechet metrics of {self.metrics}, got them for {sorted(foreign)}"
+                f"expected reference statistics for Frechet metrics of this suite, got {sorted(foreign)}"
             )
         needed = [(PAIR_JUDGES | FRECHET_JUDGES).get(name) for name in self.metrics]
-        self.judges = {name: _judge(name, judges or {}).to(self.device) for name in needed if name}
+        self.judges = {name: get_judge(name, judges or {}).to(self.device) for name in needed if name}
         self._distances: dict[str, FrechetDistance | SlicedWasserstein] = {}
         for name in self.metrics:
             if name in FRECHET_JUDGES:
                 stored = references[name].moments if name in references else None
-                features = int(self.judges[FRECHET_JUDGES[name]].features)  # type: ignore[arg-type]
+                features = int(self.judges[FRECHET_JUDGES[name]].features)
                 self._distances[name] = FrechetDistance(features, stored).to(self.device)
             elif name == "swd":
                 self._distances[name] = SlicedWasserstein().to(self.device)
@@ -105,13 +87,14 @@ class MetricSuite:
         Args:
             reference: (B, 3, H, W), uint8 or in [0, 1].
             reconstruction: same shape; overshoot beyond [0, 1] is clamped.
-            images: (B,) integers, each image's number in the data set; needed where several processes share the
-                work. By default, counted from zero.
+            images: (B,) integers, each image's number in the data set; needed where several processes share
+                the work. By default, counted from zero.
 
         Raises:
-            ValueError: shapes that differ, no RGB, NaN, a wrong range, or an image too small for a chosen metric.
+            ValueError: shapes that differ, no RGB, NaN, a wrong range, or an image too small for a chosen
+                metric.
         """
-        check_pair(reference, reconstruction)
+        check_shapes(reference, reconstruction)
         if reference.shape[1] != 3:
             raise ValueError(
                 f"expected RGB images (B, 3, H, W), got {tuple(reference.shape)}: repeat grey channels"
@@ -133,8 +116,8 @@ class MetricSuite:
     def compute(self) -> dict[str, float]:
         """The numbers: means over images, and distances between the two sets.
 
-        A mean is over the finite values, and beside each metric that can be infinite stands how often it was, such as
-        `psnr_infinite`; only where all are infinite, so is the mean.
+        A mean is over the finite values, and beside each metric that can be infinite stands how often it was,
+        such as `psnr_infinite`; only where all are infinite, so is the mean.
 
         Raises:
             ValueError: no pair was added.
@@ -145,7 +128,7 @@ class MetricSuite:
         results: dict[str, float] = {}
         for name in self.metrics:
             if name in self._distances:
-                results[name] = self._distances[name].compute()
+                results[name] = self._distance(name)
                 continue
             results[name] = finite_mean(table[name])
             if name in CAN_BE_INFINITE:
@@ -167,7 +150,7 @@ class MetricSuite:
         state = other.state() if isinstance(other, MetricSuite) else other
         if state.keys() != self.state().keys():
             raise ValueError(
-                f"expected the state of a suite with {self.metrics}, got {sorted(state)}: build all suites alike"
+                f"expected a state of the metrics {self.metrics}, got {sorted(state)}: build suites alike"
             )
         rows = {
             key.removeprefix("rows."): value.cpu().numpy() for key, value in state.items() if "rows." in key
@@ -175,10 +158,9 @@ class MetricSuite:
         self._rows = [merge_tables([self.per_image(), rows])]
         for name, distance in self._distances.items():
             prefix = f"sum.{name}."
-            sums = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            for key, value in sums.items():
-                getattr(distance, key).add_(value.to(self.device))
-            distance._computed = None
+            distance.merge_state(
+                {k.removeprefix(prefix): v.to(self.device) for k, v in state.items() if prefix in k}
+            )
 
     def state(self) -> dict[str, Tensor]:
         """Everything accumulated, as tensors, fit for safetensors or a collective.
@@ -187,9 +169,9 @@ class MetricSuite:
         """
         rows = {f"rows.{name}": torch.from_numpy(values) for name, values in self.per_image().items()}
         sums = {
-            f"sum.{name}.{key}": value
+            f"sum.{name}.{key}": getattr(distance, key)
             for name, distance in self._distances.items()
-            for key, value in distance.metric_state.items()
+            for key in distance.metric_state
         }
         return {**rows, **sums}
 
@@ -208,7 +190,7 @@ class MetricSuite:
         return ReferenceStatistics(moments, self.reference_protocol(metric))
 
     def reference_protocol(self, metric: str) -> dict[str, str]:
-        """What the reference statistics of a Frechet metric depend on; `ReferenceStatistics.load` asks for it."""
+        """What the reference statistics of a Frechet metric depend on, for `ReferenceStatistics.load`."""
         name = FRECHET_JUDGES[metric]
         return self._declared.reference_side(*_identity(name, self.judges[name]))
 
@@ -223,7 +205,7 @@ class MetricSuite:
         )
 
     def report(self, confidence: float = 0.95) -> dict[str, Any]:
-        """Numbers, confidence intervals of the means and protocol in one dict of plain values, fit for JSON."""
+        """Numbers, confidence intervals of the means, and protocol, in one dict of plain values."""
         table = self.per_image()
         intervals = {
             name: dataclasses.asdict(bootstrap_interval(values, confidence))
@@ -241,6 +223,11 @@ class MetricSuite:
         """The numbers, then the protocol."""
         numbers = "\n".join(f"{name:24} {value:.6g}" for name, value in self.compute().items())
         return f"{numbers}\n\n{self.protocol}"
+
+    def _distance(self, name: str) -> float:
+        with warnings.catch_warnings():  # torchmetrics does not count merged states as updates
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+            return self._distances[name].compute()
 
     def _update_distance(
         self, name: str, distance: FrechetDistance | SlicedWasserstein, clean: Tensor, decoded: Tensor
@@ -262,32 +249,6 @@ class MetricSuite:
         if numbers.shape != (batch,) or not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"expected {batch} integer image numbers, got {numbers.dtype} {numbers.shape}")
         return numbers.astype(np.int64)
-
-
-def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
-    """Expands "offline" and "full", and checks names.
-
-    Raises:
-        ValueError: an unknown name, none, or one twice.
-    """
-    if isinstance(metrics, str):
-        metrics = SETS.get(metrics, (metrics,))
-    unknown = [name for name in metrics if name not in KNOWN]
-    if unknown or not metrics or len(set(metrics)) != len(metrics):
-        raise ValueError(
-            f'expected "offline", "full" or distinct names out of {list(KNOWN)}, got {list(metrics)}'
-        )
-    return tuple(metrics)
-
-
-def _judge(name: str, given: Mapping[str, nn.Module]) -> nn.Module:
-    if name in given:
-        return given[name]
-    if name not in JUDGE_LOADERS:
-        raise ValueError(
-            f"expected a loaded judge for {name!r}, got none: pass judges={{{name!r}: load_{name}(path)}}"
-        )
-    return JUDGE_LOADERS[name]()
 
 
 def _identity(name: str, judge: nn.Module) -> tuple[str, str]:

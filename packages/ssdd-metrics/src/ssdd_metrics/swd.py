@@ -1,11 +1,12 @@
-"""Sliced Wasserstein distance between Laplacian patches, streaming (after Karras et al. 2018, arXiv 1710.10196).
+"""Streaming sliced Wasserstein distance of Laplacian patches (after Karras et al. 2018, arXiv 1710.10196).
 
 Legend: B batch, H W pixels, L levels, P projections, K bins.
 
 Each image is split into a Laplacian pyramid; 7 x 7 x 3 patches of each level are projected on P fixed random
-directions; the distance is that between the one-dimensional distributions of the projections. Unlike the published
-script, patches lie on a fixed grid and the distributions are histograms with fine fixed bins: they add up over batches
-and processes, need constant memory, and one process gives the same number as many. Compare only numbers from here.
+directions; the distance is that between the one-dimensional distributions of the projections. Unlike the
+published script, patches lie on a fixed grid and the distributions are histograms with fine fixed bins: they
+add up over batches and processes, need constant memory, and one process gives the same number as many.
+Compare only numbers from here.
 """
 
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ GREY_LEVEL = 1 / 255
 class SlicedWasserstein(Metric):
     """1000 times the distance between patch distributions, in standard deviations of the reference's patches.
 
-    0: equal distributions. The mean over directions, then over the pyramid's levels. A level whose reference is nearly
+    0: equal distributions. The mean over directions, then over the pyramid's levels. A level whose reference
+        is nearly
     constant is measured in grey levels (1/255) instead.
     """
 
@@ -45,7 +47,7 @@ class SlicedWasserstein(Metric):
     directions: Tensor
 
     def __init__(self) -> None:
-        super().__init__(sync_on_compute=False)
+        super().__init__(sync_on_compute=False, compute_with_cache=False)
         for side in ("reference", "reconstruction"):
             zeros = torch.zeros(LEVELS, DIRECTIONS, 2 * HALF_BINS, dtype=torch.int64)
             self.add_state(side, zeros, dist_reduce_fx="sum")
@@ -87,7 +89,7 @@ class SlicedWasserstein(Metric):
 
 
 def laplacian_pyramid(images: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yields (level, band): what each halving of (B, 3, H, W) removes, then what remains, as the last level."""
+    """Yields (level, band): what each halving of (B, 3, H, W) removes, and as the last level what remains."""
     for level in range(LEVELS - 1):
         if min(images.shape[-2:]) < 2 * SMALLEST_LEVEL:
             break

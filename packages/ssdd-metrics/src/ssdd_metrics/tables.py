@@ -1,7 +1,7 @@
 """Tables of per-image values: one row per image, one column per metric, ordered by the image's number.
 
-A table is a plain dict of equally long 1-D numpy arrays with the key column `image` (int64). pandas takes it as it is:
-`pandas.DataFrame(table).to_parquet(path)`.
+A table is a plain dict of equally long 1-D numpy arrays with the key column `image` (int64). pandas takes it
+as it is: `pandas.DataFrame(table).to_parquet(path)`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,14 +30,14 @@ def merge_tables(tables: Sequence[Mapping[str, Any]]) -> Table:
     for table in tables:
         if set(table.keys()) != set(columns) or KEY not in columns:
             raise ValueError(
-                f"expected tables with the same columns and `{KEY}`, got {sorted(columns)} and {sorted(table.keys())}"
+                f"expected tables with `{KEY}` and equal columns, got {sorted(columns)} and {sorted(table)}"
             )
     joined = {name: np.concatenate([np.asarray(table[name]) for table in tables]) for name in columns}
     order = np.argsort(joined[KEY], kind="stable")
     repeated = np.flatnonzero(np.diff(joined[KEY][order]) == 0)
     if len(repeated):
         raise ValueError(
-            f"expected each image once, got image {joined[KEY][order][repeated[0]]} twice: shard the images without "
+            f"expected each image once, got {joined[KEY][order][repeated[0]]} twice: shard without "
             "padding, and number them over the whole data set"
         )
     return {name: values[order] for name, values in joined.items()}
@@ -54,8 +54,8 @@ def extremes(table: Mapping[str, Any], metric: str, count: int) -> tuple[np.ndar
     Raises:
         ValueError: an unknown metric.
     """
-    if metric not in table.keys() or metric == KEY:  # noqa: SIM118 - a DataFrame's own `in` is fine, a Series' is not
-        raise ValueError(f"expected one of the columns {sorted(set(table.keys()) - {KEY})}, got {metric!r}")
+    if metric not in set(table) - {KEY}:
+        raise ValueError(f"expected one of the columns {sorted(set(table) - {KEY})}, got {metric!r}")
     values = np.asarray(table[metric])
     order = np.argsort(-values if metric in HIGHER_IS_BETTER else values, kind="stable")
     images = np.asarray(table[KEY])[order]

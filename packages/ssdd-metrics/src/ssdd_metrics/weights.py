@@ -1,7 +1,7 @@
 """Weight files of the pretrained judges: where they are looked for, how they are checked, how they are read.
 
-Order: the given file; the usual cache (torch hub's folder, the Hugging Face cache); a download. Every file's SHA-256
-is computed before a byte of it is interpreted, and goes into the protocol.
+Order: the given file; the usual cache (torch hub's folder, the Hugging Face cache); a download. Every file's
+SHA-256 is computed before a byte of it is interpreted, and goes into the protocol.
 """
 
 import os
@@ -83,7 +83,8 @@ def find_weights(
     Args:
         file: which judge.
         path: a local file, looked at instead of cache and download.
-        sha256: leading digits of the SHA-256 to insist on, instead of the published ones: for weights of your own.
+        sha256: leading digits of the SHA-256 to insist on, instead of the published ones: for weights of your
+            own.
 
     Returns:
         The path of a file whose SHA-256 is as expected.
@@ -96,7 +97,7 @@ def find_weights(
         found = Path(path)
         if not found.is_file():
             raise JudgeUnavailable(
-                f"expected the weights of {file.judge} at {path}, found no such file. {_remedy(file)}"
+                f"expected the weights of {file.judge} at {path}, found no file. {_remedy(file)}"
             )
     else:
         found = _cached(file) or _download(file)
@@ -114,10 +115,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def read_pth_weights(path: Path) -> dict[str, Tensor]:
     """Reads the tensors of a PyTorch `.pth` file without executing what it contains.
 
-    Inception, VGG16 and AlexNet are published in this format only, as is the calibration inside the `lpips` package.
-    `weights_only=True` is PyTorch's restricted reader: it knows tensors, storages and plain containers, and refuses
-    every other instruction of the pickle format rather than run it (sound since PyTorch 2.6, the oldest version that
-    this package accepts). The callers check the SHA-256 first. `convert_to_safetensors` makes this a one-time act.
+    Inception, VGG16 and AlexNet are published in this format only, as is the calibration inside the `lpips`
+    package. `weights_only=True` is PyTorch's restricted reader: it knows tensors, storages and plain
+    containers, and refuses every other instruction of the pickle format rather than run it (sound since
+    PyTorch 2.6, the oldest version that this package accepts). The callers check the SHA-256 first.
+    `convert_to_safetensors` makes this a one-time act.
 
     Raises:
         ValueError: the file holds anything but tensors by name.
@@ -141,7 +143,7 @@ def convert_to_safetensors(
     destination: str | os.PathLike[str],
     sha256: str | None = None,
 ) -> Path:
-    """Checks a judge's published `.pth` file and writes its tensors as safetensors, which every loader takes too.
+    """Checks a judge's published `.pth` file and writes its tensors as safetensors, which loaders take too.
 
     The destination's header remembers the source's SHA-256, by which the loaders recognise it.
 
@@ -181,8 +183,8 @@ def _check(file: WeightFile, path: Path, sha256: str | None) -> None:
     source = _source_sha256(path) if path.suffix == ".safetensors" and sha256 is None else None
     if source is None or not source.startswith(published):
         raise ValueError(
-            f"expected the weights of {file.judge} with SHA-256 {published}..., {path} has {actual}: it is damaged or "
-            "another file. Fetch it again, or, if these weights are the ones you mean, pass sha256= with that value"
+            f"expected the weights of {file.judge} with SHA-256 {published}..., {path} has {actual}: it is damaged "
+            "or another file. Fetch it again or, if these are the weights you mean, pass sha256= with that value"
         )
 
 

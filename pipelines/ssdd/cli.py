@@ -1,0 +1,81 @@
+"""`kedro run` for this project: Kedro's own command, with `--plan`, `--force` and errors in one line."""
+
+import os
+from typing import Any
+
+import click
+from kedro.framework.cli import project as kedro_cli
+from kedro.framework.cli.utils import KedroCliError
+from kedro.framework.project import pipelines
+from kedro.io.core import DatasetError
+
+from ssdd.lineage.places import nearest
+
+RUNNER = "ssdd.lineage.runner.LineageRunner"
+
+
+@click.group(name="ssdd")
+def cli() -> None:
+    """Commands of this project."""
+
+
+def run(plan: bool, force: bool, full_traceback: bool, **options: Any) -> None:
+    """Run what is stale of a pipeline.
+
+    A node is skipped when its outputs are there, unmodified, and made of what it is made of now.
+    """
+    if options["pipeline"]:
+        if options["pipelines"]:
+            raise click.UsageError("give --pipeline or --pipelines, not both")
+        options["pipelines"], options["pipeline"] = [options["pipeline"]], None
+    if not options["runner"] or options["runner"] == "SequentialRunner":
+        options["runner"] = RUNNER
+        options["runner_params"] = {**options["runner_params"], "plan": plan, "force": force}
+    if full_traceback or os.environ.get("SSDD_TRACEBACK") == "1":
+        _kedro_run(options)
+        return
+    try:
+        _kedro_run(options)
+    except (ValueError, OSError, DatasetError) as error:
+        raise click.ClickException(explain(error)) from None
+    except KeyboardInterrupt:
+        click.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
+        raise SystemExit(130) from None
+
+
+def explain(error: Exception) -> str:
+    """Returns what a user needs of an error that is theirs: what the system said of which file, or the message."""
+    cause: BaseException | None = error
+    while isinstance(cause, DatasetError):
+        cause = cause.__cause__
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{cause.strerror}{f': {cause.filename}' if cause.filename else ''}"
+    lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
+    return "\n".join(lines)
+
+
+def _kedro_run(options: dict[str, Any]) -> None:
+    for name in options["pipelines"]:
+        if name not in pipelines:
+            raise ValueError(f"unknown pipeline {name!r}{nearest(name, sorted(pipelines))}")
+    callback = kedro_cli.run.callback
+    if callback is None:
+        raise KedroCliError("kedro run has no callback in this version of Kedro")
+    callback(**options)
+
+
+cli.add_command(
+    click.Command(
+        "run",
+        callback=run,
+        help=run.__doc__,
+        params=[
+            click.Option(["--plan"], is_flag=True, help="Only print what would run, and why."),
+            click.Option(["--force"], is_flag=True, help="Run every chosen node anew, whatever holds."),
+            click.Option(
+                ["--traceback", "full_traceback"], is_flag=True, help="Show where an error came from."
+            ),
+            *kedro_cli.run.params,
+        ],
+    )
+)

@@ -1,0 +1,63 @@
+"""One run at a time on one run name.
+
+The lock belongs to the process: the system frees it when the process ends, however it ends, and processes that it
+started do not keep it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+_held: set[Path] = set()
+
+
+@contextlib.contextmanager
+def lock_run(folder: Path, command: str) -> Iterator[None]:
+    """Holds the lock of a run's folder.
+
+    Args:
+        folder: `data/<run_name>`, made when missing.
+        command: what this process was started with, told to those who find the lock taken.
+
+    Raises:
+        ValueError: another process (or another session of this one) holds it; the message names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = (folder / ".lock").resolve()
+    if path in _held:  # opening it here would set this process's own lock free
+        raise ValueError(
+            f"run {folder.name!r} is in use by another session of this process: wait for it to end"
+        )
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(_taken(folder.name, os.read(descriptor, 65536))) from None
+        _held.add(path)
+        holder = {"pid": os.getpid(), "command": command, "since": datetime.now().isoformat(" ", "seconds")}
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(holder).encode())
+        yield
+    finally:
+        if path in _held:
+            _held.discard(path)
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
+def _taken(run: str, content: bytes) -> str:
+    try:
+        holder = json.loads(content)
+        who = f"process {holder['pid']} since {holder['since']}: {holder['command']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    return (
+        f"run {run!r} is in use by {who}; wait for it to end, stop it, "
+        "or keep this run apart with --params run_name=<other name>"
+    )

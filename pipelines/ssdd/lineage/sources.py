@@ -1,0 +1,235 @@
+"""A module's source as a table of definitions, read without importing it.
+
+A first-party module is read into: what each top-level name is defined by, what it imports, and the statements that
+act when it is imported. Hashes are those of the syntax tree without comments, docstrings and layout.
+"""
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Import:
+    """What a local name stands for: a module, or a name inside one."""
+
+    module: str
+    symbol: str | None = None
+
+
+@dataclass
+class Source:
+    """A parsed module.
+
+    Attributes:
+        name: dotted name, e.g. `ssdd.training.loop`.
+        path: its file.
+        definitions: top-level name -> the statements that bind it.
+        imports: top-level local name -> what it stands for.
+        effects: statements that act on import (calls, loops, decorated registrations), other than definitions.
+        stars: modules from which everything is imported.
+        roots: the first-party top-level packages.
+    """
+
+    name: str
+    path: Path
+    roots: frozenset[str]
+    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    imports: dict[str, Import] = field(default_factory=dict)
+    effects: list[ast.stmt] = field(default_factory=list)
+    stars: list[str] = field(default_factory=list)
+
+    @property
+    def is_package(self) -> bool:
+        """Whether the module is a package's `__init__`."""
+        return self.path.name == "__init__.py"
+
+    @cached_property
+    def package(self) -> str:
+        """The package against which its relative imports are resolved."""
+        return self.name if self.is_package else self.name.rpartition(".")[0]
+
+
+class Sources:
+    """Finds and reads modules of the given top-level packages, each once.
+
+    Args:
+        roots: names of the first-party top-level packages; those not installed are passed over.
+    """
+
+    def __init__(self, roots: tuple[str, ...]) -> None:
+        self._folders: dict[str, list[Path]] = {}
+        for root in roots:
+            spec = importlib.util.find_spec(root)  # of a top-level name: imports nothing
+            if spec is not None and spec.submodule_search_locations:
+                self._folders[root] = [Path(place) for place in spec.submodule_search_locations]
+        self._read: dict[str, Source | None] = {}
+
+    def is_ours(self, module: str) -> bool:
+        """Whether the dotted name lies in a first-party package."""
+        return module.partition(".")[0] in self._folders
+
+    def get(self, module: str) -> Source | None:
+        """Returns the parsed module, or None where there is no such file.
+
+        Raises:
+            ValueError: the file is no valid Python.
+        """
+        if module not in self._read:
+            path = self._find(module)
+            self._read[module] = None if path is None else _read(module, path, frozenset(self._folders))
+        return self._read[module]
+
+    def _find(self, module: str) -> Path | None:
+        root, *parts = module.split(".")
+        for folder in self._folders.get(root, []):
+            base = folder.joinpath(*parts)
+            for candidate in (base / "__init__.py", base.with_suffix(".py") if parts else None):
+                if candidate is not None and candidate.is_file():
+                    return candidate
+        return None
+
+
+def hash_statements(statements: list[ast.stmt]) -> str:
+    """Returns a SHA-256 of what the statements mean: names, structure and constants, no comments or docstrings."""
+    digest = hashlib.sha256()
+    for statement in statements:
+        for token in _tokens(statement):
+            digest.update(token.encode("utf-8", "surrogatepass"))
+            digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def imports_of(statement: ast.AST, package: str) -> dict[str, Import]:
+    """Returns the names bound by the import statements inside a statement, functions' own ones included."""
+    found: dict[str, Import] = {}
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                found[alias.asname or top] = Import(alias.name if alias.asname else top)
+                if not alias.asname and top != alias.name:
+                    found[f"{alias.name} (loaded)"] = Import(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            module = _absolute(node, package)
+            for alias in node.names:
+                found[alias.asname or alias.name] = Import(module, alias.name)
+    return found
+
+
+def _tokens(node: ast.AST) -> Iterator[str]:
+    """The tree in a form that is the same for every Python version (`ast.dump` is not)."""
+    yield type(node).__name__
+    for name, value in ast.iter_fields(node):
+        if name in ("type_comment", "kind", "type_ignores", "ctx"):
+            continue
+        if name == "body" and isinstance(value, list):
+            value = [item for item in value if not _is_text(item)]
+        if value is None or value == []:
+            continue
+        yield name
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, ast.AST):
+                yield from _tokens(item)
+            else:
+                yield f"{type(item).__name__}:{item!r}"
+    yield "."
+
+
+def _is_text(statement: ast.AST) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _read(module: str, path: Path, roots: frozenset[str]) -> Source:
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"expected valid Python in {path}, got: {error}") from None
+    source = Source(module, path, roots)
+    for statement in tree.body:
+        _place(statement, source)
+    return source
+
+
+def _place(statement: ast.stmt, source: Source) -> None:
+    match statement:
+        case ast.Expr(value=ast.Constant()):
+            pass
+        case ast.Import() | ast.ImportFrom():
+            _place_import(statement, source)
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            source.definitions.setdefault(name, []).append(statement)
+            if any(_registers(decorator, source) for decorator in statement.decorator_list):
+                source.effects.append(statement)
+        case ast.Assign(targets=targets) if all(_names(target) for target in targets):
+            for target in targets:
+                for name in _names(target):
+                    if name != "__all__":
+                        source.definitions.setdefault(name, []).append(statement)
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            source.definitions.setdefault(name, []).append(statement)
+        case ast.If(test=test, orelse=orelse) if "TYPE_CHECKING" in ast.unparse(test):
+            for inner in orelse:
+                _place(inner, source)
+        case _:
+            source.imports.update(imports_of(statement, source.package))
+            for name in _bound(statement):
+                source.definitions.setdefault(name, []).append(statement)
+            source.effects.append(statement)
+
+
+def _place_import(statement: ast.Import | ast.ImportFrom, source: Source) -> None:
+    found = imports_of(statement, source.package)
+    if "*" in found:
+        source.stars.append(found.pop("*").module)
+    if not (isinstance(statement, ast.ImportFrom) and statement.module == "__future__"):
+        source.imports.update(found)
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = package.split(".")
+    base = parts[: len(parts) - (node.level - 1)]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def _registers(decorator: ast.expr, source: Source) -> bool:
+    """Whether a decorator may do more than wrap: it is this project's own, or a method of some object."""
+    root = decorator.func if isinstance(decorator, ast.Call) else decorator
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    if not isinstance(root, ast.Name):
+        return False
+    item = source.imports.get(root.id)
+    return root.id in source.definitions or (
+        item is not None and item.module.partition(".")[0] in source.roots
+    )
+
+
+def _names(target: ast.expr) -> list[str]:
+    if isinstance(target, ast.Name):
+        return [target.id]
+    if isinstance(target, ast.Tuple | ast.List):
+        parts = [_names(element) for element in target.elts]
+        return [name for part in parts for name in part] if all(parts) else []
+    return []
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """Top-level names bound inside a compound statement (try, with, for, if)."""
+    names = []
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.append(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.append(node.name)
+    return names

@@ -1,0 +1,21 @@
+"""The pipelines by name. A named pipeline contains all that it needs: its ancestry runs when it is stale."""
+
+from importlib import import_module
+
+from kedro.pipeline import Pipeline
+
+# pipeline -> the stages it is made of, each a module `ssdd.stages.<stage>.pipeline` with `create_pipeline()`
+PIPELINES: dict[str, tuple[str, ...]] = {"__default__": ()}
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Returns every registered pipeline.
+
+    Raises:
+        ModuleNotFoundError: a stage named above does not exist.
+    """
+    stages = {stage for parts in PIPELINES.values() for stage in parts}
+    made = {
+        stage: import_module(f"ssdd.stages.{stage}.pipeline").create_pipeline() for stage in sorted(stages)
+    }
+    return {name: sum((made[stage] for stage in parts), Pipeline([])) for name, parts in PIPELINES.items()}

@@ -1,0 +1,31 @@
+"""The Kedro project's settings: hooks, configuration, the runner that knows what is stale.
+
+See https://docs.kedro.org for what each of Kedro's own names does.
+"""
+
+import warnings
+
+from kedro.framework.session import session as kedro_session
+
+from ssdd.hooks import ProjectHooks
+from ssdd.lineage.runner import LineageRunner
+from ssdd.lineage.start import StartingPoint
+
+HOOKS = (ProjectHooks(),)
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "base",
+    # an environment states only what it changes
+    "merge_strategy": {"parameters": "soft", "globals": "soft"},
+}
+
+# Which parameter stands for which checkpoint: --params teacher=<file | run | run@best | run@last>
+STARTING_POINTS: dict[str, StartingPoint] = {}
+
+# A session runs with the runner that it names by default. SESSION_CLASS would cover the command line and notebooks,
+# but not scripts that create a plain KedroSession.
+vars(kedro_session)["SequentialRunner"] = LineageRunner
+
+# Kedro's business with OmegaConf, no user's
+warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)
