@@ -1,1 +1,23 @@
-"""Training: configuration, the loop, and the stages built on it."""
+"""Training: typed configuration, one resumable loop, and the jobs that the stages run."""
+
+from ssdd.training.config import (
+    DistillConfig,
+    EmaConfig,
+    EvalConfig,
+    GanConfig,
+    LossWeights,
+    OptimConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "DistillConfig",
+    "EmaConfig",
+    "EvalConfig",
+    "GanConfig",
+    "LossWeights",
+    "OptimConfig",
+    "RuntimeConfig",
+    "TrainConfig",
+]

@@ -1,6 +1,6 @@
 """The batches of a whole run, epoch after epoch, from any step on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ Batch = dict[str, Any]
 
 def run_batches(
     dataset: ImageDataset, sampler: StepSampler, first_step: int, last_step: int, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yields this process's batch of every step in [first_step, last_step), counted over the whole run.
 
     Close it (`contextlib.closing`) to end the loader's workers at once.
@@ -43,6 +43,5 @@ def split(batch: Mapping[str, Any], pieces: int) -> list[Batch]:
     """Cuts a batch into equal pieces, in order."""
     size = len(batch["index"]) // pieces
     return [
-        {name: value[number * size : (number + 1) * size] for name, value in batch.items()}
-        for number in range(pieces)
+        {name: value[number * size : (number + 1) * size] for name, value in batch.items()} for number in range(pieces)
     ]

@@ -85,6 +85,19 @@ class TrainConfig(Frozen):
     gan: GanConfig = GanConfig()
 
 
+class EvalConfig(Frozen):
+    """Periodic evaluation on the validation images.
+
+    `steps` counts Euler steps of the decoder: 1 for distilled ones. `best_metric` of `TrainConfig` must be among
+    the figures that `metrics` gives.
+    """
+
+    metrics: str | tuple[str, ...] = "full"
+    steps: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=32, ge=1, description="images at a time per process")
+    shown: int = Field(default=8, ge=0, description="sample images for the trackers")
+
+
 class DistillConfig(Frozen):
     """What distillation adds: the teacher's number of steps and whether its results are cached."""
 

@@ -88,7 +88,7 @@ def train(
     accelerator = _accelerator(config, runtime, folder)
     pieces_per_process(config, accelerator.num_processes)
     layout = torch.channels_last if config.channels_last else torch.preserve_format
-    step.to(accelerator.device, memory_format=layout).train()
+    step.to(accelerator.device).to(memory_format=layout).train()
     adversary = step.adversary
     optimizer = build_optimizer([step], config.optim)
     players: dict[str, Any] = {"main": step}
@@ -215,9 +215,7 @@ class _Run:
         self.timings = [r for r in read_rows(folder / "timings.csv") if _up_to(r, state.progress.step)]
         self.seconds = 0.0
 
-    def agree(
-        self, terms: dict[str, Tensor], batch: Batch, signal_number: int = 0
-    ) -> tuple[dict[str, float], int]:
+    def agree(self, terms: dict[str, Tensor], batch: Batch, signal_number: int = 0) -> tuple[dict[str, float], int]:
         """Averages the figures over processes; all stop together at a value that is not finite or a signal.
 
         Returns:

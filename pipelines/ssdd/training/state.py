@@ -208,9 +208,7 @@ def restore_tensors(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
             tensor.copy_(saved[name])
 
 
-def _restore_optimizer(
-    optimizer: Optimizer, saved: Mapping[str, Tensor], groups: Sequence[dict[str, Any]]
-) -> None:
+def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Tensor], groups: Sequence[dict[str, Any]]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in saved.items():
