@@ -1,7 +1,8 @@
 """What each metric costs beside rFID's Inception forwards, in milliseconds per pair of images.
 
 Run: `python benchmarks/metric_cost.py [--side 256] [--batch 32] [--repeats 5] [--threads 1] [--device cpu]`.
-On a CPU, the time of the process counts, which other load disturbs little; on a GPU, the time that passes. Inception has random weights here, which cost as much as trained ones.
+On a CPU, the time of the process counts, which other load disturbs little; on a GPU, the time that passes.
+Inception has random weights here, which cost as much as trained ones.
 """
 
 import argparse
@@ -23,8 +24,8 @@ EVALUATION = 50_000
 def inception() -> InceptionFeatures:
     """The network of FID without its weight file."""
     with (
-        mock.patch.object(library, "load_state_dict_from_url", lambda *_, **__: {}),
-        mock.patch.object(library.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None),
+        mock.patch.object(library, "load_state_dict_from_url", return_value={}),
+        mock.patch.object(library.FeatureExtractorInceptionV3, "load_state_dict", return_value=None),
     ):
         network = library.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
     return InceptionFeatures("random", "none", network)
