@@ -172,8 +172,7 @@ def test_a_failing_node_keeps_what_was_finished_before_it(project):
     with pytest.raises(RuntimeError, match="no luck"):
         project.run()
     project.edit("training.py", "raise RuntimeError('no luck')", "folder = state_folder()")
-    assert project.kedro("run")[0] == 0
-    assert project.notes()[:2] == ["measure", "train from 0"]
+    assert project.run()[:2] == ["measure", "train from 0"]
 
 
 def test_a_full_disk_keeps_the_previous_files(project, monkeypatch):

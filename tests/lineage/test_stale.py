@@ -163,6 +163,16 @@ def test_another_version_of_a_package_reruns_what_reaches_it(finished, monkeypat
     assert stale(finished) == {}  # another build of the same release
 
 
+def test_a_notebook_does_not_record_code_that_it_did_not_run(finished):
+    finished.edit("helper.py", "# halves, or so", "# twice")
+    assert finished.run(again=False) == []
+    finished.edit("helper.py", "lr * FACTOR", "lr / FACTOR")
+    with pytest.raises(ValueError, match=r"toy.helper:step was edited after .* restart the kernel"):
+        finished.run(again=False)
+    assert finished.run()[1] == "train from 0"
+    assert finished.run(again=False) == []
+
+
 def test_part_of_a_pipeline(finished):
     shutil.rmtree(finished.data)
     assert finished.run(tags=["early"]) == ["clean"]
