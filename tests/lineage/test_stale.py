@@ -103,7 +103,8 @@ def test_one_byte_changed_in_an_output_remakes_it(finished):
     assert path.read_bytes() == intact
 
 
-def test_one_byte_changed_behind_the_clock_is_seen(finished):
+def test_one_byte_changed_behind_the_clock_is_seen(finished, monkeypatch):
+    monkeypatch.setattr("ssdd.lineage.hashes._SETTLED_NS", 0)
     path = finished.data / "table.csv"
     long_ago = (1_600_000_000, 1_600_000_000)
     os.utime(path, long_ago)
@@ -181,6 +182,12 @@ def test_part_of_a_pipeline(finished):
     assert finished.run() == ["tell"]
     with pytest.raises(ValueError, match=r"weights.*run a pipeline that makes 'weights'"):
         finished.run(from_nodes=["draw"], params={"run_name": "second"})
+
+
+def test_a_parameter_that_is_no_number_equals_itself(finished):
+    nan = {"tell": {"title": float("nan")}}
+    assert finished.run(params=nan) == ["tell"]
+    assert finished.run(params=nan) == []
 
 
 def test_runs_are_kept_apart_and_an_environment_counts_as_parameters(finished):

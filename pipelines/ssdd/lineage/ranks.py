@@ -60,7 +60,7 @@ class Announcements:
 
 
 def load_inputs(node: Node, pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, Any]:
-    """Returns a node's inputs; those in memory are made on the way: each rank has its own."""
+    """Returns a node's inputs; those in memory are made first."""
     producers = {name: other for other in pipeline.nodes for name in other.outputs}
     for name in node.inputs:
         if name in producers and not catalog.exists(name):
@@ -73,8 +73,8 @@ def load_inputs(node: Node, pipeline: Pipeline, catalog: CatalogProtocol) -> dic
 def _store() -> Any:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise ValueError(
-            "expected several processes to be started by torchrun, got RANK and WORLD_SIZE without its store: "
-            "use `torchrun -m kedro run`, or one process and --params runtime.processes=N"
+            "expected several processes to be started by torchrun, got RANK and WORLD_SIZE without its "
+            "store: use `torchrun -m kedro run`, or one process and --params runtime.processes=N"
         )
     import torch.distributed as distributed
 
