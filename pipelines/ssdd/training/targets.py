@@ -25,7 +25,7 @@ from ssdd.data import ImageDataset
 from ssdd.files import TEMPORARY_SUFFIX, atomic_write, sha256_file
 from ssdd.training import keyed
 from ssdd.training.config import DistillConfig
-from ssdd.training.state import write_safetensors
+from ssdd.training.state import one_header, read_header, write_safetensors
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import teacher_target
 from ssdd_encoder import Encoder
@@ -78,7 +78,7 @@ def write_targets(
         tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         unnamed = folder / f"targets-unnamed-{first:09d}.safetensors"
         with atomic_write(unnamed) as path:
-            write_safetensors(tensors, path, {"fingerprint": fingerprint})
+            write_safetensors(tensors, path, one_header({"fingerprint": fingerprint}))
         os.replace(unnamed, folder / f"targets-{first:09d}-{last:09d}-{sha256_file(unnamed)[:32]}.safetensors")
 
 
@@ -107,7 +107,7 @@ def sound_shards(folder: Path, fingerprint: str) -> dict[tuple[int, int], Path]:
             log.warning("%s is damaged and is left aside", path)
             continue
         with safe_open(path, framework="pt") as file:
-            if file.metadata()["fingerprint"] == fingerprint:
+            if read_header(file.metadata())["fingerprint"] == fingerprint:
                 found[int(name[1]), int(name[2])] = path
     return found
 
