@@ -122,8 +122,14 @@ if __name__ == "__main__":
 def toy_options(**changes):
     """Options of a 40-step toy run (6 images a step, 4 steps an epoch, evaluation every 3 epochs)."""
     config = {
-        "epochs": 10, "batch_size": 6, "precision": "no", "eval_every": 3, "log_every": 5, "best_metric": "error",
-        "optim": {"lr": 0.02}, "ema": {"start_step": 10},
+        "epochs": 10,
+        "batch_size": 6,
+        "precision": "no",
+        "eval_every": 3,
+        "log_every": 5,
+        "best_metric": "error",
+        "optim": {"lr": 0.02},
+        "ema": {"start_step": 10},
     }
     runtime = {"device": "cpu", "workers": 0, "save_every": 3, "trackers": [], "progress": False}
     config |= changes.pop("config", {})

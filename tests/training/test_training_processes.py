@@ -82,7 +82,11 @@ def test_a_failing_rank_ends_all_with_its_story(run_marked, tmp_path, fault):
     process.wait(180)
     assert codes.read_text() == "[1]"
     log = (tmp_path / "log").read_text()
-    expected = {"raise_at": "the toy broke on purpose", "kill_at": "rank 0 was killed by SIGKILL", "nan_at": "not finite"}
+    expected = {
+        "raise_at": "the toy broke on purpose",
+        "kill_at": "rank 0 was killed by SIGKILL",
+        "nan_at": "not finite",
+    }
     assert expected[next(iter(fault))] in log
     deadline = time.monotonic() + 30
     while group_of(tmp_path) and time.monotonic() < deadline:

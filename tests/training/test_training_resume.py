@@ -47,8 +47,9 @@ def test_any_number_of_workers(run_toy, options, results, undisturbed, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [{"accumulation": 3}, {"optim": {"optimizer": "adamw", "lr": 0.02}},
-                                    {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "config", [{"accumulation": 3}, {"optim": {"optimizer": "adamw", "lr": 0.02}}, {"precision": "bf16"}]
+)
 def test_other_configurations(run_toy, options, results, tmp_path, config):
     codes, output = run_toy(tmp_path / "whole", options(config=config))
     assert codes == [0], output

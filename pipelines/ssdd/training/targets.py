@@ -61,7 +61,7 @@ def write_targets(
         seed: of the noise.
         batch_size: images at a time.
         workers: data loader workers.
-        rank, processes: missing shards are dealt out in turn.
+        rank, processes: shards are dealt out in turn.
         progress: show a bar.
 
     Raises:
@@ -69,8 +69,7 @@ def write_targets(
     """
     folder.mkdir(parents=True, exist_ok=True)
     finished = sound_shards(folder, fingerprint)
-    missing = [span for span in spans(len(dataset), config) if span not in finished]
-    mine = missing[rank::processes]
+    mine = [span for span in spans(len(dataset), config)[rank::processes] if span not in finished]
     shown = progress and rank == 0
     for first, last in track(mine, "teacher targets", console=rich.get_console(), disable=not shown):
         loader = _shard_loader(dataset, first, last, batch_size, workers)
