@@ -16,6 +16,7 @@ TOY = '''
 import json, os, signal, sys
 from pathlib import Path
 
+import psutil
 import torch
 import torch._dynamo  # what the first optimiser and the first Accelerator import anyway
 import torch.distributed.fsdp
@@ -47,13 +48,17 @@ class ToyStep(TrainingStep):
     def __init__(self, options):
         super().__init__()
         torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1))
+        first, last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.net = nn.Sequential(first, nn.GroupNorm(2, 8), nn.SiLU(), last)
         self.frozen = nn.Conv2d(3, 3, 1).requires_grad_(False)
         self.options = options
 
     def forward(self, batch, step):
         x = batch["image"]
         noise = keyed.normal(keyed.keys(1, "noise", step, batch["index"].tolist()), x.shape[1:])
+        if self.options.get("memory"):
+            with open(self.options["memory"], "a") as file:
+                print(psutil.Process().memory_info().rss, file=file)
         mse = (self.net(x + noise) - x).square().mean()
         edge = (self.net(x + noise) - x).diff(dim=3).abs().mean()
         if self.options.get("nan_at") == step:

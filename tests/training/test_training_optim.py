@@ -39,7 +39,7 @@ def test_embeddings_and_free_vectors_do_not_decay_and_frozen_parts_do_not_train(
     decayed, plain = parameter_groups([module], 0.1)
     assert names_of(module, decayed) == {"linear.weight"}
     assert names_of(module, plain) == {"embedding.weight", "linear.bias", "free"}
-    with pytest.raises(ValueError, match="nothing|frozen"):
+    with pytest.raises(ValueError, match="every network is frozen"):
         parameter_groups([module.frozen], 0.1)
 
 
@@ -75,9 +75,14 @@ def test_adamw_is_used_where_it_trains():
 def test_swapped_weights_come_back_bit_for_bit_even_after_an_error():
     net = nn.Linear(3, 3)
     own = [p.detach().clone() for p in net.parameters()]
-    with pytest.raises(KeyError), swapped(list(net.parameters()), [torch.ones_like(p) for p in own]):
-        assert all((p == 1).all() for p in net.parameters())
-        raise KeyError
+
+    def fail():
+        with swapped(list(net.parameters()), [torch.ones_like(p) for p in own]):
+            assert all((p == 1).all() for p in net.parameters())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), own, strict=True))
 
 

@@ -124,3 +124,13 @@ def test_nan_stops_with_name_step_and_paths(run_toy, options, results, tmp_path)
     left = load_file(tmp_path / "failure-step-00000021-rank-0.safetensors")
     assert left["batch.image"].shape == (6, 3, 8, 8)
     assert "network.net.0.weight" in left
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_steps(run_toy, options, tmp_path):
+    log = tmp_path / "rss"
+    codes, output = run_toy(tmp_path / "run", options(config={"epochs": 75, "eval_every": 100}, memory=str(log)))
+    assert codes == [0], output
+    resident = [int(line) for line in log.read_text().split()]
+    assert len(resident) == 300
+    assert max(resident[100:]) - resident[99] < 4 * 2**20

@@ -162,9 +162,8 @@ def test_joint_loss_and_gradient_are_the_formula():
     levels = []
     for size in (1, 2, 4):
         d = F.avg_pool2d(x0, size) - F.avg_pool2d(x, size)
-        levels.append(
-            d.abs().mean() + (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
-        )
+        edges = [d[..., 1:] - d[..., :-1], d[..., 1:, :] - d[..., :-1, :]]
+        levels.append(d.abs().mean() + sum(edge.abs().mean() for edge in edges))
     tokens = step.alignment_head.layers(prediction.tokens.flatten(1, 2))
     wanted = step.vision.patch_tokens((x + 1) / 2, prediction.tokens.shape[1:3])
     repa = 1 - ((tokens * wanted).sum(-1) / (tokens.norm(dim=-1) * wanted.norm(dim=-1))).mean()
@@ -211,10 +210,8 @@ def test_draws_depend_on_seed_purpose_step_and_sample_alone():
     one = keyed.normal(keyed.keys(1, "noise", 2, [3, 4]), (2, 2))
     other = keyed.normal(keyed.keys(1, "noise", 2, [4]), (2, 2))
     assert torch.equal(one[1], other[0])
-    seeds = {
-        keyed.key(*k)
-        for k in [(1, "noise", 2, 3), (0, "noise", 2, 3), (1, "time", 2, 3), (1, "noise", 3, 3), (1, "noise", 2, 4)]
-    }
+    changed = [(1, "noise", 2, 3), (0, "noise", 2, 3), (1, "time", 2, 3), (1, "noise", 3, 3), (1, "noise", 2, 4)]
+    seeds = {keyed.key(*arguments) for arguments in changed}
     assert len(seeds) == 5
     before = torch.get_rng_state()
     keyed.normal([1], (3,))
@@ -274,7 +271,7 @@ def test_lpips_is_the_packages_up_to_its_smoothing():
 def test_missing_judges_are_named_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     runtime = RuntimeConfig(lpips_file=str(tmp_path / "none.pth"))
-    with pytest.raises(ValueError, match="vgg16.*msgrad"):
+    with pytest.raises(ValueError, match=r"vgg16.*msgrad"):
         load_judges(LossWeights(), runtime)
     assert load_judges(PLAIN, runtime) == Judges()
     with pytest.raises(ValueError, match="repa"):
