@@ -4,20 +4,27 @@ Each token attends to the 15 x 15 tokens around it (fewer at the border). Querie
 (8 + 14) x (8 + 14) keys that any of them can see, clipped to the grid; what one query of the tile sees and another
 does not is masked by the bias. Per axis there are three kinds of tile (first, inner, last), so nine calls of
 scaled-dot-product attention cover any grid, and each needs only one small bias, whatever the grid or batch.
+
+On CUDA, where no gradient is recorded, the same is computed by one fused kernel: see `fused.py`.
 """
 
-# B batch, K heads, d = D / K, H W token grid; q, k, v (B, H, W, K, d)
+# B batch, K heads, d = D / K, H W token grid, L blocks; q, k, v (B, H, W, K, d)
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RADIUS = 7
-WINDOW = 2 * RADIUS + 1
+from ssdd_decoder.fused import FusedBias, fused_attention, fused_biases, prefers_fused
+from ssdd_decoder.window import RADIUS, WINDOW
+
 TILE = 8
 DENSE_SIDE = TILE + WINDOW - 1  # up to this side one tile holds the axis
+OUTSIDE = WINDOW * WINDOW  # index of the entry that stands for keys beyond the window
+
+TileBiases = list[list[Tensor]]  # by row span and column span: (1, K, queries, keys)
 
 
 @dataclass(frozen=True)
@@ -52,31 +59,40 @@ class RelativePositionBias(nn.Module):
         super().__init__()
         self.relative_bias_table = nn.Parameter(torch.zeros(WINDOW, WINDOW, heads))
 
-    def forward(self, height: int, width: int) -> list[list[Tensor]]:
-        """Biases of each kind of tile of an H x W grid: by row span and column span, (K, queries, keys)."""
-        rows, columns = spans(height), spans(width)
-        return [[tile_bias(self.relative_bias_table, r, c) for c in columns] for r in rows]
+
+def attention_biases(tables: Sequence[Tensor], height: int, width: int) -> Sequence[TileBiases | FusedBias]:
+    """What `local_attention` needs on an H x W grid, for each of L blocks with tables (15, 15, K)."""
+    if tables and prefers_fused(tables[0]):
+        return fused_biases(tables, height, width)
+    return tile_biases(tables, height, width)
 
 
-def tile_bias(table: Tensor, rows: Span, columns: Span) -> Tensor:
-    """(15, 15, K) -> (K, queries, keys) of one tile; -inf where the key is outside the query's window."""
-    row, column = _offsets(rows, table.device), _offsets(columns, table.device)
-    bias = table[row.clamp(0, WINDOW - 1)][:, :, column.clamp(0, WINDOW - 1)]  # (qh, kh, qw, kw, K)
-    inside = _inside(row)[:, :, None, None] & _inside(column)
-    bias = bias.masked_fill(~inside[..., None], float("-inf"))
-    return bias.permute(4, 0, 2, 1, 3).reshape(table.shape[2], rows.queries * columns.queries, rows.keys * columns.keys)
+def tile_biases(tables: Sequence[Tensor], height: int, width: int) -> list[TileBiases]:
+    """Biases of each kind of tile of an H x W grid, for each of L blocks; gathered for all blocks at once."""
+    if not tables:
+        return []
+    entries = torch.stack(list(tables)).permute(0, 3, 1, 2).flatten(2)  # (L, K, 225)
+    entries = F.pad(entries, (0, 1), value=float("-inf")).flatten(0, 1)  # (L K, 226), the last one OUTSIDE
+    blocks: list[TileBiases] = [[] for _ in tables]
+    for rows in spans(height):
+        row = [_gather(entries, rows, columns, len(tables)) for columns in spans(width)]
+        for i, block in enumerate(blocks):
+            block.append([biases[i] for biases in row])
+    return blocks
 
 
-def local_attention(q: Tensor, k: Tensor, v: Tensor, biases: list[list[Tensor]]) -> Tensor:
+def local_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases | FusedBias) -> Tensor:
     """Attention of each token to its window.
 
     Args:
         q, k, v: (B, H, W, K, d).
-        biases: of this grid, from `RelativePositionBias`.
+        biases: of this grid, from `attention_biases`.
 
     Returns:
         (B, H, W, K d).
     """
+    if isinstance(biases, FusedBias):
+        return fused_attention(q, k, v, biases)
     height, width = q.shape[1:3]
     bands = []
     for rows, row_biases in zip(spans(height), biases, strict=True):
@@ -88,11 +104,32 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, biases: list[list[Tensor]])
                 _tiles(q, rows.count, columns.count, *queries),
                 _tiles(k, rows.count, columns.count, *keys),
                 _tiles(v, rows.count, columns.count, *keys),
-                attn_mask=bias[None].to(q.dtype),
+                attn_mask=bias.to(q.dtype),
             )
             parts.append(_untile(out, rows, columns))
         bands.append(torch.cat(parts, dim=2))
     return torch.cat(bands, dim=1)
+
+
+def _gather(entries: Tensor, rows: Span, columns: Span, blocks: int) -> Tensor:
+    """(L K, 226) -> (L, 1, K, queries, keys) of one kind of tile; -inf where the key is outside the query's window."""
+    index = _window_index(rows, columns, entries.device).flatten().expand(entries.shape[0], -1)
+    queries, keys = rows.queries * columns.queries, rows.keys * columns.keys
+    return entries.gather(1, index).view(blocks, 1, -1, queries, keys)
+
+
+def _window_index(rows: Span, columns: Span, device: torch.device) -> Tensor:
+    """Which entry of the flat table each query of a tile uses for each key: (qh, qw, kh, kw)."""
+    row = _offsets(rows, device)[:, None, :, None]
+    column = _offsets(columns, device)[None, :, None, :]
+    inside = (row >= 0) & (row < WINDOW) & (column >= 0) & (column < WINDOW)
+    return torch.where(inside, row * WINDOW + column, OUTSIDE)
+
+
+def _offsets(span: Span, device: torch.device) -> Tensor:
+    """Index into the table's axis for each (query, key) of a tile; outside 0..14 beyond the window."""
+    query = torch.arange(span.queries, device=device) + (span.query_start - span.key_start)
+    return query[:, None] - torch.arange(span.keys, device=device) + RADIUS
 
 
 def _tiles(x: Tensor, rows: int, columns: int, top: int, tile_rows: int, left: int, tile_columns: int) -> Tensor:
@@ -109,13 +146,3 @@ def _untile(out: Tensor, rows: Span, columns: Span) -> Tensor:
     out = out.reshape(-1, rows.count, columns.count, heads, rows.queries, columns.queries, d)
     out = out.permute(0, 1, 4, 2, 5, 3, 6)
     return out.reshape(-1, rows.count * rows.queries, columns.count * columns.queries, heads * d)
-
-
-def _offsets(span: Span, device: torch.device) -> Tensor:
-    """Index into the table's axis for each (query, key) of a tile; outside 0..14 beyond the window."""
-    query = torch.arange(span.queries, device=device) + (span.query_start - span.key_start)
-    return query[:, None] - torch.arange(span.keys, device=device) + RADIUS
-
-
-def _inside(offset: Tensor) -> Tensor:
-    return (offset >= 0) & (offset < WINDOW)

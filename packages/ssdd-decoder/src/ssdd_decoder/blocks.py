@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssdd_decoder.attention import RelativePositionBias, local_attention
+from ssdd_decoder.attention import RelativePositionBias, TileBiases, local_attention
 from ssdd_decoder.conditioning import AdaGroupNorm, AdaLayerNorm, Modulation
+from ssdd_decoder.fused import FusedBias
+from ssdd_decoder.linear import Linear, linear
 
 
 class ResnetBlock(nn.Module):
@@ -27,8 +29,8 @@ class ResnetBlock(nn.Module):
         """(B, C_in, H, W) -> (B, C_out, H, W), with the time embedding (B or 1, 4 ch)."""
         h = self.conv1(silu(self.norm1(x, modulation)))
         h = self.conv2(silu(self._norm_by_time(h, time)))
-        shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
-        return shortcut + h
+        h += self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
+        return h
 
     def _norm_by_time(self, h: Tensor, time: Tensor) -> Tensor:
         scale, shift = self.time_emb_proj(time).chunk(2, dim=1)
@@ -49,12 +51,12 @@ class Attention(nn.Module):
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(width, width, bias=False)
         self.to_v = nn.Linear(width, width, bias=False)
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
-    def forward(self, x: Tensor, biases: list[list[Tensor]]) -> Tensor:
+    def forward(self, x: Tensor, biases: TileBiases | FusedBias) -> Tensor:
         """Tokens (B, H, W, D) -> (B, H, W, D)."""
         weight = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
-        q, k, v = F.linear(x, weight).unflatten(-1, (3, self.heads, -1)).unbind(3)  # (B, H, W, K, d)
+        q, k, v = linear(x, weight).unflatten(-1, (3, self.heads, -1)).unbind(3)  # (B, H, W, K, d)
         return self.out_proj(local_attention(q, k, v, biases))
 
 
@@ -63,7 +65,7 @@ class GEGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(width, 2 * hidden)
+        self.proj = Linear(width, 2 * hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., hidden)."""
@@ -77,7 +79,7 @@ class FeedForward(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.proj_in_act = GEGLU(width, 4 * width)
-        self.proj_out = nn.Linear(4 * width, width)
+        self.proj_out = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -95,7 +97,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width)
         self.relative_position_bias = RelativePositionBias(heads)
 
-    def forward(self, x: Tensor, modulation: Modulation, biases: list[list[Tensor]]) -> Tensor:
+    def forward(self, x: Tensor, modulation: Modulation, biases: TileBiases | FusedBias) -> Tensor:
         """Tokens (B, H, W, D) -> (B, H, W, D)."""
         x = x + self.attn1(self.norm1(x, modulation), biases)
         return x + self.ff(self.norm2(x))
@@ -120,18 +122,18 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
-        if torch.is_grad_enabled():
+    def forward(self, x: Tensor, folded: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W); with the kernel of `fold_upsampling`, at inference, in fewer products."""
+        if folded is None:
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return F.conv_transpose2d(x, fold_upsampling(self.conv.weight), self.conv.bias, stride=2, padding=1)
+        return F.conv_transpose2d(x, folded, self.conv.bias, stride=2, padding=1)
 
 
 def fold_upsampling(weight: Tensor) -> Tensor:
     """Kernel of the 4x4 transposed convolution (stride 2, padding 1) that equals nearest x2 then a 3x3 convolution.
 
-    Each input pixel stands for a 2 x 2 patch, so its kernel is the sum of the 3x3 kernel at four shifts: 2.25 times
-    fewer products.
+    Each input pixel stands for a 2 x 2 patch, so its kernel is the sum of the mirrored 3x3 kernel at four shifts, two
+    per axis: 2.25 times fewer products.
 
     Args:
         weight: (C_out, C_in, 3, 3).
@@ -139,8 +141,8 @@ def fold_upsampling(weight: Tensor) -> Tensor:
     Returns:
         (C_in, C_out, 4, 4).
     """
-    flipped = weight.flip(2, 3).transpose(0, 1)
-    return sum(F.pad(flipped, (left, 1 - left, top, 1 - top)) for left in (0, 1) for top in (0, 1))  # type: ignore
+    shifts = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=weight.dtype, device=weight.device)
+    return torch.einsum("oiyx,ay,bx->ioab", weight, shifts, shifts)
 
 
 def silu(x: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssdd_decoder.linear import Linear, linear
+
 TIME_SCALE = 1000.0  # the published network is called with 1000 t
 MAX_PERIOD = 10_000.0
 
@@ -30,7 +32,10 @@ class Modulation:
     shift: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> x * scale + shift, each latent cell covering its share of H x W (nearest)."""
+        """(B, H, W, C) -> x * scale + shift, each latent cell covering its share of H x W (nearest).
+
+        Where no gradient is recorded the result takes the place of x.
+        """
         (height, width), (h, w) = x.shape[1:3], self.scale.shape[1:3]
         if height % h or width % w:  # the feature map is coarser than the latent, or not a multiple of it
             rows = torch.arange(height, device=x.device) * h // height
@@ -38,7 +43,8 @@ class Modulation:
             return torch.addcmul(self.shift[:, rows][:, :, columns], x, self.scale[:, rows][:, :, columns])
         cells = x.view(x.shape[0], h, height // h, w, width // w, x.shape[3])
         scale, shift = (m[:, :, None, :, None] for m in (self.scale, self.shift))  # (B, h, 1, w, 1, C)
-        return torch.addcmul(shift, cells, scale).view(x.shape)
+        out = None if torch.is_grad_enabled() else cells
+        return torch.addcmul(shift, cells, scale, out=out).view(x.shape)
 
 
 class TimeEmbedding(nn.Module):
@@ -79,7 +85,7 @@ class AdaGroupNorm(nn.Module):
 
     def condition(self, context: Tensor) -> Modulation:
         """Context (B, h, w, ch) -> what `forward` needs."""
-        scale, shift = F.linear(context, self.ctx_proj.weight.flatten(1), self.ctx_proj.bias).chunk(2, dim=-1)
+        scale, shift = linear(context, self.ctx_proj.weight.flatten(1), self.ctx_proj.bias).chunk(2, dim=-1)
         return Modulation(1 + scale, shift)
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
@@ -95,7 +101,7 @@ class AdaLayerNorm(nn.Module):
     def __init__(self, channels: int, context_channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.channels, self.eps = channels, eps
-        self.linear = nn.Linear(context_channels, 2 * channels)
+        self.linear = Linear(context_channels, 2 * channels)
 
     def condition(self, context: Tensor) -> Modulation:
         """Context (B, h, w, ch) -> what `forward` needs."""

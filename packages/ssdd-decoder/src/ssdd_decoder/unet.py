@@ -13,25 +13,38 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ssdd_decoder import flow
-from ssdd_decoder.blocks import Downsample, FeedForward, ResnetBlock, TransformerBlock, Upsample, silu
+from ssdd_decoder.attention import TileBiases, attention_biases
+from ssdd_decoder.blocks import (
+    Downsample,
+    FeedForward,
+    ResnetBlock,
+    TransformerBlock,
+    Upsample,
+    fold_upsampling,
+    silu,
+)
 from ssdd_decoder.conditioning import Modulation, TimeEmbedding
 from ssdd_decoder.config import DecoderConfig
+from ssdd_decoder.fused import FusedBias
+from ssdd_decoder.linear import Linear
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """All that depends on the latent alone: computed once per decode, used in every step.
+    """All that depends on neither the noisy image nor the time: computed once per decode, used in every step.
 
     Args:
         latent: (B, C, H / p, W / p), upsampled (p is the patch size).
         down, up: modulation of each residual block, by level.
         middle: modulation and attention biases of each transformer block.
+        folded: kernel of each upsampling, by level; none where gradients are recorded.
     """
 
     latent: Tensor
     down: list[list[Modulation]]
-    middle: list[tuple[Modulation, list[list[Tensor]]]]
+    middle: list[tuple[Modulation, TileBiases | FusedBias]]
     up: list[list[Modulation]]
+    folded: list[list[Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -87,14 +100,14 @@ class MidBlock(nn.Module):
         super().__init__()
         width, context = config.widths[-1], config.widths[0]
         self.norm = nn.GroupNorm(config.norm_groups, width, eps=1e-6)
-        self.proj_in = nn.Linear(width, width)
+        self.proj_in = Linear(width, width)
         self.transformer_blocks = cast(
             "Sequence[TransformerBlock]",
             nn.ModuleList(
                 TransformerBlock(width, config.attention_heads, context) for _ in range(config.transformer_blocks)
             ),
         )
-        self.proj_out = nn.Linear(width, width)
+        self.proj_out = Linear(width, width)
 
 
 class UNet(nn.Module):
@@ -137,19 +150,23 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def condition(self, z: Tensor) -> Conditioning:
-        """Does the work that depends on the latent (B, C, h, w) alone."""
+        """Does the work that depends on the latent (B, C, h, w), or on the weights, alone."""
         height, width = (side * self.config.downscale // self.config.patch_size for side in z.shape[2:])
         context = self.ada_ctx_proj(z).permute(0, 2, 3, 1).contiguous()  # (B, h, w, ch)
         halvings = len(self.config.widths) - 1
-        tokens = [_halve(height, halvings), _halve(width, halvings)]
+        blocks = self.mid_block.transformer_blocks
+        tables = [block.relative_position_bias.relative_bias_table for block in blocks]
+        biases = attention_biases(tables, _halve(height, halvings), _halve(width, halvings))
+        fold = not torch.is_grad_enabled()
         return Conditioning(
             latent=F.interpolate(z, size=(height, width), mode="nearest"),
             down=[[resnet.norm1.condition(context) for resnet in block.resnets] for block in self.down_blocks],
-            middle=[
-                (block.norm1.condition(context), block.relative_position_bias(*tokens))
-                for block in self.mid_block.transformer_blocks
-            ],
+            middle=[(block.norm1.condition(context), bias) for block, bias in zip(blocks, biases, strict=True)],
             up=[[resnet.norm1.condition(context) for resnet in block.resnets] for block in self.up_blocks],
+            folded=[
+                [fold_upsampling(upsample.conv.weight) if fold else None for upsample in block.upsamplers]
+                for block in self.up_blocks
+            ],
         )
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, token_layer: int | None = None) -> Prediction:
@@ -202,12 +219,12 @@ class UNet(nn.Module):
         return h + middle.proj_out(x).permute(0, 3, 1, 2), tokens
 
     def _up(self, h: Tensor, skips: list[Tensor], conditioning: Conditioning, time: Tensor) -> Tensor:
-        for block, modulations in zip(self.up_blocks, conditioning.up, strict=True):
+        for block, modulations, kernels in zip(self.up_blocks, conditioning.up, conditioning.folded, strict=True):
             for resnet, modulation in zip(block.resnets, modulations, strict=True):
                 h = self._run(resnet, torch.cat([h, skips.pop()], dim=1), modulation, time)
-            for upsample in block.upsamplers:
+            for upsample, kernel in zip(block.upsamplers, kernels, strict=True):
                 height, width = skips[-1].shape[2:]
-                h = upsample(h)[:, :, :height, :width]  # a side that was odd on the way down loses its last row
+                h = upsample(h, kernel)[:, :, :height, :width]  # a side that was odd on the way down loses its last row
         return h
 
     def _run(self, block: nn.Module, *arguments: Any) -> Tensor:
