@@ -1,9 +1,16 @@
-"""What an encoder is made of, and how its published name `f<F>c<C>` spells it."""
+"""What an encoder is made of, and the named encoders: `f<F>c<C>`, and two small ones."""
 
 import re
 from dataclasses import dataclass
 
 SDVAE = "sdvae"
+LIMITS = {"width": 16_384, "levels": 12, "resnets_per_level": 32, "downscale": 1024}
+MAX_PARAMETERS = 2**31  # a configuration beyond it is a mistake, or an attack by a checkpoint's header
+
+
+def _check(name: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"expected {name} to be an integer from 1 to {most:,}, got {str(value)[:100]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +27,8 @@ class EncoderConfig:
         attention: whether the middle holds its single-head self-attention.
 
     Raises:
-        ValueError: a value is not positive, or a width is not a multiple of `norm_groups`.
+        ValueError: a value is not a positive integer within the limits above, a width is not a multiple of
+            `norm_groups`, or the network would be gigantic.
     """
 
     latent_channels: int = 4
@@ -32,25 +40,29 @@ class EncoderConfig:
     attention: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.multipliers, tuple | list) or not 1 <= len(self.multipliers) <= LIMITS["levels"]:
+            raise ValueError(
+                f"expected multipliers to be 1 to {LIMITS['levels']} integers, got {str(self.multipliers)[:100]}"
+            )
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        sizes = {
-            "latent_channels": self.latent_channels,
-            "base_channels": self.base_channels,
-            "resnets_per_level": self.resnets_per_level,
-            "patch_size": self.patch_size,
-            "norm_groups": self.norm_groups,
-        }
-        for name, value in sizes.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"expected {name} to be a positive integer, got {value!r}")
-        if not self.multipliers or any(not isinstance(m, int) or m < 1 for m in self.multipliers):
-            raise ValueError(f"expected multipliers to be positive integers, got {self.multipliers!r}")
-        for width in self.widths:
-            if width % self.norm_groups:
-                raise ValueError(
-                    f"expected every width to be a multiple of norm_groups={self.norm_groups}, got {self.widths}: "
-                    "change base_channels, multipliers or norm_groups"
-                )
+        for name in ("latent_channels", "base_channels", "patch_size", "norm_groups"):
+            _check(name, getattr(self, name), LIMITS["width"])
+        _check("resnets_per_level", self.resnets_per_level, LIMITS["resnets_per_level"])
+        for multiplier in self.multipliers:
+            _check("every multiplier", multiplier, LIMITS["width"])
+        _check("the largest width", max(self.widths), LIMITS["width"])
+        _check("downscale", self.downscale, LIMITS["downscale"])
+        if not isinstance(self.attention, bool):
+            raise ValueError(f"expected attention to be true or false, got {self.attention!r}")
+        if any(width % self.norm_groups for width in self.widths):
+            raise ValueError(
+                f"expected every width to be a multiple of norm_groups={self.norm_groups}, got {self.widths}: "
+                "change base_channels, multipliers or norm_groups"
+            )
+        if (count := self.approximate_parameters) > MAX_PARAMETERS:
+            raise ValueError(
+                f"expected at most {MAX_PARAMETERS:,} parameters, got about {count:,}: choose a smaller one"
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -67,24 +79,51 @@ class EncoderConfig:
         """`f<F>c<C>`, the field's way to name a latent space."""
         return f"f{self.downscale}c{self.latent_channels}"
 
+    @property
+    def approximate_parameters(self) -> int:
+        """Number of weights, to within a third: the convolutions' kernels."""
+        levels = sum(18 * self.resnets_per_level * width**2 + 9 * width**2 for width in self.widths)
+        outer = 27 * self.patch_size**2 * self.widths[0] + 18 * self.widths[-1] * self.latent_channels
+        return levels + 40 * self.widths[-1] ** 2 + outer + 4 * self.latent_channels**2
+
+
+VARIANTS = {
+    "debug": EncoderConfig(base_channels=8, multipliers=(1, 2, 2, 2), resnets_per_level=1, norm_groups=8),
+    "quickstart": EncoderConfig(base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8),  # an f4c4
+}
+
 
 def encoder_config(name: str) -> EncoderConfig:
-    """Returns the published encoder called `f<F>c<C>`, or `sdvae` (SD-VAE's encoder, which is an f8c4).
+    """Returns a named encoder.
 
     Args:
-        name: F is a power of two from 2 up (down-scale per side), C at least 1 (latent channels).
+        name: `f<F>c<C>` with F a power of two from 2 to 1024 (down-scale per side) and C at least 1 (latent channels);
+            `sdvae` (SD-VAE's encoder, which is an f8c4); or one of `VARIANTS`: `debug`, `quickstart`.
 
     Raises:
-        ValueError: the name is not of that form.
+        ValueError: there is no such encoder.
     """
-    if name == SDVAE:
-        name = "f8c4"
-    match = re.fullmatch(r"f(\d{1,4})c(\d{1,5})", name)
+    if name in VARIANTS:
+        return VARIANTS[name]
+    match = re.fullmatch(r"f([0-9]{1,4})c([0-9]{1,5})", "f8c4" if name == SDVAE else name)
     downscale, channels = (int(match[1]), int(match[2])) if match else (0, 0)
-    if downscale < 2 or downscale & (downscale - 1) or channels < 1:
+    if not 2 <= downscale <= LIMITS["downscale"] or downscale & (downscale - 1) or channels < 1:
         raise ValueError(
-            f"expected an encoder named f<F>c<C> with F a power of two from 2 up and C at least 1 "
-            f"(f8c4, f16c32, ...), or sdvae; got {name!r}"
+            f"expected an encoder named f<F>c<C> with F a power of two from 2 to {LIMITS['downscale']} and C at least 1 "
+            f"(f8c4, f16c32, ...), {SDVAE}, or one of {', '.join(VARIANTS)}; got {name!r}"
         )
-    levels = downscale.bit_length()
-    return EncoderConfig(latent_channels=channels, multipliers=(1, 2, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4)[:levels])
+    return EncoderConfig(latent_channels=channels, multipliers=_multipliers(downscale.bit_length()))
+
+
+def describe(config: EncoderConfig) -> str:
+    """Names a configuration, for messages: `encoder f8c4`."""
+    for name, variant in VARIANTS.items():
+        if config == variant:
+            return f"encoder {name}"
+    published = EncoderConfig(latent_channels=config.latent_channels, multipliers=_multipliers(len(config.multipliers)))
+    return f"encoder {config.name}" if config == published else f"encoder {config.name} of {config}"
+
+
+def _multipliers(levels: int) -> tuple[int, ...]:
+    """Those of the published encoders."""
+    return ((1, 2) + (4,) * levels)[:levels]
