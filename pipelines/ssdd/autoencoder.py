@@ -24,8 +24,8 @@ class SSDD(nn.Module):
     """An image tokenizer: convolutional encoder, flow-matching pixel decoder.
 
     Args:
-        encoder: its configuration or name: `f<F>c<C>`; `sdvae` (SD-VAE's encoder, whose weights are read from
-            `encoder_checkpoint`, else from `checkpoint` if it holds an encoder, else from the hub); `debug`, `quickstart`.
+        encoder: its configuration or name: `f<F>c<C>`, `debug`, `quickstart`; `sdvae` (SD-VAE's encoder, whose
+            weights are read from `encoder_checkpoint`, else from `checkpoint` if it holds an encoder, else the hub).
         decoder: its configuration or size: XS, S, B, M, L, XL, H; `debug`, `quickstart`.
         checkpoint: a safetensors file, a folder that holds one, or a hub id: with both parts, or the decoder alone.
         encoder_checkpoint: the same for the encoder, where it is not in `checkpoint`.

@@ -36,7 +36,7 @@ class Decoder(UNet):
 
         Args:
             x_t: (B, 3, H, W).
-            t: (B,) or (1,), in [0, 1]. (The range is not looked at in compiled code.)
+            t: (B,) or (1,), in [0, 1]. (Compiled code does not look at the range.)
             z: (B, C, h, w), the clean images' latents.
 
         Returns:
@@ -136,12 +136,12 @@ class Decoder(UNet):
         wanted = _wanted_config(config, held, downscale)
         if wanted is None:
             raise checkpoint.CheckpointError(f"{contents.file} holds no decoder that is known here: pass its config")
-        if held and held != wanted and KIND in contents.config:
-            raise checkpoint.mismatch(tensors, contents.file, asked=describe(wanted), held=describe(held))
+        asked, found = describe(wanted), describe(held) if held else None
+        if found and found != asked and KIND in contents.config:
+            raise checkpoint.mismatch(tensors, contents.file, asked=asked, held=found)
         with torch.device("meta"):
             decoder = cls(wanted)
-        names = {"asked": describe(wanted), "held": describe(held) if held else None}
-        checkpoint.fill(decoder, tensors, contents.file, **names)
+        checkpoint.fill(decoder, tensors, contents.file, asked=asked, held=found)
         return decoder.to(memory_format=torch.channels_last).eval()
 
     def _image_shape(self, z: Tensor) -> tuple[int, int, int, int]:

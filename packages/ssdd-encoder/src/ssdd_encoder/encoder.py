@@ -58,8 +58,8 @@ class Encoder(nn.Module):
         """Encodes images.
 
         Args:
-            x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype. (The range is
-                not looked at in compiled code.)
+            x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype. (Compiled
+                code does not look at the range.)
             check_finite: also refuse NaN and infinity.
 
         Returns:
@@ -115,12 +115,12 @@ class Encoder(nn.Module):
         wanted = (encoder_config(config) if isinstance(config, str) else config) or held
         if wanted is None:
             raise checkpoint.CheckpointError(f"{contents.file} holds no encoder that is known here: pass its config")
-        names = {"asked": describe(wanted), "held": describe(held) if held else None}
-        if held and held != wanted and KIND in contents.config:
-            raise checkpoint.mismatch(tensors, contents.file, asked=describe(wanted), held=describe(held))
+        asked, found = describe(wanted), describe(held) if held else None
+        if found and found != asked and KIND in contents.config:
+            raise checkpoint.mismatch(tensors, contents.file, asked=asked, held=found)
         with torch.device("meta"):
             encoder = cls(wanted)
-        checkpoint.fill(encoder, tensors, contents.file, **names)
+        checkpoint.fill(encoder, tensors, contents.file, asked=asked, held=found)
         return encoder.eval()
 
     def _check(self, x: Tensor) -> None:
