@@ -44,7 +44,7 @@ def run(plan: bool, force: bool, full_traceback: bool, **options: Any) -> None:
 
 
 def explain(error: Exception) -> str:
-    """Returns what a user needs of an error that is theirs: what the system said of which file, or the message."""
+    """Returns what a user needs of their error: what the system said of which file, or the message."""
     cause: BaseException | None = error
     while isinstance(cause, DatasetError):
         cause = cause.__cause__

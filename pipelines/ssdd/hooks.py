@@ -19,7 +19,7 @@ class ProjectHooks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Refuses an unknown environment, a run name that is no folder name, and parameters that nobody takes."""
+        """Refuses an unknown environment, a run name that is no folder name, parameters nobody takes."""
         self._project = Path(context.project_path)
         self._hook_manager: PluginManager = context._hook_manager
         check_environment(Path(str(context.config_loader.conf_source)), context.env)
@@ -31,11 +31,12 @@ class ProjectHooks:
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
         """Refuses a runner that would leave artefacts without stamps."""
-        runner = str(run_params.get("runner"))
-        if LineageRunner.__name__ not in runner and runner != "None":
+        if run_params.get("runner") in (None, "None"):  # a session's default, which Kedro does not name
+            run_params["runner"] = str(LineageRunner())
+        if LineageRunner.__name__ not in run_params["runner"]:
             raise ValueError(
-                f"expected this project's own runner (the default), got {runner}: leave --runner out; "
-                "several processes are a matter of --params runtime.processes=N"
+                f"expected this project's own runner (the default), got {run_params['runner']}: "
+                "leave --runner out; several processes are a matter of --params runtime.processes=N"
             )
         forget_events(self._hook_manager)
         self._statistics = read_statistics(self._project)

@@ -5,7 +5,20 @@ from importlib import import_module
 from kedro.pipeline import Pipeline
 
 # pipeline -> the stages it is made of, each a module `ssdd.stages.<stage>.pipeline` with `create_pipeline()`
-PIPELINES: dict[str, tuple[str, ...]] = {"__default__": ()}
+_ENCODER = ("prepare", "train_encoder")
+_TEACHER = (*_ENCODER, "pretrain", "finetune")
+_REPORT = (*_TEACHER, "distill", "evaluate", "z_stats", "report")
+PIPELINES: dict[str, tuple[str, ...]] = {
+    "__default__": _REPORT,
+    "prepare": ("prepare",),
+    "train_encoder": _ENCODER,
+    "z_stats": (*_ENCODER, "z_stats"),
+    "pretrain": (*_ENCODER, "pretrain"),
+    "finetune": _TEACHER,
+    "distill": _REPORT,
+    "evaluate": (*_TEACHER, "distill", "evaluate"),
+    "report": _REPORT,
+}
 
 
 def register_pipelines() -> dict[str, Pipeline]:

@@ -21,10 +21,16 @@ CONFIG_LOADER_ARGS = {
 }
 
 # Which parameter stands for which checkpoint: --params teacher=<file | run | run@best | run@last>
-STARTING_POINTS: dict[str, StartingPoint] = {}
+_BEFORE_TEACHER = ("train_encoder", "pretrain", "finetune")
+STARTING_POINTS: dict[str, StartingPoint] = {
+    "encoder_checkpoint": StartingPoint("encoder", best="encoder_best", replaces=("train_encoder",)),
+    "checkpoint": StartingPoint("pretrained", best="pretrained_best", replaces=("train_encoder", "pretrain")),
+    "teacher": StartingPoint("finetuned", best="finetuned_best", replaces=_BEFORE_TEACHER),
+    "student": StartingPoint("distilled", best="distilled_best", replaces=("distill",)),
+}
 
-# A session runs with the runner that it names by default. SESSION_CLASS would cover the command line and notebooks,
-# but not scripts that create a plain KedroSession.
+# A session runs with the runner that its module names by default. SESSION_CLASS would cover the command line
+# and notebooks, but not scripts that create a plain KedroSession.
 vars(kedro_session)["SequentialRunner"] = LineageRunner
 
 # Kedro's business with OmegaConf, no user's

@@ -1,7 +1,7 @@
 """A small Kedro project with the real runner, hooks, command line and datasets.
 
-source (CSV a person wrote) -> clean -> table -> measure -> (features, in memory) -> train -> weights + history
--> draw -> figure; history + weights -> tell -> summary
+source (CSV a person wrote) -> clean -> table -> measure -> (features, in memory) -> train -> weights +
+history -> draw -> figure; history + weights -> tell -> summary
 """
 
 import os
@@ -132,7 +132,9 @@ FILES = {
             from toy.helper import step
             folder = state_folder()
             file = folder / "state.json"
-            state = json.loads(file.read_text()) if file.exists() else {"weight": features["mean"], "losses": []}
+            state = {"weight": features["mean"], "losses": []}
+            if file.exists():
+                state = json.loads(file.read_text())
             note(f"train from {len(state['losses'])}")
             while len(state["losses"]) < train.epochs:
                 state["weight"] = step(state["weight"], train.lr)
@@ -156,7 +158,8 @@ FILES = {
                     node(clean, ["source", "params:clean"], "table", name="clean", tags=["early"]),
                     node(measure, "table", "features", name="measure"),
                 ],
-                namespace="data", inputs={"source"}, outputs={"table", "features"}, parameters={"params:clean"},
+                namespace="data", inputs={"source"}, outputs={"table", "features"},
+                parameters={"params:clean"},
             )
             training = Pipeline(
                 [
@@ -255,7 +258,7 @@ def _forget_toy() -> None:
         del sys.modules[name]
 
 
-@pytest.fixture()
+@pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     from kedro.framework.startup import bootstrap_project
 

@@ -8,7 +8,7 @@ import pytest
 TRAINED = ["clean", "measure", "train from 0", "epoch 1", "epoch 2", "epoch 3", "draw", "tell"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def finished(project):
     assert project.run() == TRAINED
     return project
@@ -122,9 +122,7 @@ def test_a_deleted_figure_is_drawn_again_alone(finished):
 def test_raised_epochs_continue_and_lowered_ones_start_anew(finished):
     more, fewer = {"train": {"epochs": 5}}, {"train": {"epochs": 2}}
     assert finished.plan(params=more)["train"] == ("continue", "train.epochs: 3 -> 5")
-    assert finished.run(params=more) == ["measure", "train from 3", "epoch 4", "epoch 5", "draw", "tell"][
-        :4
-    ] + ["tell"]
+    assert finished.run(params=more) == ["measure", "train from 3", "epoch 4", "epoch 5", "draw", "tell"]
     assert finished.plan(params=fewer)["train"] == ("run", "train.epochs: 5 -> 2")
     assert finished.run(params=fewer)[1:4] == ["train from 0", "epoch 1", "epoch 2"]
 

@@ -5,7 +5,7 @@ from .decode import BadImage, Reason, decode_image
 from .folder import ImageFolder, ImageNetFolder
 from .huggingface import HuggingFaceImages
 from .index import Prepared, prepare, select
-from .loader import make_loader
+from .loader import close_loader, make_loader
 from .preview import contact_sheet, to_picture
 from .sample import EmbeddedSample
 from .sampler import StepSampler
@@ -31,6 +31,7 @@ __all__ = [
     "StepSampler",
     "TrainTransform",
     "Transform",
+    "close_loader",
     "contact_sheet",
     "decode_image",
     "make_loader",

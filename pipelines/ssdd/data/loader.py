@@ -2,6 +2,7 @@
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from .dataset import Example, ImageDataset
 from .sampler import StepSampler
@@ -44,3 +45,14 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else every iter() would draw from torch's global generator
     )
+
+
+def close_loader(loader: DataLoader[Example]) -> None:
+    """Ends a loader's worker processes now; iterating again starts new ones.
+
+    Without it they end when the loader is freed: late, and each after five seconds, if an exception's
+    traceback holds it in a reference cycle.
+    """
+    iterator, loader._iterator = loader._iterator, None
+    if isinstance(iterator, _MultiProcessingDataLoaderIter):
+        iterator._shutdown_workers()

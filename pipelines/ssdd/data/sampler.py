@@ -88,11 +88,7 @@ class StepSampler(Sampler[list[Key]]):
 
     def batch(self, epoch: int, step: int) -> list[Key]:
         """Returns this process's keys of one step; it may be empty only in evaluation."""
-        start = step * self.batch_size
-        size = min(self.batch_size, self.length - start)
-        first = start + self.rank * size // self.world_size
-        last = start + (self.rank + 1) * size // self.world_size
-        return [(epoch, int(index)) for index in self._permutation(epoch)[first:last]]
+        return [(epoch, int(index)) for index in self._permutation(epoch)[self._slice(step)]]
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
@@ -103,10 +99,15 @@ class StepSampler(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Batches that iterating yields from the position set last."""
-        steps = self.steps_per_epoch
-        if self.step < steps and not self.batch(self.epoch, steps - 1):
-            steps -= 1
-        return steps - self.step
+        slices = map(self._slice, range(self.step, self.steps_per_epoch))
+        return sum(part.start < part.stop for part in slices)
+
+    def _slice(self, step: int) -> slice:
+        """Returns the places of this process's images of one step within the epoch's order."""
+        start = step * self.batch_size
+        size = min(self.batch_size, self.length - start)
+        first, last = (start + rank * size // self.world_size for rank in (self.rank, self.rank + 1))
+        return slice(first, last)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         """Returns the epoch's order (length,); the one used last is kept.

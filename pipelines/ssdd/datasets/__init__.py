@@ -4,6 +4,7 @@ from ssdd.datasets.base import FileDataset
 from ssdd.datasets.checkpoint import CheckpointDataset
 from ssdd.datasets.figures import PlotlyDataset, PNGDataset
 from ssdd.datasets.folder import FolderDataset
+from ssdd.datasets.shards import ShardsDataset
 from ssdd.datasets.tables import TableDataset
 from ssdd.datasets.text import HTMLDataset, JSONDataset, TextDataset
 
@@ -15,6 +16,7 @@ __all__ = [
     "JSONDataset",
     "PNGDataset",
     "PlotlyDataset",
+    "ShardsDataset",
     "TableDataset",
     "TextDataset",
 ]

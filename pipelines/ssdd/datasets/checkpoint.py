@@ -17,8 +17,8 @@ _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, 
 class CheckpointDataset(FileDataset):
     """A safetensors file, by path.
 
-    `load` returns the Path, its header checked. `save` takes the Path of a finished file that the node has written
-    elsewhere (in its state folder) and moves it here at once; a file already here is only checked.
+    `load` returns the Path, its header checked. `save` takes the Path of a finished file that the node has
+    written elsewhere (in its state folder) and moves it here at once; a file already here is only checked.
     """
 
     def read(self, path: Path) -> Path:

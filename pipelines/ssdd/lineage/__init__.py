@@ -1,7 +1,7 @@
 """Cached lineage: what made each artefact, and which nodes are stale.
 
-From a node: `current_fingerprint()`, `state_folder()`. For projects: `LineageRunner`, `StartingPoint`. For readers:
-`ssdd.lineage.show.describe(path)`.
+From a node: `current_fingerprint()`, `state_folder()`. For projects: `LineageRunner`, `StartingPoint`. For
+readers: `ssdd.lineage.show.describe(path)`.
 """
 
 from ssdd.lineage.current import Current, current, current_fingerprint, running, state_folder

@@ -1,4 +1,4 @@
-"""What the catalog says of a dataset: the file it stands for, or that it lives in memory, and how it is written."""
+"""What the catalog says of a dataset: its file, or that it lives in memory, and how it is written."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ def in_memory(dataset: AbstractDataset) -> bool:
 
 
 def artefact_path(dataset: AbstractDataset, name: str) -> Path | None:
-    """Returns the local file or folder that the dataset stands for now; None for a version that is not there yet.
+    """Returns the local file or folder that the dataset stands for now; None for a version that is not
+    there yet.
 
     Args:
         name: the catalog entry, for messages.
@@ -62,12 +63,25 @@ def artefact_path(dataset: AbstractDataset, name: str) -> Path | None:
 
 
 def lineage_token(dataset: AbstractDataset) -> str | None:
-    """Returns what a dataset that is no file says of its own content: its method `lineage_token() -> str`, if any."""
+    """Returns what a dataset that is no file says of its content: its `lineage_token()`, if any."""
     token = getattr(dataset, "lineage_token", None)
     return str(token()) if callable(token) else None
 
 
+def arguments(dataset: AbstractDataset) -> dict[str, Any]:
+    """Returns the arguments that a dataset was made with, by name."""
+    config = {key: value for key, value in dataset._init_config().items() if key not in ("type", "args")}
+    inherited = config.pop("kwargs", {})  # where the class has no constructor of its own
+    return {**config, **inherited}
+
+
 def catalog_config(dataset: AbstractDataset) -> dict[str, Any]:
     """Returns the dataset's type and arguments that are no place: `save_args`, `load_args`."""
-    config = dataset._init_config()
-    return {key: plain(value) for key, value in config.items() if key not in _PLACES and value is not None}
+    kept = {key: value for key, value in arguments(dataset).items() if value is not None}
+    return {"type": dataset._init_config()["type"], **_without_places(plain(kept))}
+
+
+def _without_places(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_places(item) for key, item in value.items() if key not in _PLACES}

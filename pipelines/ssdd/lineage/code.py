@@ -1,10 +1,10 @@
 """Which code a node's function reaches, and its hashes, found by reading the sources (nothing is imported).
 
-From the function, names are followed through this project's packages: helpers, classes, constants, re-exports of an
-`__init__`, imports inside functions, and dotted module names in strings (for launchers). Only what is reached counts,
-definition by definition: an edit to a neighbour in the same file changes nothing. What cannot be followed name by
-name (a module passed around, a star import, `globals`) counts as a whole module. Statements that act on import count
-for every module that gets imported on the way.
+From the function, names are followed through this project's packages: helpers, classes, constants,
+re-exports of an `__init__`, imports inside functions, and dotted module names in strings (for launchers).
+Only what is reached counts, definition by definition: an edit to a neighbour in the same file changes
+nothing. What cannot be followed name by name (a module passed around, a star import, `globals`) counts as a
+whole module. Statements that act on import count for every module that gets imported on the way.
 """
 
 import ast
@@ -44,11 +44,12 @@ class Code:
             function: a node's function: a module-level one, or a `functools.partial` of one.
 
         Returns:
-            `module:name` -> SHA-256 for every definition reached, and the top-level names of the other packages
-            that they use.
+            `module:name` -> SHA-256 for every definition reached, and the top-level names of the other
+            packages that they use.
 
         Raises:
-            ValueError: the function is a lambda or is defined inside another one, so that its code has no name.
+            ValueError: the function is a lambda or is defined inside another one, so that its code has no
+            name.
         """
         if isinstance(function, functools.partial):
             hashes, packages = self.of(function.func)
@@ -78,7 +79,7 @@ class _Walk:
         self._entered: set[str] = set()
 
     def follow(self, module: str, names: list[str]) -> None:
-        """Follows `module.a.b...`: as far as it names modules, then the definition; no names: the whole module."""
+        """Follows `module.a.b`: modules as far as they go, then the definition; no names: all of it."""
         if not self.sources.is_ours(module):
             self.packages.add(module.partition(".")[0])
             return
@@ -98,7 +99,10 @@ class _Walk:
             self._import(source.imports[name], rest)
         elif self.sources.get(f"{module}.{name}") is not None:
             self.follow(f"{module}.{name}", rest)
-        else:  # made at run time: `__getattr__`, a star import
+        elif source.stars:
+            for star in source.stars:
+                self.follow(star, names)
+        else:  # made at run time by `__getattr__`
             self._whole(source)
 
     def _enter(self, source: Source) -> None:
@@ -171,7 +175,7 @@ class _Walk:
                 self._enter(source)
 
     def _text(self, text: str, source: Source) -> None:
-        """A string may name a module (`package.module` or `package.module:name`) or a file beside the module."""
+        """A string may name a module (`package.module`, `package.module:name`) or a file beside it."""
         if len(text) > 200 or "." not in text or any(space in text for space in "\n \0"):
             return
         if _MODULE_NAME.fullmatch(text) and self.sources.is_ours(text):

@@ -1,21 +1,22 @@
-"""What a node can ask about itself while it runs: its fingerprint, and a folder for state that outlives a kill.
+"""What a node can ask about itself while it runs: its fingerprint, and a folder for state that outlives it.
 
 A node that trains for hours:
 
-    def finetune(pretrained: Path, index: DataFrame, finetune: FinetuneParameters, runtime: Runtime) -> tuple[Path, dict]:
+    def finetune(pretrained: Path, index: DataFrame, finetune: Finetune) -> tuple[Path, list]:
         from ssdd.lineage import state_folder
-        folder = state_folder()                  # what lies in it is this very stage's, to be continued
-        train(..., folder, epochs=finetune.epochs)   # resumes from folder if there is a state, else starts anew
-        export(folder / "finetuned.safetensors") # atomic; moved to its place by the catalog
+        folder = state_folder()  # what lies in it is this very stage's, to be continued
+        history = train(..., folder, epochs=finetune.epochs)  # resumes if there is a state, else starts anew
+        export(folder / "finetuned.safetensors")  # the catalog moves it to its place
         return folder / "finetuned.safetensors", history
 
-The folder is `data/<run_name>/state/<node>/`. It belongs to the node's fingerprint, which leaves out `extends`
-parameters (`epochs`): when anything else has changed, an `extends` value was lowered, or `--force` was given, it is
-emptied before the node sees it. So the engine need compare nothing: an empty folder means start, a state in it means
-continue, be it interrupted, or finished and now asked for more epochs. It stays after the stage has finished, so that
-raising `epochs` later continues it.
+The folder is `data/<run_name>/state/<node>/`. It belongs to the node's fingerprint, which leaves out
+`extends` parameters (`epochs`): when anything else has changed, an `extends` value was lowered, or
+`--force` was given, it is emptied before the node sees it. So the engine need compare nothing: an empty
+folder means start, a state in it means continue, be it interrupted, or finished and now asked for more
+epochs. It stays after the stage has finished, so that raising `epochs` later continues it.
 
-Outside a Kedro run there is no current node, and the engine is given a folder and a fingerprint by its caller.
+Outside a Kedro run there is no current node, and the engine is given a folder and a fingerprint by its
+caller.
 """
 
 import json

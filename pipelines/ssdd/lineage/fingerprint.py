@@ -1,4 +1,4 @@
-"""What a node's result follows from, gathered from its code, parameters, inputs, packages and catalog entries."""
+"""What a node's result follows from, gathered from code, parameters, inputs, packages and catalog entries."""
 
 from dataclasses import dataclass
 from pathlib import Path

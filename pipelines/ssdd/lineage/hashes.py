@@ -1,8 +1,9 @@
 """Content hashes of files and folders, remembered so that asking again costs a `stat`.
 
-A remembered hash holds while size, mtime, ctime and inode are the same; whatever changes the content also changes
-the ctime, which no program can set back. A file touched in the last two seconds is hashed but not remembered, since a
-later write could carry the same time stamp. A cache that is lost or damaged costs time, nothing else.
+A remembered hash holds while size, mtime, ctime and inode are the same; whatever changes the content also
+changes the ctime, which no program can set back. A file touched in the last two seconds is hashed but not
+remembered, since a later write could carry the same time stamp. A cache that is lost or damaged costs time,
+nothing else.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """One run at a time on one run name.
 
-The lock belongs to the process: the system frees it when the process ends, however it ends, and processes that it
-started do not keep it.
+The lock belongs to the process: the system frees it when the process ends, however it ends, and processes
+that it started do not keep it.
 """
 
 import contextlib

@@ -22,7 +22,7 @@ def command() -> str:
 
 
 def commit(project: Path) -> dict[str, Any]:
-    """Returns the git commit of the project and whether tracked files differ from it; nothing outside a repository."""
+    """Returns the project's git commit and whether tracked files differ; None outside a repository."""
     revision = _git(project, "rev-parse", "HEAD")
     if revision is None:
         return {"commit": None, "dirty": None}

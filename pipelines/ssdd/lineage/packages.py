@@ -1,8 +1,9 @@
 """Versions of the packages that can change a result.
 
-Counted are those of `COUNTED` whose names the node's code reaches, by release (`2.6.1`): patch releases do mend
-numerics. The local part of a version (`+cpu`, `+cu124`) tells builds for devices apart and is left out, as the device
-is; the Python version and packages that only draw or print are recorded for the reader and count for nothing.
+Counted are those of `COUNTED` whose names the node's code reaches, by release (`2.6.1`): patch releases do
+mend numerics. The local part of a version (`+cpu`, `+cu124`) tells builds for devices apart and is left
+out, as the device is; the Python version and packages that only draw or print are recorded for the reader
+and count for nothing.
 """
 
 import functools
@@ -31,7 +32,7 @@ COUNTED = {
 
 
 def counted(reached: Iterable[str]) -> dict[str, str]:
-    """Returns distribution -> release of the counted packages among the import names that some code reaches."""
+    """Returns distribution -> release of the counted packages among import names that are reached."""
     found = {}
     for name in sorted(set(reached) & COUNTED.keys()):
         release = installed(COUNTED[name])

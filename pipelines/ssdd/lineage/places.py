@@ -15,12 +15,14 @@ def check_run_name(name: object) -> str:
     """Returns the name if a run may be called so.
 
     Raises:
-        ValueError: it is no plain folder name (separators, `..`, spaces, a leading dot, longer than 100 letters).
+        ValueError: it is no plain folder name (separators, `..`, spaces, a leading dot, longer than 100
+        letters).
     """
     text = str(name)
     if not _NAME.fullmatch(text):
         raise ValueError(
-            f"expected a run_name of letters, digits and . _ + - (at most 100, not starting with a dot), got {text!r}"
+            "expected a run_name of letters, digits and . _ + - (at most 100, not starting with a dot), "
+            f"got {text!r}"
         )
     return text
 

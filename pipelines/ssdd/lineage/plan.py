@@ -24,8 +24,8 @@ class Decision:
 
     Attributes:
         node: the node's name.
-        action: `if changed` runs only if an input comes out different; `resume` goes on from an interrupted stage;
-            `continue` goes on from a finished one.
+        action: `if changed` runs only if an input comes out different; `resume` goes on from an interrupted
+            stage; `continue` goes on from a finished one.
         reasons: why.
         made: what the node is made of now.
     """

@@ -1,8 +1,8 @@
 """The project's runner: one node after the other, each only if what it is made of has changed.
 
-`kedro run`, sessions and notebooks all use it (see `ssdd.settings`). Before a node runs, its parameters, inputs,
-code and outputs are compared with the stamps beside its outputs; after it has run, they are stamped anew. Decisions
-are taken one by one, so a node whose input was remade byte for byte is skipped.
+`kedro run`, sessions and notebooks all use it (see `ssdd.settings`). Before a node runs, its parameters,
+inputs, code and outputs are compared with the stamps beside its outputs; after it has run, they are stamped
+anew. Decisions are taken one by one, so a node whose input was remade byte for byte is skipped.
 """
 
 import logging
@@ -66,9 +66,9 @@ class LineageRunner(SequentialRunner):
 
     def __str__(self) -> str:
         if self._only_plan:
-            return f"<{type(self).__module__}.{type(self).__name__}, plan only>"
-        # Kedro-Viz records the run's status where it reads this name.
-        return f"<{type(self).__module__}.{type(self).__name__}, a kedro.runner.sequential_runner.SequentialRunner object>"
+            return f"<{type(self).__name__}, plan only>"
+        # Kedro-Viz records the run's status where it reads Kedro's own name.
+        return f"<{type(self).__name__}, a kedro.runner.sequential_runner.SequentialRunner object>"
 
     def run(
         self,
@@ -197,7 +197,7 @@ class LineageRunner(SequentialRunner):
         logger.info("done: %s in %.1f s", node.name, time.perf_counter() - clock)
 
     def _portable(self, file: str, folder: Path) -> str:
-        """A file of the project relative to `folder`, so that the project can be moved; another one as it is."""
+        """A file of the project relative to `folder`, so that projects can be moved; others as they are."""
         return os.path.relpath(file, folder) if Path(file).is_relative_to(self._project) else file
 
     def _common_facts(self) -> dict[str, Any]:

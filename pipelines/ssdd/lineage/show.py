@@ -43,7 +43,8 @@ def facts(file: Path, stamp: Stamp) -> dict[str, str]:
     about = stamp.about
     same = "intact" if Hashes().of(file) == stamp.sha256 else "MODIFIED since, or missing"
     commit = about.get("commit") or "not in a git repository"
-    machine = about.get("machine", {})
+    modules = {name.partition(":")[0] for name in stamp.identity.code}
+    when = f"{about.get('started')}, took {about.get('seconds')} s"
     return {
         "file": f"{file} ({same})",
         "sha256": stamp.sha256,
@@ -51,18 +52,14 @@ def facts(file: Path, stamp: Stamp) -> dict[str, str]:
         "run": str(about.get("run")),
         "command": str(about.get("command")),
         "commit": commit + (" with uncommitted changes" if about.get("dirty") else ""),
-        "started": f"{about.get('started')}, took {about.get('seconds')} s ({about.get('action')}: {_why(about)})",
-        "machine": ", ".join(_machine(machine)),
+        "started": f"{when} ({about.get('action')}: {'; '.join(about.get('why', []))})",
+        "machine": ", ".join(_machine(about.get("machine", {}))),
         "packages": _pairs(about.get("packages", {}), " "),
         "parameters": _pairs({**stamp.identity.parameters, **stamp.extends, **about.get("neutral", {})}, "="),
-        "code": f"{len(stamp.identity.code)} definitions in {len({key.split(':')[0] for key in stamp.identity.code})} "
-        f"modules, fingerprint {stamp.identity.fingerprint[:16]}",
+        "code": f"{len(stamp.identity.code)} definitions in {len(modules)} modules",
+        "fingerprint": stamp.identity.fingerprint,
         "inputs": "\n".join(_inputs(stamp)) or "none",
     }
-
-
-def _why(about: dict[str, Any]) -> str:
-    return "; ".join(about.get("why", []))
 
 
 def _machine(machine: dict[str, Any]) -> list[str]:

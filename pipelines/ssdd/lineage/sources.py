@@ -1,7 +1,8 @@
 """A module's source as a table of definitions, read without importing it.
 
-A first-party module is read into: what each top-level name is defined by, what it imports, and the statements that
-act when it is imported. Hashes are those of the syntax tree without comments, docstrings and layout.
+A first-party module is read into: what each top-level name is defined by, what it imports, and the
+statements that act when it is imported. Hashes are those of the syntax tree without comments, docstrings
+and layout.
 """
 
 import ast
@@ -30,7 +31,8 @@ class Source:
         path: its file.
         definitions: top-level name -> the statements that bind it.
         imports: top-level local name -> what it stands for.
-        effects: statements that act on import (calls, loops, decorated registrations), other than definitions.
+        effects: statements that act on import (calls, loops, decorated registrations), other than
+            definitions.
         stars: modules from which everything is imported.
         roots: the first-party top-level packages.
     """
@@ -95,7 +97,7 @@ class Sources:
 
 
 def hash_statements(statements: list[ast.stmt]) -> str:
-    """Returns a SHA-256 of what the statements mean: names, structure and constants, no comments or docstrings."""
+    """Returns a SHA-256 of what statements mean: names, structure, constants; no comments or docstrings."""
     digest = hashlib.sha256()
     for statement in statements:
         for token in _tokens(statement):

@@ -1,7 +1,7 @@
 """The stamp beside an artefact: `<file>.lineage.json`, what made it.
 
-A stamp is written after its artefact, whole or not at all, and ends with a checksum of itself: one that was cut or
-altered counts as absent, so that the artefact is made again.
+A stamp is written after its artefact, whole or not at all, and ends with a checksum of itself: one that was
+cut or altered counts as absent, so that the artefact is made again.
 """
 
 import json
@@ -52,7 +52,8 @@ class Stamp:
         sha256: its content's hash.
         identity: what the result follows from.
         extends: flat parameters of which a higher value continues the result (`finetune.epochs`).
-        about: for the reader: run, command, commit, machine, times, neutral parameters, all versions, input files.
+        about: for the reader: run, command, commit, machine, times, neutral parameters, all versions, input
+            files.
     """
 
     dataset: str

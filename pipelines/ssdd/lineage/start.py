@@ -3,11 +3,11 @@
 A project lists in its settings which parameter stands for which dataset:
 
     STARTING_POINTS = {
-        "teacher": StartingPoint("finetuned", best="finetuned_best", replaces=("train_encoder", "pretrain", "finetune")),
+        "teacher": StartingPoint("finetuned", best="finetuned_best", replaces=("pretrain", "finetune")),
     }
 
-When the parameter is given, the nodes of the replaced namespaces are left out of the run, the dataset is the given
-file, and whatever else they would have made is None for those who take it.
+When the parameter is given, the nodes of the replaced namespaces are left out of the run, the dataset is
+the given file, and whatever else they would have made is None for those who take it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from ssdd.lineage.artefacts import artefact_path, get_dataset
+from ssdd.lineage.artefacts import arguments, artefact_path, get_dataset
 from ssdd.lineage.places import check_run_name, data_folder, known_runs, nearest, run_folder
 
 
@@ -90,7 +90,7 @@ def resolve(
 def start_from(
     pipeline: Pipeline, catalog: CatalogProtocol, points: dict[str, tuple[StartingPoint, Given]]
 ) -> Pipeline:
-    """Returns the pipeline without the nodes that the given checkpoints replace; the catalog is set to match."""
+    """Returns the pipeline without the nodes that given checkpoints replace, and sets the catalog."""
     left_out: list[Node] = []
     for point, given in points.values():
         left_out += [
@@ -113,9 +113,7 @@ def written_points(parameters: dict[str, object], known: dict[str, StartingPoint
 def _reading(catalog: CatalogProtocol, given: Given) -> object:
     """The dataset's own type, reading the given file."""
     dataset = get_dataset(catalog, given.dataset)
-    config = dataset._init_config()
-    kind = type(dataset)
-    return kind(**{**{k: v for k, v in config.items() if k != "type"}, "filepath": str(given.file)})
+    return type(dataset)(**{**arguments(dataset), "filepath": str(given.file)})
 
 
 def _inside(node: Node, namespaces: tuple[str, ...]) -> bool:

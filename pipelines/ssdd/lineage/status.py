@@ -1,4 +1,4 @@
-"""Keeps Kedro-Viz's record of the last run whole: skipped nodes count as done, statistics of their data stay."""
+"""Keeps Kedro-Viz's record of the last run whole: skipped nodes count as done, their statistics stay."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Refuses parameters and environments that nobody reads, naming the nearest right one, before anything runs."""
+"""Refuses parameters and environments that nobody reads, and names the nearest right one."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -53,7 +53,7 @@ def sort_parameters(inputs: Mapping[str, Any]) -> Parameters:
 
 
 def plain(value: Any) -> Any:
-    """Returns the value as JSON types: models and dataclasses as mappings, whole floats as integers, paths as text."""
+    """Returns the value as JSON types: models as mappings, whole floats as integers, paths as text."""
     if hasattr(type(value), "model_fields"):  # a pydantic model
         return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

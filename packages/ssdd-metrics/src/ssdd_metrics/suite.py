@@ -75,8 +75,8 @@ class MetricSuite:
         for name in self.metrics:
             if name in FRECHET_JUDGES:
                 stored = references[name].moments if name in references else None
-                features = int(self.judges[FRECHET_JUDGES[name]].features)
-                self._distances[name] = FrechetDistance(features, stored).to(self.device)
+                judge: Any = self.judges[FRECHET_JUDGES[name]]
+                self._distances[name] = FrechetDistance(judge.features, stored).to(self.device)
             elif name == "swd":
                 self._distances[name] = SlicedWasserstein().to(self.device)
         self._rows: list[Table] = []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -183,8 +183,8 @@ def _check(file: WeightFile, path: Path, sha256: str | None) -> None:
     source = _source_sha256(path) if path.suffix == ".safetensors" and sha256 is None else None
     if source is None or not source.startswith(published):
         raise ValueError(
-            f"expected the weights of {file.judge} with SHA-256 {published}..., {path} has {actual}: it is damaged "
-            "or another file. Fetch it again or, if these are the weights you mean, pass sha256= with that value"
+            f"expected the weights of {file.judge} with SHA-256 {published}..., {path} has {actual}: it is "
+            "damaged or another file. Fetch it again or, if you mean this one, pass sha256= with that value"
         )
 
 
@@ -195,8 +195,11 @@ def _hub_blob(path: Path) -> str | None:
 
 
 def _source_sha256(path: Path) -> str | None:
-    with safe_open(path, "pt") as handle:
-        return (handle.metadata() or {}).get("source_sha256")
+    try:
+        with safe_open(path, "pt") as handle:
+            return (handle.metadata() or {}).get("source_sha256")
+    except SafetensorError:  # damaged
+        return None
 
 
 def _download(file: WeightFile) -> Path:

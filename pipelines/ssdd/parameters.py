@@ -1,0 +1,106 @@
+"""The parameters of every stage, typed: what `conf/*/parameters*.yml` and `--params` may say."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ssdd.training.config import Frozen, RuntimeConfig, TrainConfig
+
+__all__ = [
+    "DataParameters",
+    "EvaluateParameters",
+    "ModelParameters",
+    "PrepareParameters",
+    "PretrainParameters",
+    "RuntimeConfig",
+    "StageParameters",
+    "StatisticsParameters",
+    "TargetParameters",
+]
+
+
+class DataParameters(Frozen):
+    """Where the images are. The place itself never changes a result: the index holds the hash of every image."""
+
+    neutral: ClassVar[tuple[str, ...]] = ("root",)
+
+    kind: Literal["sample", "folder", "imagenet", "huggingface"] = "sample"
+    root: str | None = Field(default=None, description="folder of the images; for huggingface, a saved data set")
+    hub: str | None = Field(default=None, description="id of a data set on the Hugging Face hub, instead of root")
+    options: dict[str, Any] = Field(default={}, description="further arguments of the source, see ssdd.data")
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> "DataParameters":
+        if self.kind == "sample" and (self.root or self.hub):
+            raise ValueError("data.kind=sample takes no data.root: set data.kind to folder, imagenet or huggingface")
+        if self.kind != "sample" and not (self.root or (self.hub and self.kind == "huggingface")):
+            raise ValueError(f"data.kind={self.kind} needs data.root: the folder where your images are")
+        return self
+
+
+class PrepareParameters(Frozen):
+    """Which images are used: see `ssdd.data.prepare`."""
+
+    limit: int | None = Field(default=None, ge=1, description="images per split; for a dry run")
+    min_side: int = Field(default=16, ge=1)
+    held_out: float = Field(default=0.05, ge=0, lt=1)
+    max_rejected: float = Field(default=0.05, ge=0, le=1)
+
+
+class ModelParameters(Frozen):
+    """The networks, by name: `f<F>c<C>` or `sdvae`, and XS, S, B, M, L, XL, H."""
+
+    encoder: str = "f8c4"
+    decoder: str = "M"
+
+
+class StageParameters(TrainConfig):
+    """A training stage: the engine's settings, and the images that it sees."""
+
+    extends: ClassVar[tuple[str, ...]] = ("epochs",)
+
+    im_size: int = Field(default=128, ge=8)
+    aug_scale: float = Field(default=1.0, ge=1, le=8)
+    eval_steps: int = Field(default=8, ge=1, description="sampler steps of the periodic evaluation")
+    eval_images: int | None = Field(default=None, ge=1, description="of the periodic evaluation; all by default")
+    eval_metrics: str | tuple[str, ...] = "full"
+    eval_batch_size: int = Field(default=32, ge=1, description="images at a time per process")
+    eval_shown: int = Field(default=8, ge=0, le=64, description="sample images for the trackers")
+
+
+class PretrainParameters(StageParameters):
+    """Stage 1; `initialize=joint` goes on from the decoder that was trained along with the encoder."""
+
+    initialize: Literal["fresh", "joint"] = "fresh"
+
+
+class TargetParameters(Frozen):
+    """The teacher's results that distillation learns: computed for each batch, or once and kept."""
+
+    teacher_steps: int = Field(default=7, ge=1)
+    cached: bool = False
+    images: int | None = Field(default=None, ge=1, description="training images whose results are kept; all by default")
+    dtype: Literal["float16", "float32"] = "float16"
+    shard_size: int = Field(default=1024, ge=1, description="images per file")
+
+
+class StatisticsParameters(Frozen):
+    """Latent statistics over the held-out images."""
+
+    im_size: int = Field(default=256, ge=8)
+    batch_size: int = Field(default=16, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class EvaluateParameters(Frozen):
+    """How models are judged; printed with every number."""
+
+    im_size: int = Field(default=256, ge=8)
+    batch_size: int = Field(default=32, ge=1)
+    limit: int | None = Field(default=None, ge=1, description="held-out images; all by default")
+    teacher_steps: tuple[int, ...] = (8, 1)
+    student_steps: tuple[int, ...] = (1,)
+    metrics: str | tuple[str, ...] = "full"
+    noise_seed: int = Field(default=0, ge=0, lt=2**63)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    shown: int = Field(default=8, ge=1, le=64, description="images kept to look at")

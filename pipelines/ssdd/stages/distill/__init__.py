@@ -1,0 +1,1 @@
+"""The teacher's several steps, learnt by a student as one."""

@@ -1,0 +1,71 @@
+"""Teacher and student on the held-out images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ssdd.parameters import DataParameters, EvaluateParameters, RuntimeConfig
+from ssdd.stages.sources import held_out_images
+
+
+def evaluate_teacher(
+    finetuned: Path, index: Any, data: DataParameters, evaluate: EvaluateParameters, runtime: RuntimeConfig
+) -> tuple[Path, Any, list[dict[str, Any]]]:
+    """Judges the teacher with each of `evaluate.teacher_steps`; see `_evaluate` for what it returns."""
+    return _evaluate("teacher", finetuned, index, data, evaluate, evaluate.teacher_steps, runtime)
+
+
+def evaluate_student(
+    distilled: Path, index: Any, data: DataParameters, evaluate: EvaluateParameters, runtime: RuntimeConfig
+) -> tuple[Path, Any, list[dict[str, Any]]]:
+    """Judges the student with each of `evaluate.student_steps`; see `_evaluate` for what it returns."""
+    return _evaluate("student", distilled, index, data, evaluate, evaluate.student_steps, runtime)
+
+
+def collect_metrics(teacher: list[dict[str, Any]], student: list[dict[str, Any]]) -> Any:
+    """One row per model and number of steps: every number, its interval, and the protocol."""
+    import pandas
+
+    rows = []
+    for part in teacher + student:
+        report = part["report"]
+        row: dict[str, Any] = {"model": part["model"], "steps": part["steps"], **report["metrics"]}
+        for name, interval in report["intervals"].items():
+            row |= {f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+        rows.append(row | {"protocol": json.dumps(report["protocol"], sort_keys=True)})
+    return pandas.DataFrame(rows)
+
+
+def _evaluate(
+    model: str,
+    checkpoint: Path,
+    index: Any,
+    data: DataParameters,
+    parameters: EvaluateParameters,
+    steps: tuple[int, ...],
+    runtime: RuntimeConfig,
+) -> tuple[Path, Any, list[dict[str, Any]]]:
+    """Returns pictures (safetensors, by path), a table of per-image values, and a report per number of steps."""
+    import pandas
+    from safetensors.torch import save_file
+
+    from ssdd.evaluation import evaluate
+    from ssdd.files import atomic_write
+    from ssdd.lineage import state_folder
+
+    dataset = held_out_images(index, data, parameters.im_size, parameters.limit)
+    found = evaluate(checkpoint, dataset, steps, parameters, runtime, f"evaluating the {model}")
+    pictures = {f"steps{part.steps}.{name}": t for part in found for name, t in part.pictures.items()}
+    file = state_folder() / f"{model}_reconstructions.safetensors"
+    with atomic_write(file) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in pictures.items()}, temporary)
+    tables = [
+        pandas.DataFrame({"model": model, "steps": part.steps, "path": _paths(dataset, part), **part.per_image})
+        for part in found
+    ]
+    reports = [{"model": model, "steps": part.steps, "report": part.report} for part in found]
+    return file, pandas.concat(tables, ignore_index=True), reports
+
+
+def _paths(dataset: Any, part: Any) -> list[str]:
+    return [dataset.path(int(number)) for number in part.per_image["image"]]

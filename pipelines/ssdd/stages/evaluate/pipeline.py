@@ -1,0 +1,28 @@
+"""finetuned, distilled, image_index -> reconstructions, per-image values, metrics."""
+
+from kedro.pipeline import Node, Pipeline
+
+from ssdd.stages.evaluate.nodes import collect_metrics, evaluate_student, evaluate_teacher
+from ssdd.stages.names import stage
+
+_COMMON = ["image_index", "params:data", "params:evaluate", "params:runtime"]
+
+
+def create_pipeline() -> Pipeline:
+    """The stage `evaluate`."""
+    return stage(
+        "evaluate",
+        Node(
+            evaluate_teacher,
+            ["finetuned", *_COMMON],
+            ["teacher_reconstructions", "teacher_per_image", "teacher_metrics"],
+            name="evaluate_teacher",
+        ),
+        Node(
+            evaluate_student,
+            ["distilled", *_COMMON],
+            ["student_reconstructions", "student_per_image", "student_metrics"],
+            name="evaluate_student",
+        ),
+        Node(collect_metrics, ["teacher_metrics", "student_metrics"], "metrics", name="collect_metrics"),
+    )

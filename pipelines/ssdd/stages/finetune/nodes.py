@@ -1,0 +1,14 @@
+"""Stage 2: the decoder goes on at the resolution of use."""
+
+from pathlib import Path
+from typing import Any
+
+from ssdd.parameters import DataParameters, RuntimeConfig, StageParameters
+from ssdd.stages.training import make_job, run
+
+
+def finetune(
+    pretrained: Path, index: Any, finetune: StageParameters, data: DataParameters, runtime: RuntimeConfig
+) -> tuple[Path, Path, Any]:
+    """Goes on with the pretrained decoder: last checkpoint, best checkpoint, history."""
+    return run(make_job("decoder", index, finetune, data, runtime, checkpoint=pretrained))

@@ -1,0 +1,1 @@
+"""Images to an index of what is usable."""

@@ -1,0 +1,39 @@
+"""One pass over the images."""
+
+from typing import Any
+
+from ssdd.parameters import DataParameters, PrepareParameters, RuntimeConfig
+from ssdd.stages.sources import open_images
+
+SHEET = 32
+
+
+def prepare_images(
+    images: Any, data: DataParameters, prepare: PrepareParameters, runtime: RuntimeConfig
+) -> tuple[Any, Any, Any]:
+    """Looks at every image once.
+
+    Args:
+        images: the folder, for the lineage; the source is opened by its parameters.
+        data: where the images are.
+        prepare: which of them are used.
+        runtime: workers.
+
+    Returns:
+        the index (a row per usable image), the rejected files with reasons, and a sheet of examples.
+
+    Raises:
+        ValueError: nothing is usable, or too many files are rejected.
+    """
+    from ssdd.data import contact_sheet
+    from ssdd.data import prepare as look_at_all
+
+    source = open_images(data)
+    found = look_at_all(source, **prepare.model_dump(), workers=runtime.workers, progress=runtime.progress)
+    chosen = found.index.iloc[:: max(len(found.index) // SHEET, 1)].head(SHEET)
+    thumbnails = []
+    for path in chosen["path"]:
+        picture = source.open(path)
+        picture.thumbnail((96, 96))
+        thumbnails.append(picture)
+    return found.index, found.rejected, contact_sheet(thumbnails, columns=8)

@@ -1,0 +1,1 @@
+"""Stage 1: a decoder on the frozen encoder."""

@@ -1,0 +1,31 @@
+"""metrics, reconstructions, histories -> figures -> report."""
+
+from kedro.pipeline import Node, Pipeline
+
+from ssdd.stages.names import stage
+from ssdd.stages.report.nodes import draw_curves, draw_reconstructions, write_report
+
+
+def create_pipeline() -> Pipeline:
+    """The stage `report`."""
+    return stage(
+        "report",
+        Node(
+            draw_reconstructions,
+            ["teacher_reconstructions", "student_reconstructions"],
+            ["reconstruction_figure", "extremes_figure"],
+            name="draw_reconstructions",
+        ),
+        Node(
+            draw_curves,
+            ["encoder_history", "pretrain_history", "finetune_history", "distill_history"],
+            "curves_figure",
+            name="draw_curves",
+        ),
+        Node(
+            write_report,
+            ["metrics", "reconstruction_figure", "extremes_figure", "curves_figure", "latent_stats", "params:run_name"],
+            "report",
+            name="write_report",
+        ),
+    )

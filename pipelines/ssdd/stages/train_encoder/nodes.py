@@ -1,0 +1,19 @@
+"""Joint training of encoder and decoder."""
+
+from pathlib import Path
+from typing import Any
+
+from ssdd.parameters import DataParameters, ModelParameters, RuntimeConfig, StageParameters
+from ssdd.stages.training import make_job, run
+
+
+def train_encoder(
+    index: Any,
+    model: ModelParameters,
+    train_encoder: StageParameters,
+    data: DataParameters,
+    runtime: RuntimeConfig,
+) -> tuple[Path, Path, Any]:
+    """Trains an encoder with a decoder, both from scratch: last checkpoint, best checkpoint, history."""
+    networks = {"encoder": model.encoder, "decoder": model.decoder}
+    return run(make_job("autoencoder", index, train_encoder, data, runtime, **networks))

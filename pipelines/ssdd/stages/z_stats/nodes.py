@@ -1,0 +1,32 @@
+"""Statistics of the latents of the held-out images."""
+
+from pathlib import Path
+from typing import Any
+
+from ssdd.parameters import DataParameters, RuntimeConfig, StatisticsParameters
+from ssdd.stages.sources import held_out_images
+
+
+def compute_latent_statistics(
+    encoder: Path, index: Any, data: DataParameters, z_stats: StatisticsParameters, runtime: RuntimeConfig
+) -> dict[str, object]:
+    """Mean and standard deviation of the posterior modes, per channel and overall.
+
+    Args:
+        encoder: its checkpoint.
+        index: of the images.
+        data: where they are.
+        z_stats: resolution, batch, limit.
+        runtime: device, workers.
+
+    Returns:
+        what `LatentStatistics.from_dict` reads.
+    """
+    from ssdd.devices import device_of
+    from ssdd.statistics import latent_statistics
+
+    dataset = held_out_images(index, data, z_stats.im_size, z_stats.limit)
+    found = latent_statistics(
+        encoder, dataset, z_stats.batch_size, runtime.workers, device_of(runtime), runtime.progress
+    )
+    return found.to_dict()

@@ -1,0 +1,41 @@
+"""Statistics of an encoder's latents over a data set, image batch by image batch."""
+
+from pathlib import Path
+
+import torch
+
+from ssdd.data import ImageDataset, StepSampler, make_loader
+from ssdd.progress import bar
+from ssdd_encoder import Encoder, LatentAccumulator, LatentStatistics
+
+
+@torch.no_grad()
+def latent_statistics(
+    checkpoint: Path,
+    dataset: ImageDataset,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> LatentStatistics:
+    """Mean and unbiased standard deviation of the posterior modes, in float64 and constant memory.
+
+    Args:
+        checkpoint: of the encoder, in any layout that `Encoder.from_pretrained` reads.
+        dataset: images with an `EvalTransform`.
+        batch_size: images at a time.
+        workers: loader processes.
+        device: where the encoder runs.
+        progress: shows a bar.
+
+    Raises:
+        ValueError: the checkpoint holds no encoder, an image cannot be read, or a latent is not finite.
+    """
+    encoder = Encoder.from_pretrained(checkpoint).to(device)
+    accumulator = LatentAccumulator(encoder.config.latent_channels)
+    sampler = StepSampler(len(dataset), batch_size, shuffle=False, drop_last=False)
+    with bar("latent statistics", len(dataset), show=progress) as advance:
+        for batch in make_loader(dataset, sampler, workers=workers):
+            accumulator.update(encoder(batch["image"].to(device)).mode())
+            advance(len(batch["index"]))
+    return accumulator.compute()

@@ -1,0 +1,23 @@
+"""Training: typed configuration, one resumable loop, and the jobs that the stages run."""
+
+from ssdd.training.config import (
+    DistillConfig,
+    EmaConfig,
+    EvalConfig,
+    GanConfig,
+    LossWeights,
+    OptimConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "DistillConfig",
+    "EmaConfig",
+    "EvalConfig",
+    "GanConfig",
+    "LossWeights",
+    "OptimConfig",
+    "RuntimeConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,39 @@
+"""Moving average of the weights, with a warm-up.
+
+What is averaged are the weights at which the optimiser says the network is to be used: the live ones with AdamW,
+the schedule-free average with schedule-free RAdam (`optim.usable_weights`).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssdd.training.config import EmaConfig
+
+
+class Ema:
+    """Average of a list of tensors; until step `start_step + 1` it IS the list and costs nothing."""
+
+    def __init__(self, config: EmaConfig):
+        self.config = config
+        self.average: list[Tensor] | None = None
+
+    def decay(self, step: int) -> float:
+        """Returns the share of the old average kept at a step (counted from 1): 0 means follow exactly."""
+        n = step - self.config.start_step - 1
+        return 0.0 if n <= 0 else min(self.config.decay, (1 + n) / (10 + n))
+
+    def due(self, step: int) -> bool:
+        """Says whether `update` does anything at this step, so that nothing is computed for it before."""
+        return step > self.config.start_step
+
+    @torch.no_grad()
+    def update(self, step: int, weights: Sequence[Tensor]) -> None:
+        """Moves the average towards the weights as they are after `step` optimiser steps."""
+        if not self.due(step):
+            return
+        if self.average is None:
+            self.average = [weight.detach().clone() for weight in weights]
+        else:
+            torch._foreach_lerp_(self.average, list(weights), 1 - self.decay(step))

@@ -1,0 +1,86 @@
+"""The same function in one process or in many: workers are spawned here, or joined where torchrun made them."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ssdd.training.interrupts import watch_parent
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class WorkerFailed(RuntimeError):
+    """A worker process raised or was killed; the message has its traceback."""
+
+
+def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a function in `processes` processes that form one group, and returns what rank 0 returned.
+
+    With one process, or where RANK is set (under torchrun, whose workers call this all together), it is called
+    right here. Otherwise workers are spawned: the function must be importable, its arguments and result picklable.
+    If one fails or is killed, all end and the call fails with the traceback of the first; if this process dies,
+    so do they.
+
+    Raises:
+        WorkerFailed: a worker raised or was killed.
+        SystemExit: this process got SIGTERM or SIGINT; the workers had time to save.
+    """
+    if processes == 1 or "RANK" in os.environ:
+        return function(*args, **kwargs)
+    with tempfile.TemporaryDirectory(prefix="ssdd-workers-") as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            monitor_interval=0.2,
+            start_method="spawn",
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        threads = max(torch.get_num_threads() // processes, 1)
+        try:
+            results = elastic_launch(config, _work)(os.getpid(), threads, function, args, kwargs)
+        except SignalException as stop:
+            raise SystemExit(128 + int(stop.sigval)) from None
+        except ChildFailedError as failed:
+            raise WorkerFailed(_story(failed)) from None
+    return results[0]
+
+
+@record
+def _work(parent: int, threads: int, function: Callable[..., T], args: Any, kwargs: Any) -> T:
+    """One worker: ends with its parent, fails loudly, leaves its process group."""
+    watch_parent(parent)
+    torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        if sys.exc_info()[0] is None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _story(failed: ChildFailedError) -> str:
+    """Says which rank failed first and why, in its own words."""
+    rank, failure = failed.get_first_failure()
+    message = failure.message
+    if isinstance(message, dict):
+        extra = message.get("extraInfo", {})
+        message = extra.get("py_callstack", message.get("message", message))
+    how = f"was killed by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
+    return f"worker of rank {rank} {how} (exit code {failure.exitcode}):\n{message}"

@@ -1,0 +1,100 @@
+"""The optimiser, its parameter groups, and the weights at which it wants the network to be used."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from schedulefree import RAdamScheduleFree
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from ssdd.training.config import OptimConfig
+
+DECAYED = (nn.Linear, nn.modules.conv._ConvNd, nn.GroupNorm, nn.LayerNorm)
+
+
+def parameter_groups(modules: Sequence[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Splits trainable parameters as published: weights of linears, convs and norms decay, all else does not.
+
+    All else: biases, embeddings (the relative bias tables among them), and parameters of any other kind.
+
+    Args:
+        modules: the modules to train; frozen parameters are left out, shared ones counted once.
+        weight_decay: of the first group.
+
+    Raises:
+        ValueError: nothing to train.
+    """
+    decayed: dict[int, Tensor] = {}
+    plain: dict[int, Tensor] = {}
+    for root in modules:
+        for module in root.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    decays = name == "weight" and isinstance(module, DECAYED)
+                    (decayed if decays else plain)[id(parameter)] = parameter
+    if not decayed and not plain:
+        raise ValueError("expected at least one trainable parameter, got none: every network is frozen")
+    groups = [
+        {"params": list(decayed.values()), "weight_decay": weight_decay},
+        {"params": list(plain.values()), "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(modules: Sequence[nn.Module], config: OptimConfig) -> Optimizer:
+    """Makes the optimiser over the trainable parameters of the modules, ready to train."""
+    groups = parameter_groups(modules, config.weight_decay)
+    common: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    if config.optimizer == "adamw":
+        return AdamW(groups, **common)
+    optimizer = RAdamScheduleFree(groups, **common)
+    optimizer.train()
+    return optimizer
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """Returns the rate of the last step (schedule-free RAdam warms up by itself)."""
+    group = optimizer.param_groups[0]
+    return float(group.get("scheduled_lr", group["lr"]))
+
+
+@torch.no_grad()
+def usable_weights(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the weights at which the network is to be evaluated and saved, without touching the live ones.
+
+    The schedule-free optimiser trains at y = (1 - beta) z + beta x and promises its results at x. Its own `eval()`
+    and `train()` walk from y to x and back with a rounding error each way, so that a run that was evaluated or
+    saved would differ from one that was not; here x is computed aside.
+
+    Args:
+        optimizer: the optimiser, in training mode.
+        parameters: parameters that it trains.
+
+    Returns:
+        One tensor per parameter; the live tensor itself where there is nothing to compute.
+    """
+    if not isinstance(optimizer, RAdamScheduleFree):
+        return list(parameters)
+    beta = {id(p): group["betas"][0] for group in optimizer.param_groups for p in group["params"]}
+    weights: list[Tensor] = []
+    for y in parameters:
+        z = optimizer.state[y].get("z") if y in optimizer.state else None
+        weights.append(y if z is None else y.lerp(z, 1 - 1 / beta[id(y)]))
+    return weights
+
+
+@contextmanager
+def swapped(parameters: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[None]:
+    """Lends the parameters other values; afterwards they are what they were, bit for bit."""
+    with torch.no_grad():
+        own = [parameter.detach().clone() for parameter in parameters]
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.copy_(weight)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, own, strict=True):
+                parameter.copy_(value)

@@ -1,0 +1,42 @@
+"""The progress bar: loss, images per second, time left; one line at the end where the output is piped."""
+
+from types import TracebackType
+
+import rich
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingBar:
+    """A rich progress bar that shares the log's console.
+
+    Args:
+        title: what stands before the bar.
+        total: steps of the whole run.
+        done: steps of earlier sittings.
+        shown: False on all but one process, and where no bar is wanted.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0, shown: bool = True):
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[speed]:.1f} images/s"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=rich.get_console(), disable=not shown)
+        self._task = self._progress.add_task(title, total=total, completed=done, loss=float("nan"), speed=0.0)
+
+    def __enter__(self) -> "TrainingBar":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, loss: float, speed: float) -> None:
+        """Counts one step."""
+        self._progress.update(self._task, advance=1, loss=loss, speed=speed)

@@ -1,0 +1,66 @@
+"""Scalars and image grids for TensorBoard, Weights & Biases or MLflow, through accelerate's trackers."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Makes sure that the requested trackers are installed.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name in names:
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise ValueError(
+                f"expected the tracker {name!r} to be installed, its package {PACKAGES[name]!r} is not: "
+                f"pip install {PACKAGES[name]}, or take it out of runtime.trackers"
+            )
+
+
+def start_trackers(accelerator: Accelerator, folder: Path, config: dict[str, Any], step: int) -> None:
+    """Opens the trackers; TensorBoard forgets what an interrupted sitting logged past `step`."""
+    if accelerator.log_with:
+        options = {"tensorboard": {"purge_step": step + 1}}
+        accelerator.init_trackers(folder.name, config=_flat(config), init_kwargs=options)
+
+
+def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
+    """Shows images.
+
+    Args:
+        accelerator: holds the trackers.
+        name: title.
+        images: (N, 3, H, W) in [-1, 1]; values outside are clamped.
+        step: finished optimiser steps.
+    """
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({name: arrays}, step=step, dataformats="NHWC")
+        elif tracker.name == "wandb":
+            tracker.log_images({name: list(arrays)}, step=step)
+        elif tracker.name == "mlflow" and accelerator.is_main_process:
+            import mlflow
+
+            for index, array in enumerate(arrays):
+                mlflow.log_image(array, key=f"{name}_{index}", step=step)
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, (int, float, str, bool)) else str(value)
+    return flat

@@ -1,0 +1,244 @@
+"""Datasets: what is saved comes back, files appear whole, previews are what Kedro-Viz draws."""
+
+import base64
+import io
+import json
+
+import numpy
+import pandas
+import pytest
+from kedro.io.core import DatasetError
+from safetensors.numpy import save_file
+
+from ssdd.datasets import (
+    CheckpointDataset,
+    FolderDataset,
+    HTMLDataset,
+    JSONDataset,
+    PlotlyDataset,
+    PNGDataset,
+    TableDataset,
+    TextDataset,
+)
+from ssdd.datasets.checkpoint import read_header
+from ssdd.lineage.hashes import Hashes
+
+TABLE = pandas.DataFrame({"name": ["é", "b c", 'quote "'], "value": [0.1 + 0.2, -1.5e-300, float("nan")]})
+
+
+def checkpoint(path, **tensors):
+    save_file(tensors or {"a": numpy.ones((2, 3), numpy.float32)}, path, metadata={"config": "{}"})
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_tables_come_back_exactly(tmp_path, suffix):
+    dataset = TableDataset(filepath=str(tmp_path / f"deep/er/table.{suffix}"), metadata={"layer": "x"})
+    assert not dataset.exists()
+    dataset.save(TABLE)
+    pandas.testing.assert_frame_equal(dataset.load(), TABLE, check_exact=True)
+    assert dataset.preview(nrows=1) == {"columns": ["name", "value"], "index": [0], "data": [["é", 0.3]]}
+    assert dataset.metadata == {"layer": "x"}
+    first = (tmp_path / f"deep/er/table.{suffix}").read_bytes()
+    dataset.save(TABLE)
+    assert (tmp_path / f"deep/er/table.{suffix}").read_bytes() == first
+
+
+def test_a_table_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"ending in .csv or .parquet"):
+        TableDataset(filepath="table.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "data"),
+    [
+        (TextDataset, "a.txt", "é\nb"),
+        (HTMLDataset, "a.html", "<p>é</p>"),
+        (JSONDataset, "a.json", {"a": [1, None, "é"]}),
+    ],
+)
+def test_documents_come_back(tmp_path, kind, name, data):
+    dataset = kind(filepath=str(tmp_path / name))
+    dataset.save(data)
+    assert dataset.load() == data
+    if kind is JSONDataset:
+        assert json.loads(dataset.preview()) == data
+    if kind is HTMLDataset:
+        assert dataset.preview() == data
+
+
+@pytest.mark.parametrize("kind", ["array", "pil", "matplotlib"])
+def test_pictures_come_back_and_equal_pictures_are_equal_files(tmp_path, kind):
+    from PIL import Image
+
+    pixels = numpy.arange(4 * 5 * 3, dtype=numpy.uint8).reshape(4, 5, 3)
+    data = pixels
+    if kind == "pil":
+        data = Image.fromarray(pixels)
+    if kind == "matplotlib":
+        from matplotlib.figure import Figure
+
+        data = Figure(figsize=(2, 1))
+        data.subplots().plot([1, 2])
+    dataset = PNGDataset(filepath=str(tmp_path / "a.png"), dpi=50)
+    dataset.save(data)
+    first = (tmp_path / "a.png").read_bytes()
+    loaded = dataset.load()
+    if kind == "matplotlib":
+        assert loaded.size == (100, 50)
+    else:
+        assert numpy.array_equal(numpy.asarray(loaded), pixels)
+    dataset.save(data)
+    assert (tmp_path / "a.png").read_bytes() == first
+    assert Image.open(io.BytesIO(base64.b64decode(dataset.preview()))).size == loaded.size
+
+
+def test_interactive_figures_come_back(tmp_path):
+    import plotly.graph_objects as go
+
+    dataset = PlotlyDataset(filepath=str(tmp_path / "a.json"))
+    dataset.save(go.Figure(go.Scatter(y=[1, 3, 2])))
+    assert list(dataset.load().data[0].y) == [1, 3, 2]
+    assert dataset.preview()["data"][0]["type"] == "scatter"
+
+
+def test_a_failed_save_keeps_the_previous_file(tmp_path):
+    path = tmp_path / "a.json"
+    dataset = JSONDataset(filepath=str(path))
+    dataset.save({"a": 1})
+    before = path.read_bytes()
+    with pytest.raises(DatasetError):
+        dataset.save({"a": object()})
+    with pytest.raises(DatasetError):
+        TextDataset(filepath=str(path)).save(3)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_previews_are_announced_to_kedro_viz():
+    kinds = {
+        TableDataset: "TablePreview",
+        JSONDataset: "JSONPreview",
+        CheckpointDataset: "JSONPreview",
+        PNGDataset: "ImagePreview",
+        PlotlyDataset: "PlotlyPreview",
+        HTMLDataset: "HTMLPreview",
+    }
+    for kind, announced in kinds.items():
+        annotation = kind.preview.__annotations__["return"]
+        assert getattr(annotation, "__name__", annotation) == announced
+
+
+def test_a_checkpoint_is_moved_to_its_place_and_loaded_as_a_path(tmp_path):
+    dataset = CheckpointDataset(filepath=str(tmp_path / "run/model.safetensors"))
+    made = checkpoint(tmp_path / "made.safetensors")
+    content = made.read_bytes()
+    dataset.save(made)
+    assert not made.exists()
+    assert dataset.load() == tmp_path / "run/model.safetensors"
+    assert dataset.load().read_bytes() == content
+    dataset.save(dataset.load())  # already there
+    assert dataset.load().read_bytes() == content
+    assert json.loads(dataset.preview()) == {"metadata": {"config": "{}"}, "tensors": 1, "parameters": 6}
+
+
+def test_a_checkpoint_from_another_disk_is_copied_whole(tmp_path, monkeypatch):
+    import ssdd.datasets.checkpoint as module
+
+    replace = module.os.replace
+
+    def other_disk(source, target):
+        if "made" in str(source):
+            raise OSError(18, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(module.os, "replace", other_disk)
+    dataset = CheckpointDataset(filepath=str(tmp_path / "model.safetensors"))
+    dataset.save(checkpoint(tmp_path / "made.safetensors"))
+    assert [item.name for item in tmp_path.iterdir()] == ["model.safetensors"]
+    assert read_header(dataset.load())
+
+
+def header(**entries):
+    raw = json.dumps(entries).encode()
+    return len(raw).to_bytes(8, "little") + raw
+
+
+HOSTILE = {
+    "empty": b"",
+    "short": b"\x00\x01",
+    "pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00}\x94.",
+    "huge header": (2**62).to_bytes(8, "little") + b"{}",
+    "header of 200 MB": (200 * 2**20).to_bytes(8, "little") + b"{}",
+    "no json": (4).to_bytes(8, "little") + b"{{{{",
+    "list": (2).to_bytes(8, "little") + b"[]",
+    "deep": (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    "cut": header(a={"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}) + b"\0" * 7,
+    "too long": header(a={"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}) + b"\0" * 9,
+    "absurd shape": header(a={"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}) + b"\0" * 8,
+    "negative shape": header(a={"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}) + b"\0" * 8,
+    "overlap": header(
+        a={"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+        b={"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+    )
+    + b"\0" * 12,
+    "gap": header(a={"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}) + b"\0" * 8,
+    "no dtype": header(a={"shape": [1], "data_offsets": [0, 4]}) + b"\0" * 4,
+    "text offsets": header(a={"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}) + b"\0" * 4,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_no_checkpoint_is_refused(tmp_path, name):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(ValueError, match="expected"):
+        read_header(path)
+    with pytest.raises(DatasetError):
+        CheckpointDataset(filepath=str(path)).load()
+    with pytest.raises(DatasetError):
+        CheckpointDataset(filepath=str(tmp_path / "b.safetensors")).save(path)
+    assert path.exists()
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_a_folder_counts_by_names_and_contents(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"1")
+    dataset = FolderDataset(filepath=str(folder))
+    assert dataset.load() == folder
+    seen = [Hashes().of(folder)]
+    (folder / "a.png").touch()
+    assert Hashes().of(folder) == seen[0]
+    (folder / "sub/b.png").write_bytes(b"2")
+    seen.append(Hashes().of(folder))
+    (folder / "sub/b.png").rename(folder / "sub/c.png")
+    seen.append(Hashes().of(folder))
+    (folder / "a.png").write_bytes(b"3")
+    seen.append(Hashes().of(folder))
+    assert len(set(seen)) == 4
+    with pytest.raises(DatasetError):
+        FolderDataset(filepath=str(tmp_path / "nowhere")).load()
+    with pytest.raises(DatasetError):
+        dataset.save(1)
+    nothing = FolderDataset()
+    assert nothing.load() is None
+    assert nothing.lineage_token() == "no folder"
+
+
+def test_a_remembered_hash_is_that_of_the_content(tmp_path):
+    import os
+
+    file, cache = tmp_path / "a", tmp_path / "cache.sqlite"
+    file.write_bytes(b"1")
+    os.utime(file, (1_600_000_000, 1_600_000_000))
+    with Hashes(cache) as hashes:
+        first = hashes.of(file)
+    with Hashes(cache) as hashes:
+        assert hashes.of(file) == first
+        assert hashes.of(tmp_path / "none") is None
+    file.write_bytes(b"2")
+    os.utime(file, (1_600_000_000, 1_600_000_000))
+    with Hashes(cache) as hashes:
+        assert hashes.of(file) != first
