@@ -112,7 +112,16 @@ class LatentAccumulator:
         self._combine(values.shape[1], mean, squares)
 
     def merge(self, other: "LatentAccumulator") -> None:
-        """Adds what another accumulator (of another process) has seen."""
+        """Adds what another accumulator (of another process) has seen.
+
+        Raises:
+            ValueError: it is of another number of channels.
+        """
+        if other.mean.shape != self.mean.shape:
+            raise ValueError(
+                f"expected an accumulator of {self.mean.numel()} channels, got one of {other.mean.numel()}: "
+                "merge those of one encoder"
+            )
         self._combine(other.count, other.mean, other.squares)
 
     def compute(self) -> LatentStatistics:
