@@ -72,9 +72,7 @@ cli.add_command(
         params=[
             click.Option(["--plan"], is_flag=True, help="Only print what would run, and why."),
             click.Option(["--force"], is_flag=True, help="Run every chosen node anew, whatever holds."),
-            click.Option(
-                ["--traceback", "full_traceback"], is_flag=True, help="Show where an error came from."
-            ),
+            click.Option(["--traceback", "full_traceback"], is_flag=True, help="Show where an error came from."),
             *kedro_cli.run.params,
         ],
     )

@@ -232,9 +232,7 @@ def test_sample_crops_are_parts_of_their_canvas_at_many_scales():
 
 
 def test_sample_is_a_pure_function_of_its_seed():
-    first, again, other = (
-        EmbeddedSample(train_images=30, validation_images=4, canvases=1, seed=s) for s in (1, 1, 2)
-    )
+    first, again, other = (EmbeddedSample(train_images=30, validation_images=4, canvases=1, seed=s) for s in (1, 1, 2))
     assert first.listing().names == again.listing().names
     assert first.listing().names["train"] != other.listing().names["train"]
     canvas.cache_clear()
@@ -243,9 +241,7 @@ def test_sample_is_a_pure_function_of_its_seed():
     assert prepare(again, progress=False).index.equals(one)
 
 
-@pytest.mark.parametrize(
-    "name", ["chelsea.png", "cat.png/y0x0s9", "chelsea.png/y0x0s999", "../x.png/y0x0s9", ""]
-)
+@pytest.mark.parametrize("name", ["chelsea.png", "cat.png/y0x0s9", "chelsea.png/y0x0s999", "../x.png/y0x0s9", ""])
 def test_sample_refuses_names_that_it_does_not_have(name):
     with pytest.raises(BadImage):
         EmbeddedSample().open(name)

@@ -12,9 +12,7 @@ def invoke(*arguments):
     from ssdd.cli import cli
 
     result = CliRunner().invoke(cli, ["run", *arguments])
-    assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit), (
-        result.exception
-    )
+    assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
 
 

@@ -19,7 +19,8 @@ pretrain: {STAGE}
 finetune: {STAGE}
 teacher_targets: {{teacher_steps: 2, images: 16, shard_size: 8}}
 distill: {STAGE}
-evaluate: {{im_size: 32, batch_size: 8, teacher_steps: [2, 1], metrics: [psnr, ssim_gaussian, frechet_random_conv], shown: 4}}
+evaluate:
+  {{im_size: 32, batch_size: 8, teacher_steps: [2, 1], metrics: [psnr, ssim_gaussian, frechet_random_conv], shown: 4}}
 runtime: {{trackers: []}}
 """
 

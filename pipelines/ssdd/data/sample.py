@@ -113,9 +113,7 @@ class EmbeddedSample(Source):
         whole = canvas(match["canvas"])
         top, left, side = int(match["top"]), int(match["left"]), int(match["side"])
         if not (side >= 1 and left + side <= whole.width and top + side <= whole.height):
-            raise BadImage(
-                Reason.MISSING, f"{path!r} is outside of its {whole.width} x {whole.height} canvas"
-            )
+            raise BadImage(Reason.MISSING, f"{path!r} is outside of its {whole.width} x {whole.height} canvas")
         return whole.crop((left, top, left + side, top + side))
 
     def examine(self, path: str) -> ImageFacts:
