@@ -72,6 +72,14 @@ class ImageFolder(Source):
             raise ValueError(f"expected a path inside {str(self.root)!r}, got {path!r}: prepare the index again")
         return read_image_file(self.root / parts)
 
+    def version(self, path: str) -> str:
+        """Returns a file's size and time of change."""
+        try:
+            status = os.stat(self.root / path)
+        except OSError:
+            return "unreadable"
+        return f"{status.st_size} {status.st_mtime_ns}"
+
 
 class ImageNetFolder(ImageFolder):
     """The ImageNet layout: `train/` and `val/` below one root, each flat or one folder per class.

@@ -76,6 +76,10 @@ class HuggingFaceImages(Source):
             raise BadImage(Reason.MISSING, "the row's image is null")
         return value["bytes"] if value["bytes"] is not None else read_image_file(value["path"])
 
+    def version(self, path: str) -> str:
+        """Returns the library's fingerprint of the table that holds the row."""
+        return str(self.tables[path.rpartition("/")[0]]._fingerprint)
+
 
 def _load(location: str, config: str | None) -> "dict[str, Dataset]":
     import datasets

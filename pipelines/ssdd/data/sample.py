@@ -36,7 +36,7 @@ class EmbeddedSample(Source):
     """Square crops of fixed places and sizes, drawn once from the seed; a name says which crop it is.
 
     Crop sides are spread evenly over octaves, so that the same object is met at several scales. The canvases
-    stay in memory (about 20 MB), shared by all sources of the process.
+    stay in memory (about 25 MB), shared by all sources of the process.
 
     Args:
         train_images: number of training crops, half of photographs and half of dead leaves.
@@ -124,7 +124,7 @@ class EmbeddedSample(Source):
         return ImageFacts(width=image.width, height=image.height, size=len(data), sha256=digest)
 
     def preload(self) -> None:
-        """Decodes the photographs and paints the canvases, about two seconds once per process."""
+        """Decodes the photographs and paints the canvases, about a second, once per process."""
         for name in (*TRAIN_PHOTOGRAPHS, *HELD_OUT_PHOTOGRAPHS):
             canvas(name)
         for number in range(self.canvases):
