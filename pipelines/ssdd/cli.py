@@ -41,6 +41,10 @@ def run(plan: bool, force: bool, full_traceback: bool, **options: Any) -> None:
     except KeyboardInterrupt:
         click.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
         raise SystemExit(130) from None
+    except SystemExit as stop:
+        if not str(stop).isdigit():  # a stage that saved its state and says so
+            click.echo(str(stop), err=True)
+        raise
 
 
 def explain(error: Exception) -> str:

@@ -90,6 +90,19 @@ def test_plan_prints_and_writes_nothing(project):
     assert not (project.folder / ".viz" / "kedro_pipeline_events.json").exists()
 
 
+def test_a_stage_that_stops_itself_is_heard(project):
+    project.edit("nodes.py", 'note("draw")', "raise Stopped(143)")
+    project.edit(
+        "nodes.py",
+        "def draw(",
+        "class Stopped(SystemExit):\n    def __str__(self):\n        return 'state saved'\n\ndef draw(",
+    )
+    project.load()
+    status, output = invoke()
+    assert status == 143
+    assert output.splitlines()[-1] == "state saved"
+
+
 def test_force_with_a_filter_reruns_the_chosen_nodes(project):
     project.run()
     project.log.write_text("")
