@@ -262,7 +262,7 @@ HOSTILE = {
     "dtype torch has not": raw({"a": {**F32, "dtype": "F4", "shape": [16]}}, bytes(8)),
     "surplus data": raw({"a": F32}, bytes(16)),
     "metadata of numbers": raw({"__metadata__": {"ssdd": 3}, "a": F32}, bytes(8)),
-    "scalars where vectors belong": raw({"out_proj.bias": SCALAR, "down.": {**SCALAR, "data_offsets": [4, 8]}}, bytes(8)),
+    "scalars for vectors": raw({"out_proj.bias": SCALAR, "down.": {**SCALAR, "data_offsets": [4, 8]}}, bytes(8)),
     "wrong hash": raw({"__metadata__": {"ssdd_sha256": ""}, "a": F32}, bytes(8)),
 }  # fmt: skip
 

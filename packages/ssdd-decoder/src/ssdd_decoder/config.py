@@ -1,6 +1,6 @@
 """What a decoder is made of, and the named sizes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 Prediction = Literal["velocity", "sample"]
@@ -157,6 +157,10 @@ def describe(config: DecoderConfig) -> str:
     for name, size in SIZES.items():
         if config == size:
             return f"decoder {name}"
-        if config == replace(size, latent_channels=config.latent_channels, downscale=config.downscale):
+        if _but_latent_space(config) == _but_latent_space(size):
             return f"decoder {name} for f{config.downscale}c{config.latent_channels} latents"
     return f"decoder of {config}"
+
+
+def _but_latent_space(config: DecoderConfig) -> dict[str, object]:
+    return {**asdict(config), "latent_channels": None, "downscale": None}
