@@ -154,7 +154,8 @@ def test_kedro_viz_sees_skipped_nodes_and_their_statistics(project):
     first = record()
     assert len(first[0]) == 5
     assert first[2]["table"]["rows"] == 3
-    assert project.run() == []
+    assert project.kedro("run")[0] == 0  # in a process that knows of no earlier run
+    assert project.notes() == []
     assert record() == first
     (project.data / "figure.png").unlink()
     project.run()

@@ -86,7 +86,7 @@ def test_an_interrupt_leaves_a_clean_state(project, number):
     assert "the same command goes on from there" in output
     assert "Traceback" not in output
     assert leftovers(project.folder) == []
-    assert (project.data / ".lock").read_text() == ""
+    assert not (project.data / ".lock").exists()
     assert project.run()[1] == "train from 0"
 
 
@@ -172,8 +172,7 @@ def test_a_failing_node_keeps_what_was_finished_before_it(project):
     with pytest.raises(RuntimeError, match="no luck"):
         project.run()
     project.edit("training.py", "raise RuntimeError('no luck')", "folder = state_folder()")
-    assert project.kedro("run")[0] == 0
-    assert project.notes()[:2] == ["measure", "train from 0"]
+    assert project.run()[:2] == ["measure", "train from 0"]
 
 
 def test_a_full_disk_keeps_the_previous_files(project, monkeypatch):

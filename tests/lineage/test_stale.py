@@ -103,7 +103,8 @@ def test_one_byte_changed_in_an_output_remakes_it(finished):
     assert path.read_bytes() == intact
 
 
-def test_one_byte_changed_behind_the_clock_is_seen(finished):
+def test_one_byte_changed_behind_the_clock_is_seen(finished, monkeypatch):
+    monkeypatch.setattr("ssdd.lineage.hashes._SETTLED_NS", 0)
     path = finished.data / "table.csv"
     long_ago = (1_600_000_000, 1_600_000_000)
     os.utime(path, long_ago)
@@ -163,6 +164,16 @@ def test_another_version_of_a_package_reruns_what_reaches_it(finished, monkeypat
     assert stale(finished) == {}  # another build of the same release
 
 
+def test_a_notebook_does_not_record_code_that_it_did_not_run(finished):
+    finished.edit("helper.py", "# halves, or so", "# twice")
+    assert finished.run(again=False) == []
+    finished.edit("helper.py", "lr * FACTOR", "lr / FACTOR")
+    with pytest.raises(ValueError, match=r"toy.helper:step was edited after .* restart the kernel"):
+        finished.run(again=False)
+    assert finished.run()[1] == "train from 0"
+    assert finished.run(again=False) == []
+
+
 def test_part_of_a_pipeline(finished):
     shutil.rmtree(finished.data)
     assert finished.run(tags=["early"]) == ["clean"]
@@ -171,6 +182,12 @@ def test_part_of_a_pipeline(finished):
     assert finished.run() == ["tell"]
     with pytest.raises(ValueError, match=r"weights.*run a pipeline that makes 'weights'"):
         finished.run(from_nodes=["draw"], params={"run_name": "second"})
+
+
+def test_a_parameter_that_is_no_number_equals_itself(finished):
+    nan = {"tell": {"title": float("nan")}}
+    assert finished.run(params=nan) == ["tell"]
+    assert finished.run(params=nan) == []
 
 
 def test_runs_are_kept_apart_and_an_environment_counts_as_parameters(finished):
