@@ -24,15 +24,15 @@ def info(file: Path) -> None:
     the hash in its header, and, where a run made it, which one.
 
     \b
-    ssdd info data/quickstart/distilled.safetensors
+    ssdd info data/quickstart/models/distilled.safetensors
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from ssdd_decoder import checkpoint
+    from ssdd_decoder import checkpoint, sources
 
-    path = checkpoint.resolve(file, "ssdd.safetensors")
+    path = sources.resolve(file, "ssdd.safetensors")
     header = _latents(path)
     facts = _of_latents(header) if header is not None else _of_checkpoint(checkpoint.read(path))
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -17,7 +17,7 @@ def lineage(file: Path, as_json: bool) -> None:
     changed since is marked.
 
     \b
-    ssdd lineage data/quickstart/distilled.safetensors
+    ssdd lineage data/quickstart/models/distilled.safetensors
     """
     from rich.console import Console
 

@@ -81,9 +81,9 @@ def encoder_file(source: str) -> Path:
     Raises:
         ValueError: there is none.
     """
-    from ssdd_encoder import checkpoint, sdvae
+    from ssdd_encoder import sdvae, sources
 
-    return checkpoint.resolve(sdvae.HUB_ID if source == "sdvae" else source, "encoder.safetensors")
+    return sources.resolve(sdvae.HUB_ID if source == "sdvae" else source, "encoder.safetensors")
 
 
 def report_rejected(rejected: "Sequence[Rejection]", rest: str = "") -> None:
