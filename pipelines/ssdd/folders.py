@@ -174,13 +174,12 @@ def reconstruct_folder(
 
 def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
     """Writes a table of path, reason, detail; of no row where nothing was rejected."""
-    with (
-        atomic_write(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as f,
-    ):
-        table = csv.writer(f)
-        table.writerow(["path", "reason", "detail"])
-        table.writerows([bad.path, str(bad.reason), bad.detail] for bad in rejected)
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(["path", "reason", "detail"])
+    table.writerows([bad.path, str(bad.reason), bad.detail] for bad in rejected)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(text.getvalue().encode("utf-8", errors="backslashreplace"))  # names may not be Unicode
 
 
 def _canvases(

@@ -86,10 +86,8 @@ def _choose(
     columns = [column for column in ("model", "steps") if column in table]
     kinds = table[columns].drop_duplicates().to_dict("records") if columns else []
     if len(kinds) > 1:
-        held_here = "; ".join(_name(kind) for kind in kinds)
-        raise ValueError(
-            f"{file} holds several evaluations ({held_here}): choose with --model-{side} or --steps-{side}"
-        )
+        names = "; ".join(_name(kind) for kind in kinds)
+        raise ValueError(f"{file} holds several evaluations ({names}): choose with --model-{side} or --steps-{side}")
     return table, _name(kinds[0]) if kinds else file.stem
 
 

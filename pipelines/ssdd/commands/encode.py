@@ -15,8 +15,8 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     """Encode IMAGES, files or folders, to one safetensors file.
 
     It holds a latent (C, h, w) per image, called by the image's name relative to its folder, and in its header the
-    sizes of the images, the encoder's configuration and its file's hash. Sides are padded to multiples of the down-scale
-    factor. Files that cannot be read are skipped and named; the command fails only if all are.
+    sizes of the images, the encoder's configuration and its file's hash. Sides are padded to multiples of the
+    down-scale factor. Files that cannot be read are skipped and named; the command fails only if all are.
 
     \b
     ssdd encode photos/ -o latents.safetensors --model distilled.safetensors
@@ -93,4 +93,4 @@ def _count(images: int) -> str:
 def _plain(config: object) -> dict[str, object]:
     from dataclasses import asdict
 
-    return asdict(config)  # type: ignore[call-overload, no-any-return]
+    return asdict(config)  # type: ignore[call-overload]
