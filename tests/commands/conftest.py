@@ -11,6 +11,8 @@ from PIL import Image
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 SCALE = 8
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # orientation: the camera was turned by 90 degrees
 
 
 class Lossless:
@@ -55,9 +57,7 @@ GOOD = {
     "alpha.png": encoded(picture(24, 24).convert("RGBA").resize((40, 31))),
     "half.png": encoded(Image.merge("LA", [Image.new("L", (8, 8), 0), Image.new("L", (8, 8), 51)])),
     "cmyk.jpg": encoded(picture(40, 50).convert("CMYK"), "JPEG", quality=95),
-    "turned.jpg": encoded(
-        picture(20, 48), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    ),
+    "turned.jpg": encoded(picture(20, 48), "JPEG", exif=TURNED),
     "deep/SHOUT.PNG": encoded(picture(64, 64)),
 }
 BAD = {
@@ -109,7 +109,9 @@ def ssdd():
     from ssdd.commands.group import cli
 
     def run(*arguments):
-        result = CliRunner(catch_exceptions=False).invoke(cli, [str(argument) for argument in arguments])
+        result = CliRunner(catch_exceptions=False, env={"COLUMNS": "160"}).invoke(
+            cli, [str(argument) for argument in arguments]
+        )
         return result.exit_code, result.stdout, result.stderr
 
     return run
