@@ -122,9 +122,9 @@ def test_a_file_name_cannot_act_on_the_terminal(ssdd, small, tmp_path, checkpoin
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["reconstruct", "{small}", "-o", "{out}", "--model", "{missing}"], 1, "there is no checkpoint at"),
+        (["reconstruct", "{small}", "-o", "{out}", "--model", "{missing}"], 1, "there is no file or folder"),
         (["reconstruct", "{small}", "-o", "{out}", "--model", "{text}"], 1, "is not a whole safetensors file"),
-        (["reconstruct", "{small}", "-o", "{out}", "--model", "{encoder}"], 1, "holds no decoder"),
+        (["reconstruct", "{small}", "-o", "{out}", "--model", "{encoder}"], 1, "no decoder"),
         (["reconstruct", "{small}", "-o", "{small}", "--model", "{model}"], 1, "choose another"),
         (["reconstruct", "{small}", "-o", "{text}/x", "--model", "{model}"], 1, "Not a directory"),
         (

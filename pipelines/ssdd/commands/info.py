@@ -64,19 +64,18 @@ def _of_latents(header: "LatentHeader") -> dict[str, str]:
 
 def _of_checkpoint(contents: "Contents") -> dict[str, str]:
     from ssdd.files import sha256_file
-    from ssdd_decoder.checkpoint import DIGEST_KEY
 
     parts = _parts(contents)
     facts = {
         "sha256": sha256_file(contents.file),
         "content": "intact: it matches the hash in its header"
-        if DIGEST_KEY in contents.metadata
+        if contents.checked
         else "not checked: its header has no hash",
         "holds": " and ".join(parts) or "neither an encoder nor a decoder known here",
         "tensors": _count(contents.tensors),
         **parts,
     }
-    others = {key: value for key, value in contents.metadata.items() if key not in (DIGEST_KEY, "format")}
+    others = {key: value for key, value in contents.metadata.items() if key != "format"}
     return facts | ({"header": _pairs(others)} if others else {})
 
 

@@ -53,12 +53,14 @@ class Contents:
         config: configuration by part, from the header; empty for files not written by this project.
         tensors: by key, without the prefixes that DataParallel, torch.compile and latent diffusion leave.
         metadata: the other entries of the header.
+        checked: whether the header has a hash of the file; if so, it held.
     """
 
     file: Path
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    checked: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -155,7 +157,7 @@ def read(file: str | os.PathLike[str]) -> Contents:
     tensors = dict(named)
     if len(tensors) < len(named):
         raise CheckpointError(f"{file} holds tensors whose names differ only by a wrapper's prefix: save it unwrapped")
-    return Contents(file, config, tensors, metadata)
+    return Contents(file, config, tensors, metadata, checked=sealed is not None)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], file: Path, *, asked: str, held: str | None) -> None:
