@@ -16,3 +16,9 @@ def device_of(runtime: RuntimeConfig, rank: int = 0) -> torch.device:
     if runtime.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", rank % torch.cuda.device_count())
+
+
+def use_threads(runtime: RuntimeConfig) -> None:
+    """Limits torch to `runtime.threads` CPU threads, which the processes of a stage then share."""
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssdd.autoencoder import SSDD
 from ssdd.data import EvalTransform, ImageDataset, StepSampler, make_loader
-from ssdd.devices import device_of
+from ssdd.devices import device_of, use_threads
 from ssdd.files import sha256_file
 from ssdd.parameters import EvaluateParameters, RuntimeConfig
 from ssdd.progress import bar
@@ -64,6 +64,7 @@ def evaluate(
         CheckpointError: the checkpoint is damaged.
         JudgeUnavailable: a metric's network is not there; the message says where to put it.
     """
+    use_threads(runtime)
     return launch(_evaluate, runtime.processes, checkpoint, dataset, list(steps), parameters, runtime, title)
 
 
@@ -78,7 +79,7 @@ def _evaluate(
     rank, world = _join()
     device = device_of(runtime, rank)
     dtype = getattr(torch, parameters.precision)
-    model = SSDD.from_pretrained(checkpoint).to(device, dtype, memory_format=torch.channels_last)
+    model = SSDD.from_pretrained(checkpoint).to(device, dtype).to(memory_format=torch.channels_last)
     sha256 = sha256_file(checkpoint)
     suites = {
         count: MetricSuite(

@@ -167,7 +167,7 @@ FILES = {
                         train,
                         ["features", "params:train", "params:runtime"],
                         ["weights", "weights_best", "history"],
-                        name="train",
+                        name="train", tags=["distributed"],
                     )
                 ],
                 namespace="training", inputs={"features"}, outputs={"weights", "weights_best", "history"},
@@ -205,12 +205,26 @@ class Project:
         assert old in text
         path.write_text(text.replace(old, new))
 
+    def load(self) -> None:
+        """Loads the project as a new process does."""
+        from kedro.framework.startup import bootstrap_project
+
+        _forget_toy()
+        bootstrap_project(self.folder)
+
     def run(
-        self, runner: object = None, env: str | None = None, params: dict | None = None, **options
+        self,
+        runner: object = None,
+        env: str | None = None,
+        params: dict | None = None,
+        again: bool = True,
+        **options,
     ) -> list[str]:
-        """Runs in this process, as a script or a notebook does."""
+        """Runs in this process as a new script does; not `again`: as a notebook that goes on."""
         from kedro.framework.session import KedroSession
 
+        if again:
+            self.load()
         self.log.write_text("")
         with KedroSession.create(self.folder, env=env, runtime_params=params) as session:
             session.run(runner=runner, **options)
@@ -260,8 +274,6 @@ def _forget_toy() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    from kedro.framework.startup import bootstrap_project
-
     toy = Project(tmp_path / "project")
     for name, text in FILES.items():
         toy.write(name, text)
@@ -270,7 +282,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.setenv("TOY_LOG", str(toy.log))
     monkeypatch.chdir(toy.folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    _forget_toy()
-    bootstrap_project(toy.folder)
+    toy.load()
     yield toy
     _forget_toy()

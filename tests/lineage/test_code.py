@@ -166,6 +166,13 @@ def test_what_an_edit_changes(pack, old, new, changes):
     assert (Code().of(function)[0] != before) == changes
 
 
+def test_what_never_changes_a_result_is_left_out(pack, monkeypatch):
+    monkeypatch.setattr(code_module, "NEUTRAL", ("pack.shapes:Circle",))
+    assert reached("through_init")[0] == {"pack.shapes:area"}
+    monkeypatch.setattr(code_module, "NEUTRAL", ("pack.shapes",))
+    assert reached("through_init")[0] == set()
+
+
 def test_bound_arguments_count(pack):
     function = importlib.import_module("pack.nodes").recursive
     one, two = (Code().of(functools.partial(function, n))[0] for n in (1, 2))

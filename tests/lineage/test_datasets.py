@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 
 import numpy
 import pandas
@@ -227,18 +228,34 @@ def test_a_folder_counts_by_names_and_contents(tmp_path):
     assert nothing.lineage_token() == "no folder"
 
 
-def test_a_remembered_hash_is_that_of_the_content(tmp_path):
-    import os
+def test_a_remembered_hash_is_that_of_the_content(tmp_path, monkeypatch):
+    import ssdd.lineage.hashes as module
 
+    monkeypatch.setattr(module, "_SETTLED_NS", 0)
     file, cache = tmp_path / "a", tmp_path / "cache.sqlite"
-    file.write_bytes(b"1")
-    os.utime(file, (1_600_000_000, 1_600_000_000))
+
+    def write(content):
+        before = file.stat().st_ctime_ns if file.exists() else 0
+        while not file.exists() or file.stat().st_ctime_ns == before:  # clocks tick in milliseconds
+            file.write_bytes(content)
+            os.utime(file, (1_600_000_000, 1_600_000_000))
+
+    write(b"1")
     with Hashes(cache) as hashes:
         first = hashes.of(file)
-    with Hashes(cache) as hashes:
-        assert hashes.of(file) == first
         assert hashes.of(tmp_path / "none") is None
-    file.write_bytes(b"2")
-    os.utime(file, (1_600_000_000, 1_600_000_000))
+    with monkeypatch.context() as patch, Hashes(cache) as hashes:
+        patch.setattr(module, "sha256_file", lambda path: pytest.fail(f"read {path} again"))
+        assert hashes.of(file) == first
+    write(b"2")  # same size, same mtime, same inode
     with Hashes(cache) as hashes:
+        assert hashes.of(file) != first
+
+
+def test_a_file_written_a_moment_ago_is_not_remembered(tmp_path):
+    file, cache = tmp_path / "a", tmp_path / "cache.sqlite"
+    file.write_bytes(b"1")
+    with Hashes(cache) as hashes:
+        first = hashes.of(file)
+        file.write_bytes(b"2")  # perhaps within the same tick of the clock
         assert hashes.of(file) != first

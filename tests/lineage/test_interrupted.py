@@ -86,7 +86,7 @@ def test_an_interrupt_leaves_a_clean_state(project, number):
     assert "the same command goes on from there" in output
     assert "Traceback" not in output
     assert leftovers(project.folder) == []
-    assert (project.data / ".lock").read_text() == ""
+    assert not (project.data / ".lock").exists()
     assert project.run()[1] == "train from 0"
 
 
@@ -132,9 +132,7 @@ def test_a_damaged_stamp_is_redone(project):
     chance = random.Random(0)
     for _ in range(200):
         place = chance.randrange(len(intact))
-        damages.append(
-            intact[:place] + bytes([intact[place] ^ (1 << chance.randrange(8))]) + intact[place + 1 :]
-        )
+        damages.append(intact[:place] + bytes([intact[place] ^ (1 << chance.randrange(8))]) + intact[place + 1 :])
     for damage in damages:
         stamp.write_bytes(damage)
         assert read_stamp(project.data / "table.csv") is None, damage[:200]
@@ -172,8 +170,7 @@ def test_a_failing_node_keeps_what_was_finished_before_it(project):
     with pytest.raises(RuntimeError, match="no luck"):
         project.run()
     project.edit("training.py", "raise RuntimeError('no luck')", "folder = state_folder()")
-    assert project.kedro("run")[0] == 0
-    assert project.notes()[:2] == ["measure", "train from 0"]
+    assert project.run()[:2] == ["measure", "train from 0"]
 
 
 def test_a_full_disk_keeps_the_previous_files(project, monkeypatch):
@@ -208,9 +205,7 @@ def test_a_full_disk_for_real(project):
     """On a small tmpfs, filled at each of several sizes; after space is freed the same command finishes."""
     data = project.folder / "data"
     data.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(data)], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(data)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"mounting a tmpfs is not permitted: {mounted.stderr.decode().strip()}")
     try:

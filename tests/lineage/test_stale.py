@@ -103,7 +103,8 @@ def test_one_byte_changed_in_an_output_remakes_it(finished):
     assert path.read_bytes() == intact
 
 
-def test_one_byte_changed_behind_the_clock_is_seen(finished):
+def test_one_byte_changed_behind_the_clock_is_seen(finished, monkeypatch):
+    monkeypatch.setattr("ssdd.lineage.hashes._SETTLED_NS", 0)
     path = finished.data / "table.csv"
     long_ago = (1_600_000_000, 1_600_000_000)
     os.utime(path, long_ago)
@@ -142,9 +143,7 @@ def test_force_reruns_everything_anew(finished):
 
 def test_a_changed_catalog_argument_reruns_its_maker(finished):
     catalog = finished.folder / "conf/base/catalog.yml"
-    catalog.write_text(
-        catalog.read_text().replace('/table.csv"', '/table.csv", save_args: {float_format: "%.2f"}')
-    )
+    catalog.write_text(catalog.read_text().replace('/table.csv"', '/table.csv", save_args: {float_format: "%.2f"}'))
     assert finished.plan()["clean"] == ("run", "catalog entry table changed")
     assert finished.plan()["measure"][0] == "if changed"
 
@@ -157,10 +156,18 @@ def test_another_version_of_a_package_reruns_what_reaches_it(finished, monkeypat
     monkeypatch.setattr(packages, "installed", lambda name: "99.0" if name == "numpy" else installed(name))
     assert finished.plan()["train"] == ("run", f'package numpy: "{before}" -> "99.0"')
     assert finished.plan()["clean"][0] == "up to date"
-    monkeypatch.setattr(
-        packages, "installed", lambda name: f"{before}+cu1" if name == "numpy" else installed(name)
-    )
+    monkeypatch.setattr(packages, "installed", lambda name: f"{before}+cu1" if name == "numpy" else installed(name))
     assert stale(finished) == {}  # another build of the same release
+
+
+def test_a_notebook_does_not_record_code_that_it_did_not_run(finished):
+    finished.edit("helper.py", "# halves, or so", "# twice")
+    assert finished.run(again=False) == []
+    finished.edit("helper.py", "lr * FACTOR", "lr / FACTOR")
+    with pytest.raises(ValueError, match=r"toy.helper:step was edited after .* restart the kernel"):
+        finished.run(again=False)
+    assert finished.run()[1] == "train from 0"
+    assert finished.run(again=False) == []
 
 
 def test_part_of_a_pipeline(finished):
@@ -171,6 +178,12 @@ def test_part_of_a_pipeline(finished):
     assert finished.run() == ["tell"]
     with pytest.raises(ValueError, match=r"weights.*run a pipeline that makes 'weights'"):
         finished.run(from_nodes=["draw"], params={"run_name": "second"})
+
+
+def test_a_parameter_that_is_no_number_equals_itself(finished):
+    nan = {"tell": {"title": float("nan")}}
+    assert finished.run(params=nan) == ["tell"]
+    assert finished.run(params=nan) == []
 
 
 def test_runs_are_kept_apart_and_an_environment_counts_as_parameters(finished):
@@ -195,9 +208,7 @@ def test_a_plain_runner_is_refused(finished):
         finished.run(runner=ThreadRunner())
 
 
-@pytest.mark.parametrize(
-    ("written", "file"), [("", "weights"), ("@last", "weights"), ("@best", "weights_best")]
-)
+@pytest.mark.parametrize(("written", "file"), [("", "weights"), ("@last", "weights"), ("@best", "weights_best")])
 def test_starting_from_another_run_leaves_the_ancestry_out(finished, written, file):
     from ssdd.lineage.stamps import read_stamp
 

@@ -1,7 +1,12 @@
 """A toy task that the engine can train in a second: a small convolution that learns to denoise."""
 
+import itertools
+import json
+import os
+import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +16,10 @@ TOY = '''
 import json, os, signal, sys
 from pathlib import Path
 
+import psutil
 import torch
+import torch._dynamo  # what the first optimiser and the first Accelerator import anyway
+import torch.distributed.fsdp
 from safetensors.torch import save_file
 from torch import nn
 
@@ -40,13 +48,17 @@ class ToyStep(TrainingStep):
     def __init__(self, options):
         super().__init__()
         torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1))
+        first, last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+        self.net = nn.Sequential(first, nn.GroupNorm(2, 8), nn.SiLU(), last)
         self.frozen = nn.Conv2d(3, 3, 1).requires_grad_(False)
         self.options = options
 
     def forward(self, batch, step):
         x = batch["image"]
         noise = keyed.normal(keyed.keys(1, "noise", step, batch["index"].tolist()), x.shape[1:])
+        if self.options.get("memory"):
+            with open(self.options["memory"], "a") as file:
+                print(psutil.Process().memory_info().rss, file=file)
         mse = (self.net(x + noise) - x).square().mean()
         edge = (self.net(x + noise) - x).diff(dim=3).abs().mean()
         if self.options.get("nan_at") == step:
@@ -81,18 +93,48 @@ def run(folder, options):
                  export=export, evaluate=evaluate)
 
 
+def forked(folder, options):
+    """Runs in a child of this process, which has imported everything once; returns its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            result = launch(run, options["runtime"].get("processes", 1), folder, options)
+            print("DONE", result.step, flush=True)
+            code = 0
+        except SystemExit as stop:
+            print(stop, flush=True)
+            code = stop.code
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 if __name__ == "__main__":
-    options = json.loads(sys.argv[2])
-    result = launch(run, options["runtime"].get("processes", 1), sys.argv[1], options)
-    print("DONE", result.step)
+    for line in sys.stdin:
+        folder, log, runs = json.loads(line)
+        with open(log, "w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        codes = [forked(folder, options) for options in runs]
+        with open(log + ".codes.partial", "w") as file:
+            json.dump(codes, file)
+        os.replace(log + ".codes.partial", log + ".codes")
 '''
 
 
 def toy_options(**changes):
     """Options of a 40-step toy run (6 images a step, 4 steps an epoch, evaluation every 3 epochs)."""
     config = {
-        "epochs": 10, "batch_size": 6, "precision": "no", "eval_every": 3, "log_every": 5, "best_metric": "error",
-        "optim": {"lr": 0.02}, "ema": {"start_step": 10},
+        "epochs": 10,
+        "batch_size": 6,
+        "precision": "no",
+        "eval_every": 3,
+        "log_every": 5,
+        "best_metric": "error",
+        "optim": {"lr": 0.02},
+        "ema": {"start_step": 10},
     }
     runtime = {"device": "cpu", "workers": 0, "save_every": 3, "trackers": [], "progress": False}
     config |= changes.pop("config", {})
@@ -105,3 +147,47 @@ def toy_script(tmp_path_factory) -> Path:
     script = tmp_path_factory.mktemp("toy") / "toy.py"
     script.write_text(textwrap.dedent(TOY))
     return script
+
+
+@pytest.fixture(scope="session")
+def run_toy(toy_script, tmp_path_factory):
+    """Runs toy trainings one after the other on one folder: exit codes and everything printed.
+
+    Each is a process of its own, forked from one that imported everything, which takes seconds.
+    """
+    logs = tmp_path_factory.mktemp("logs")
+    server = subprocess.Popen(
+        [sys.executable, str(toy_script)], stdin=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert server.stdin is not None
+    numbers = itertools.count()
+
+    def run(folder: Path, *options: dict, timeout: float = 300) -> tuple[list[int], str]:
+        log = logs / f"{next(numbers)}.log"
+        print(json.dumps([str(folder), str(log), options]), file=server.stdin, flush=True)
+        codes = Path(f"{log}.codes")
+        deadline = time.monotonic() + timeout
+        while not codes.is_file() and server.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        output = log.read_text()
+        assert codes.is_file(), output
+        return json.loads(codes.read_text()), output
+
+    yield run
+    server.stdin.close()
+    server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def options():
+    return toy_options
+
+
+@pytest.fixture(scope="session")
+def results():
+    """Bytes of everything that must not depend on interruptions: last two states, checkpoints, history."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and p.name != "timings.csv"}
+
+    return read

@@ -46,7 +46,7 @@ def packaged_lpips(net, state):
     return network
 
 
-@pytest.mark.parametrize("size", [(96, 96), (33, 70), (299, 299), (320, 310)])
+@pytest.mark.parametrize("size", [(96, 96), (33, 70), (320, 310)])
 def test_inception_equals_torch_fidelity_bit_for_bit(inception, inception_pth, size):
     theirs = fidelity.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_pth)

@@ -20,8 +20,20 @@ from ssdd.files import sha256_file
 from ssdd.lineage.sources import Import, Source, Sources, hash_statements, imports_of
 
 FIRST_PARTY = ("ssdd", "ssdd_encoder", "ssdd_decoder", "ssdd_metrics")
-# What never changes a result: how files get to the disk, and the bookkeeping itself.
-NEUTRAL = ("ssdd.lineage", "ssdd.files", "ssdd.datasets")
+# What never changes a result, as modules or `module:name`: how files get to the disk, the bookkeeping itself,
+# bars and trackers, and the model of the parameters that count for nothing.
+NEUTRAL = (
+    "ssdd.lineage",
+    "ssdd.files",
+    "ssdd_encoder.files",
+    "ssdd_decoder.files",
+    "ssdd_metrics.files",
+    "ssdd.datasets",
+    "ssdd.progress",
+    "ssdd.training.progress",
+    "ssdd.training.trackers",
+    "ssdd.training.config:RuntimeConfig",
+)
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(:[A-Za-z_]\w*)?")
 _DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}
 
@@ -135,7 +147,7 @@ class _Walk:
 
     def _define(self, source: Source, name: str) -> None:
         key = f"{source.name}:{name}"
-        if key in self.hashes:
+        if key in self.hashes or key in NEUTRAL:
             return
         statements = source.definitions[name]
         self.hashes[key] = hash_statements(statements)

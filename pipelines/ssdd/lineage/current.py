@@ -46,6 +46,7 @@ class Current:
         fingerprint: SHA-256 of what its result follows from, `extends` parameters left out.
         extends: those parameters, flat (`finetune.epochs`).
         anew: discard any state, on `--force`.
+        joined: this process only takes part (a rank other than 0 of torchrun); the state is rank 0's.
     """
 
     node: str
@@ -54,6 +55,7 @@ class Current:
     fingerprint: str
     extends: dict[str, Any] = field(default_factory=dict)
     anew: bool = False
+    joined: bool = False
 
 
 _current: ContextVar[Current | None] = ContextVar("current_node", default=None)
@@ -67,9 +69,7 @@ def current() -> Current:
     """
     node = _current.get()
     if node is None:
-        raise RuntimeError(
-            "no node runs in this process: give the state folder and the fingerprint explicitly"
-        )
+        raise RuntimeError("no node runs in this process: give the state folder and the fingerprint explicitly")
     return node
 
 
@@ -86,6 +86,8 @@ def state_folder() -> Path:
     """
     node = current()
     folder = state_path(node.folder, node.node)
+    if node.joined:
+        return folder
     kind = state_kind(folder, node.fingerprint, node.extends)
     if node.anew or kind == "other":
         shutil.rmtree(folder, ignore_errors=True)

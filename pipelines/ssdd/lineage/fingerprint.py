@@ -19,6 +19,7 @@ from ssdd.lineage.artefacts import (
 )
 from ssdd.lineage.code import Code
 from ssdd.lineage.hashes import Hashes
+from ssdd.lineage.loaded import remember
 from ssdd.lineage.packages import counted
 from ssdd.lineage.stamps import Identity
 from ssdd.lineage.values import Parameters, digest, plain, sort_parameters
@@ -122,6 +123,7 @@ class Fingerprints:
         if node.name not in self._reached:
             try:
                 self._reached[node.name] = self._code.of(node.func)
+                remember(self._reached[node.name][0])
             except ValueError as error:
                 raise ValueError(f"node {node.name!r}: {error}") from None
         return self._reached[node.name]

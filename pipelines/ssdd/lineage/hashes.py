@@ -42,8 +42,7 @@ class Hashes:
     def close(self) -> None:
         """Writes down what was learnt and closes the cache file."""
         if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.commit()
+            self._write_down()
             self._database.close()
             self._database = None
 
@@ -53,12 +52,17 @@ class Hashes:
         Raises:
             OSError: it is there and cannot be read.
         """
-        if path.is_dir():
-            return self._folder(path)
         try:
-            return self._file(path)
+            return self._folder(path) if path.is_dir() else self._file(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        finally:
+            self._write_down()
+
+    def _write_down(self) -> None:
+        if self._database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.commit()
 
     def _folder(self, folder: Path) -> str:
         digest = hashlib.sha256()
@@ -125,10 +129,9 @@ def _open(path: Path) -> sqlite3.Connection | None:
             )
             database.execute("SELECT path, size, mtime, ctime, inode, hash FROM hashes LIMIT 1").fetchone()
             return database
-        except sqlite3.OperationalError:  # locked, read-only, disk full, another layout
-            with contextlib.suppress(OSError):
-                path.unlink()
-        except (sqlite3.DatabaseError, OSError):  # not a database any more
+        except (sqlite3.Error, OSError) as error:
+            if "locked" in str(error):
+                return None  # in use by another run, which must keep it
             with contextlib.suppress(OSError):
                 path.unlink()
     return None

@@ -29,26 +29,32 @@ def lock_run(folder: Path, command: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder / ".lock").resolve()
     if path in _held:  # opening it here would set this process's own lock free
-        raise ValueError(
-            f"run {folder.name!r} is in use by another session of this process: wait for it to end"
-        )
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        raise ValueError(f"run {folder.name!r} is in use by another session of this process: wait for it to end")
+    descriptor = _take(path)
+    _held.add(path)
     try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(_taken(folder.name, os.read(descriptor, 65536))) from None
-        _held.add(path)
         holder = {"pid": os.getpid(), "command": command, "since": datetime.now().isoformat(" ", "seconds")}
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(holder).encode())
         yield
     finally:
-        if path in _held:
-            _held.discard(path)
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, 0)
+        _held.discard(path)
+        path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _take(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        except OSError:
+            content = os.read(descriptor, 65536)
+            os.close(descriptor)
+            raise ValueError(_taken(path.parent.name, content)) from None
+        os.close(descriptor)  # its holder removed it in between: that lock guards nothing any more
 
 
 def _taken(run: str, content: bytes) -> str:

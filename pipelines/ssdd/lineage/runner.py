@@ -27,14 +27,16 @@ from kedro.runner.task import Task
 from kedro.utils import find_kedro_project
 from pluggy import PluginManager
 
-from ssdd.lineage.current import Current, running
+from ssdd.lineage.current import Current, running, state_folder
 from ssdd.lineage.fingerprint import Fingerprints
 from ssdd.lineage.hashes import Hashes
+from ssdd.lineage.loaded import check_loaded
 from ssdd.lineage.lock import lock_run
 from ssdd.lineage.machine import command, commit, machine
 from ssdd.lineage.packages import recorded
 from ssdd.lineage.places import check_run_name, hash_cache, run_folder, sweep
 from ssdd.lineage.plan import Decision, as_table, decide, feeds_only, plan
+from ssdd.lineage.ranks import TAG, Announcements, load_inputs, rank, world_size
 from ssdd.lineage.stamps import Stamp, write_stamp
 from ssdd.lineage.start import Given, StartingPoint, resolve, start_from, written_points
 from ssdd.lineage.status import report_skipped
@@ -65,8 +67,8 @@ class LineageRunner(SequentialRunner):
         self._project = Path(project) if project else find_kedro_project(Path.cwd()) or Path.cwd()
 
     def __str__(self) -> str:
-        if self._only_plan:
-            return f"<{type(self).__name__}, plan only>"
+        if self._only_plan or rank() > 0:
+            return f"<{type(self).__name__} that records nothing>"
         # Kedro-Viz records the run's status where it reads Kedro's own name.
         return f"<{type(self).__name__}, a kedro.runner.sequential_runner.SequentialRunner object>"
 
@@ -92,13 +94,32 @@ class LineageRunner(SequentialRunner):
         pipeline = self._start(pipeline, catalog, parameters)
         with Hashes(hash_cache(self._project)) as self._hashes:
             if self._only_plan:
+                if rank() > 0:
+                    return {}
                 self._warm_up(pipeline, catalog)
                 fingerprints = Fingerprints(pipeline, catalog, self._hashes, kedro_project.PACKAGE_NAME)
                 rich.print(as_table(plan(pipeline, fingerprints, self._folder, self._force)))
                 return {}
+            self._announcements = Announcements()
+            if rank() > 0:
+                self._join(pipeline, catalog)
+                return {}
             with lock_run(self._folder, command()), _stop_on_sigterm():
                 sweep(self._folder)
-                return super().run(pipeline, catalog, hook_manager, run_id, only_missing_outputs)
+                result = super().run(pipeline, catalog, hook_manager, run_id, only_missing_outputs)
+                self._announcements.end()
+                return result
+
+    def _join(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Another rank than 0: takes part in the joint nodes until rank 0 has done all."""
+        self._warm_up(pipeline, catalog)
+        nodes = {node.name: node for node in pipeline.nodes}
+        while (told := self._announcements.next())["node"] is not None:
+            node = nodes[told["node"]]
+            inputs = load_inputs(node, pipeline, catalog)
+            here = Current(node.name, self._run_name, self._folder, told["fingerprint"], told["extends"], joined=True)
+            with running(here):
+                node.run(inputs)
 
     def _start(self, pipeline: Pipeline, catalog: CatalogProtocol, parameters: dict[str, Any]) -> Pipeline:
         known = starting_points()
@@ -157,6 +178,7 @@ class LineageRunner(SequentialRunner):
         made = decision.made
         if made is None:
             raise AssertionError("a decision to run says what the node is made of")
+        check_loaded(made.identity.code)
         logger.info("%s: %s (%s)", decision.action, node.name, decision.why)
         started, clock = datetime.now(UTC), time.perf_counter()
         here = Current(
@@ -169,6 +191,9 @@ class LineageRunner(SequentialRunner):
         )
         try:
             with running(here):
+                if TAG in node.tags and world_size() > 1:
+                    state_folder()  # before the others look into it
+                    self._announcements.announce(here)
                 task.execute()
         except Exception:
             logger.error("failed: %s; what was finished before it is kept", node.name)
@@ -190,9 +215,7 @@ class LineageRunner(SequentialRunner):
                     f"expected the node {node.name!r} to have saved {name!r} at {path}, found nothing there"
                 )
             files = {item: self._portable(file, path.parent) for item, file in made.files.items()}
-            stamp = Stamp(
-                name, node.name, content, made.identity, made.parameters.extends, {**about, "files": files}
-            )
+            stamp = Stamp(name, node.name, content, made.identity, made.parameters.extends, {**about, "files": files})
             write_stamp(path, stamp)
         logger.info("done: %s in %.1f s", node.name, time.perf_counter() - clock)
 

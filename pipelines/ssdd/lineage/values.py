@@ -90,7 +90,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     said = []
     for key in sorted({*before, *now}):
         old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
-        if old is _ABSENT or new is _ABSENT or plain(old) != plain(new) or type(old) is not type(new):
+        if old is _ABSENT or new is _ABSENT or digest(plain(old)) != digest(plain(new)):
             said.append(f"{key}: {_show(old)} -> {_show(new)}")
     return said
 

@@ -32,10 +32,12 @@ def make_job(
         limit: of the training images.
         networks: the other arguments of `TrainingJob`.
     """
+    from ssdd.devices import use_threads
     from ssdd.lineage import current_fingerprint, state_folder
     from ssdd.training.config import EvalConfig, TrainConfig
     from ssdd.training.jobs import TrainingJob
 
+    use_threads(runtime)
     train = TrainConfig(**{name: getattr(stage, name) for name in TrainConfig.model_fields})
     evaluation = EvalConfig(
         metrics=stage.eval_metrics, steps=stage.eval_steps, batch_size=stage.eval_batch_size, shown=stage.eval_shown

@@ -111,6 +111,7 @@ class RuntimeConfig(Frozen):
     """Where and how a run is carried out: never changes a result, so it never enters a fingerprint."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of all processes together; torch decides")
     processes: int = Field(default=1, ge=1)
     workers: int = Field(default=4, ge=0, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")

@@ -127,7 +127,7 @@ class StateStore:
             OSError: the disk is full or not writable; earlier states are intact.
         """
         unnamed = self.folder / "state-unnamed.safetensors"
-        header = {"fingerprint": self.fingerprint, "document": json.dumps(state.document())}
+        header = one_header({"fingerprint": self.fingerprint, **state.document()})
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
         with atomic_write(unnamed) as path:
             write_safetensors(tensors, path, header)
@@ -152,9 +152,8 @@ class StateStore:
                 log.warning("%s is damaged and is left aside", path)
                 continue
             with safe_open(path, framework="pt") as file:
-                header = file.metadata()
-                document = json.loads(header["document"])
-                if header["fingerprint"] != self.fingerprint or document["progress"]["step"] > last_step:
+                document = read_header(file.metadata())
+                if document["fingerprint"] != self.fingerprint or document["progress"]["step"] > last_step:
                     continue
                 if not self._best_is_there(document["progress"]["best"]):
                     log.warning("the best checkpoint named by %s is gone or damaged: left aside", path)
@@ -171,6 +170,17 @@ class StateStore:
 
     def _paths(self) -> list[Path]:
         return sorted((p for p in self.folder.glob("state-*.safetensors") if p.is_file()), reverse=True)
+
+
+def one_header(content: Mapping[str, Any]) -> dict[str, str]:
+    """Packs a header into one entry: safetensors writes several in no fixed order, and equal states must be equal."""
+    return {"ssdd": json.dumps(content)}
+
+
+def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Unpacks what `one_header` packed."""
+    content: dict[str, Any] = json.loads(metadata["ssdd"])
+    return content
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:

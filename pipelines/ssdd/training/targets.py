@@ -25,7 +25,7 @@ from ssdd.data import ImageDataset
 from ssdd.files import TEMPORARY_SUFFIX, atomic_write, sha256_file
 from ssdd.training import keyed
 from ssdd.training.config import DistillConfig
-from ssdd.training.state import write_safetensors
+from ssdd.training.state import one_header, read_header, write_safetensors
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import teacher_target
 from ssdd_encoder import Encoder
@@ -61,7 +61,7 @@ def write_targets(
         seed: of the noise.
         batch_size: images at a time.
         workers: data loader workers.
-        rank, processes: missing shards are dealt out in turn.
+        rank, processes: shards are dealt out in turn.
         progress: show a bar.
 
     Raises:
@@ -69,8 +69,7 @@ def write_targets(
     """
     folder.mkdir(parents=True, exist_ok=True)
     finished = sound_shards(folder, fingerprint)
-    missing = [span for span in spans(len(dataset), config) if span not in finished]
-    mine = missing[rank::processes]
+    mine = [span for span in spans(len(dataset), config)[rank::processes] if span not in finished]
     shown = progress and rank == 0
     for first, last in track(mine, "teacher targets", console=rich.get_console(), disable=not shown):
         loader = _shard_loader(dataset, first, last, batch_size, workers)
@@ -78,7 +77,7 @@ def write_targets(
         tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         unnamed = folder / f"targets-unnamed-{first:09d}.safetensors"
         with atomic_write(unnamed) as path:
-            write_safetensors(tensors, path, {"fingerprint": fingerprint})
+            write_safetensors(tensors, path, one_header({"fingerprint": fingerprint}))
         os.replace(unnamed, folder / f"targets-{first:09d}-{last:09d}-{sha256_file(unnamed)[:32]}.safetensors")
 
 
@@ -107,7 +106,7 @@ def sound_shards(folder: Path, fingerprint: str) -> dict[tuple[int, int], Path]:
             log.warning("%s is damaged and is left aside", path)
             continue
         with safe_open(path, framework="pt") as file:
-            if file.metadata()["fingerprint"] == fingerprint:
+            if read_header(file.metadata())["fingerprint"] == fingerprint:
                 found[int(name[1]), int(name[2])] = path
     return found
 

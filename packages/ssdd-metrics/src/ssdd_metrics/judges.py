@@ -137,9 +137,7 @@ class DreamSim(Judge):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of each pair of images."""
         a, b = (
-            F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True, align_corners=False).clamp(
-                0, 1
-            )
+            F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
             for images in (a, b)
         )
         return self.network(a, b).flatten()

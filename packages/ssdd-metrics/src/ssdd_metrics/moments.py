@@ -65,9 +65,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         if not moments.count:
             raise ValueError("expected features of at least one image on both sides, got none: update first")
         if not torch.isfinite(moments.outer).all():
-            raise ValueError(
-                "expected finite features, got NaN or infinite: run the feature network in float32"
-            )
+            raise ValueError("expected finite features, got NaN or infinite: run the feature network in float32")
     if a.total.shape != b.total.shape:
         raise ValueError(
             f"expected equal feature sizes, got {len(a.total)} and {len(b.total)}: use one feature network"

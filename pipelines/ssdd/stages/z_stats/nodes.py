@@ -22,9 +22,10 @@ def compute_latent_statistics(
     Returns:
         what `LatentStatistics.from_dict` reads.
     """
-    from ssdd.devices import device_of
+    from ssdd.devices import device_of, use_threads
     from ssdd.statistics import latent_statistics
 
+    use_threads(runtime)
     dataset = held_out_images(index, data, z_stats.im_size, z_stats.limit)
     found = latent_statistics(
         encoder, dataset, z_stats.batch_size, runtime.workers, device_of(runtime), runtime.progress

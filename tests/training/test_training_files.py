@@ -1,0 +1,280 @@
+"""What training writes: states, rows, teacher targets, trackers; and what it refuses."""
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from ssdd.training import guard, keyed
+from ssdd.training.config import DistillConfig, EmaConfig, OptimConfig, RuntimeConfig, TrainConfig, pieces_per_process
+from ssdd.training.ema import Ema
+from ssdd.training.history import read_rows, write_rows
+from ssdd.training.optim import build_optimizer
+from ssdd.training.state import Best, StateStore, TrainingState
+from ssdd.training.targets import CachedTargets, clean_targets, sound_shards, write_targets
+from ssdd_decoder import Decoder, DecoderConfig
+from ssdd_decoder.distill import teacher_target
+from ssdd_encoder import Encoder, EncoderConfig
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def made(steps: int = 0, kind: str = "radam_schedulefree") -> TrainingState:
+    torch.manual_seed(1)
+    net = Net()
+    optimizer = build_optimizer([net], OptimConfig(optimizer=kind, lr=0.1))
+    parameters = list(net.conv.parameters())
+    state = TrainingState({"main": net}, {"main": optimizer}, parameters, Ema(EmaConfig(start_step=0)))
+    advance(state, steps)
+    return state
+
+
+def advance(state: TrainingState, steps: int) -> None:
+    net, optimizer = state.networks["main"], state.optimizers["main"]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        x = keyed.normal([state.progress.step], (2, 4, 4))
+        net.conv(x).square().mean().backward()
+        optimizer.step()
+        state.progress.step += 1
+        state.ema.update(state.progress.step, state.averaged)
+        state.progress.history.append({"step": state.progress.step, "loss": 0.1})
+
+
+def same(a: TrainingState, b: TrainingState) -> bool:
+    first, second = a.tensors(), b.tensors()
+    equal = first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    return equal and json.dumps(a.document()) == json.dumps(b.document())
+
+
+@pytest.mark.parametrize("kind", ["radam_schedulefree", "adamw"])
+def test_a_restored_state_is_the_saved_one_and_goes_on_alike(tmp_path, kind):
+    store = StateStore(tmp_path, "f")
+    state = made(7, kind)
+    (tmp_path / "best").write_bytes(b"weights")
+    from ssdd.files import sha256_file
+
+    state.progress.best = Best(0.5, 4, "best", sha256_file(tmp_path / "best"))
+    store.save(state)
+    other = made(0, kind)
+    assert store.load(other, last_step=100)
+    assert same(state, other)
+    strides = {name: t.stride() for name, t in state.tensors().items()}
+    assert {name: t.stride() for name, t in other.tensors().items()} == strides
+    assert not any("frozen" in name for name in state.tensors())
+    advance(state, 5)
+    advance(other, 5)
+    assert same(state, other)
+
+
+def test_equal_states_are_equal_files_and_two_are_kept(tmp_path):
+    first, second = StateStore(tmp_path / "a", "f"), StateStore(tmp_path / "b", "f")
+    for steps in (1, 2, 3):
+        assert first.save(made(steps)).name == second.save(made(steps)).name
+    names = sorted(path.name[:14] for path in (tmp_path / "a").iterdir())
+    assert names == ["state-00000002", "state-00000003"]
+
+
+def test_states_of_others_are_not_taken(tmp_path):
+    StateStore(tmp_path, "f").save(made(3))
+    assert not StateStore(tmp_path, "g").load(made(), last_step=100)
+    assert not StateStore(tmp_path, "f").load(made(), last_step=2)
+    assert StateStore(tmp_path, "f").load(made(), last_step=3)
+
+
+def flip(content: bytearray, place: int) -> bytes:
+    content[place] ^= 4
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b[: len(b) // 2],
+        lambda b: b"",
+        lambda b: b[:-1],
+        lambda b: bytes(len(b)),
+        lambda b: flip(bytearray(b), 3),
+        lambda b: flip(bytearray(b), 200),
+        lambda b: flip(bytearray(b), len(b) - 9),
+    ],
+)
+def test_a_damaged_state_is_passed_over(tmp_path, damage):
+    store = StateStore(tmp_path, "f")
+    good, state = made(2), made(4)
+    store.save(good)
+    newest = store.save(state)
+    newest.write_bytes(damage(newest.read_bytes()))
+    other = made()
+    assert store.load(other, last_step=100)
+    assert same(other, good)
+
+
+def test_exchanged_states_and_a_lost_best_checkpoint_are_seen(tmp_path):
+    store = StateStore(tmp_path, "f")
+    one, two = store.save(made(1)), store.save(made(2))
+    content = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(content)
+    assert not store.load(made(), last_step=100)
+    state = made(3)
+    state.progress.best = Best(0.5, 3, "best.safetensors", "0" * 64)
+    store.save(state)
+    assert not store.load(made(), last_step=100)
+
+
+def test_leftovers_of_a_killed_save_go(tmp_path):
+    for name in (".state-unnamed.safetensors.ab12.partial.safetensors", "state-unnamed.safetensors"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "mine.txt").write_text("stays")
+    StateStore(tmp_path, "f").clean()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_rows_come_back(tmp_path):
+    rows = [{"step": 1, "loss": 0.1 + 0.2}, {"step": 2, "split": "eval", "psnr": float("inf")}]
+    write_rows(tmp_path / "h.csv", rows)
+    assert read_rows(tmp_path / "h.csv") == rows
+    assert read_rows(tmp_path / "none.csv") == []
+
+
+def test_guard_names_the_part_before_the_sum():
+    assert guard.first_bad({"loss": float("nan"), "kl": float("inf"), "mse": 1.0}) == "kl"
+    assert guard.first_bad({"loss": 1.0}) is None
+
+
+# -- teacher targets ---------------------------------------------------------------------------------------------
+
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, key):
+        epoch, index = key
+        image = keyed.normal([keyed.key(0, "image", epoch, index)], (3, 8, 8))[0].clamp(-1, 1)
+        return {"image": image, "index": index, "path": f"{index}.png"}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    shape = DecoderConfig(
+        base_channels=8,
+        multipliers=(1, 2),
+        transformer_blocks=1,
+        heads=2,
+        resnets_per_level=1,
+        norm_groups=4,
+        downscale=2,
+    )
+    encoder = Encoder(EncoderConfig(base_channels=8, multipliers=(1, 1), resnets_per_level=1, norm_groups=4))
+    decoder = Decoder(shape)
+    for parameter in decoder.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return encoder.requires_grad_(False), decoder.requires_grad_(False)
+
+
+SHARDS = DistillConfig(teacher_steps=3, shard_size=4, cache_dtype="float32")
+
+
+def write(networks, folder: Path, fingerprint: str = "t", **changes) -> None:
+    arguments = {"seed": 9, "batch_size": 3, "progress": False} | changes
+    write_targets(*networks, Images(), SHARDS, folder, fingerprint, **arguments)
+
+
+def test_cached_targets_are_the_teachers(networks, tmp_path):
+    write(networks, tmp_path)
+    cached = pickle.loads(pickle.dumps(CachedTargets(Images(), tmp_path, "t")))
+    assert len(cached) == 10
+    for index in (0, 5, 9):
+        found = cached[17, index]
+        image = Images()[0, index]["image"]
+        assert torch.equal(found["image"], image)
+        noise = keyed.normal([keyed.key(9, "noise", 0, index)], (3, 8, 8))
+        assert torch.equal(found["noise"], noise[0])
+        z = networks[0](image[None]).mode()
+        torch.testing.assert_close(found["z"], z[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found["target"], teacher_target(networks[1], z, noise, 3)[0], atol=1e-4, rtol=1e-3)
+
+
+def test_finished_shards_are_kept_and_damaged_ones_made_again(networks, tmp_path):
+    write(networks, tmp_path)
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()}
+    assert len(before) == 3
+    _, second, third = sorted(before)
+    third_path = tmp_path / third
+    third_path.write_bytes(third_path.read_bytes()[:-3])
+    (tmp_path / ".targets-unnamed-000000004.safetensors.x.partial.safetensors").write_bytes(b"x")
+    (tmp_path / second).unlink()
+    with pytest.raises(ValueError, match="make the targets again"):
+        CachedTargets(Images(), tmp_path, "t")
+    clean_targets(tmp_path, "t", 10, SHARDS)
+    write(networks, tmp_path, rank=0, processes=2)
+    write(networks, tmp_path, rank=1, processes=2)
+    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()}
+    assert {name: content for name, (_, content) in after.items()} == {n: c for n, (_, c) in before.items()}
+    first = sorted(before)[0]
+    assert after[first][0] == before[first][0]
+
+
+def test_targets_of_another_fingerprint_are_not_used(networks, tmp_path):
+    write(networks, tmp_path)
+    with pytest.raises(ValueError, match="got 0 in a row"):
+        CachedTargets(Images(), tmp_path, "u")
+    clean_targets(tmp_path, "u", 10, SHARDS)
+    assert sound_shards(tmp_path, "t") == {}
+
+
+# -- settings ------------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_typed_frozen_and_published():
+    config = TrainConfig()
+    assert (config.optim.clip, config.ema.decay, config.ema.start_step, config.batch_size) == (0.1, 0.999, 50_000, 256)
+    assert dataclasses.astuple(dataclasses.make_dataclass("W", ["a", "b", "c"])(0.5, 0.25, 1e-6)) == (
+        config.loss.perceptual_weight,
+        config.loss.repa,
+        config.loss.kl,
+    )
+    assert not config.gan.enabled
+    with pytest.raises(ValidationError, match="lrr"):
+        TrainConfig.model_validate({"optim": {"lrr": 1}})
+    with pytest.raises(ValidationError):
+        config.epochs = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="greater than 0"):
+        TrainConfig.model_validate({"optim": {"lr": -1}})
+    with pytest.raises(ValueError, match="multiple of processes x accumulation = 2 x 3 = 6, got 256"):
+        pieces_per_process(TrainConfig(accumulation=3), 2)
+
+
+def test_trackers_show_scalars_and_images(run_toy, options, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    codes, output = run_toy(tmp_path, options(runtime={"trackers": ["tensorboard"], "progress": True}))
+    assert codes == [0], output
+    assert "40/40" in output
+    events = [EventAccumulator(str(path.parent)) for path in tmp_path.rglob("events.*")]
+    for event in events:
+        event.Reload()
+    scalars = {tag for event in events for tag in event.Tags()["scalars"]}
+    assert {"train/loss", "train/mse", "eval/error"} <= scalars
+    assert any("samples" in tag for event in events for tag in event.Tags()["images"])
+
+
+def test_missing_trackers_and_devices_are_named(monkeypatch):
+    from ssdd.training.trackers import check_trackers
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install wandb"):
+        check_trackers(RuntimeConfig(trackers=("wandb",)).trackers)

@@ -1,0 +1,176 @@
+"""Jobs on the embedded photographs: every kind trains, hands on what it made, and resumes exactly."""
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ssdd import SSDD
+from ssdd.data import EvalTransform, ImageDataset, TrainTransform, open_source, prepare
+from ssdd.training.config import (
+    DistillConfig,
+    EmaConfig,
+    EvalConfig,
+    GanConfig,
+    LossWeights,
+    OptimConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
+from ssdd.training.history import read_rows
+from ssdd.training.jobs import TrainingJob, build_model, cache_targets, run_job
+from ssdd.training.steps import DecoderStep
+from ssdd_decoder import DecoderConfig
+from ssdd_encoder import EncoderConfig
+
+ENCODER = EncoderConfig(base_channels=8, multipliers=(1, 1), resnets_per_level=1, patch_size=2, norm_groups=4)
+DECODER = DecoderConfig(
+    base_channels=16,
+    multipliers=(1, 2),
+    transformer_blocks=1,
+    heads=2,
+    resnets_per_level=1,
+    norm_groups=8,
+    patch_size=2,
+    downscale=4,
+)
+TRAIN = TrainConfig(
+    epochs=2,
+    batch_size=4,
+    precision="no",
+    eval_every=1,
+    log_every=2,
+    best_metric="psnr",
+    best_is="highest",
+    optim=OptimConfig(lr=0.01),
+    ema=EmaConfig(start_step=2),
+    loss=LossWeights(perceptual="msgrad", repa=0),
+)
+
+
+@pytest.fixture(scope="module")
+def images():
+    source = open_source("sample", train_images=16, validation_images=4, canvases=1)
+    index = prepare(source, progress=False).index
+    train = ImageDataset(index, source, TrainTransform(im_size=16), split="train")
+    return train, ImageDataset(index, source, EvalTransform(im_size=16), split="validation")
+
+
+@pytest.fixture
+def job(images, tmp_path):
+    def make(kind: str, name: str, **changes) -> TrainingJob:
+        runtime = RuntimeConfig(device="cpu", workers=0, save_every=2, trackers=(), progress=False)
+        common = {
+            "images": images[0],
+            "validation": images[1],
+            "train": TRAIN,
+            "evaluation": EvalConfig(metrics=("psnr",), steps=2),
+            "runtime": runtime,
+            "folder": tmp_path / name,
+            "fingerprint": "f",
+        }
+        return TrainingJob(kind=kind, **common | changes)
+
+    return make
+
+
+def weights(path) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in load_file(path).items()}  # the file is overwritten below
+
+
+def part_equal(a, b, part: str) -> bool:
+    names = [name for name in a if name.startswith(part)]
+    return all(torch.equal(a[name], b[name]) for name in names)
+
+
+def test_every_kind_trains_and_hands_on_what_it_made(job, tmp_path):
+    first = run_job(job("autoencoder", "ae", encoder=ENCODER, decoder=DECODER))
+    start = build_model(job("autoencoder", "ae", encoder=ENCODER, decoder=DECODER)).state_dict()
+    assert not part_equal(weights(first.last), start, "encoder.")
+    SSDD.from_pretrained(first.best)
+
+    second = run_job(job("decoder", "dec", encoder_checkpoint=first.last, decoder=DECODER))
+    assert part_equal(weights(second.last), weights(first.last), "encoder.")
+    assert not part_equal(weights(second.last), weights(first.last), "decoder.")
+
+    cached = job(
+        "distillation",
+        "cached",
+        checkpoint=second.last,
+        distill=DistillConfig(teacher_steps=2, cached=True, shard_size=5),
+        targets=tmp_path / "targets",
+        targets_fingerprint="t",
+        train=TRAIN.model_copy(update={"epochs": 4}),
+    )
+    with pytest.raises(ValueError, match="make the targets again"):
+        run_job(cached)
+    assert len(list(cache_targets(cached).iterdir())) == 4
+    live = dataclasses.replace(cached, folder=tmp_path / "live", distill=DistillConfig(teacher_steps=2))
+    for result in (run_job(cached), run_job(live)):
+        losses = [row["flow_matching"] for row in read_rows(result.history) if row["split"] == "train"]
+        assert max(losses) < 0.1  # the student starts from the teacher
+        assert not part_equal(weights(result.last), weights(second.last), "decoder.")
+        assert part_equal(weights(result.last), weights(second.last), "encoder.")
+
+
+@pytest.mark.parametrize("stop", [1, 5, 6])
+def test_a_job_that_broke_off_resumes_exactly(job, monkeypatch, stop):
+    gan = TRAIN.model_copy(update={"gan": GanConfig(enabled=True, start_step=3), "accumulation": 2})
+    arguments = {"encoder": ENCODER, "decoder": DECODER, "train": gan}
+    whole = run_job(job("autoencoder", "whole", **arguments))
+    finish = DecoderStep.finish
+
+    def broken(self, *args, step, **kwargs):
+        if step == stop:
+            raise RuntimeError("power cut")
+        return finish(self, *args, step=step, **kwargs)
+
+    broken_off = job("autoencoder", "broken", **arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderStep, "finish", broken)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_job(broken_off)
+    again = run_job(broken_off)
+    assert again.history.read_bytes() == whole.history.read_bytes()
+    a, b = weights(again.last), weights(whole.last)
+    assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_a_finished_job_trains_no_more_and_mends_its_checkpoint(job, monkeypatch):
+    done = job("autoencoder", "done", encoder=ENCODER, decoder=DECODER)
+    first = run_job(done)
+    before = weights(first.last)
+    first.last.write_bytes(b"damaged")
+    monkeypatch.setattr(DecoderStep, "finish", None)
+    again = run_job(done)
+    assert again.step == first.step == 8
+    assert all(torch.equal(value, before[name]) for name, value in weights(again.last).items())
+
+
+def test_bf16_and_the_global_random_state(job):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    result = run_job(
+        job(
+            "autoencoder",
+            "bf16",
+            encoder=ENCODER,
+            decoder=DECODER,
+            train=TRAIN.model_copy(update={"precision": "bf16"}),
+        )
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(value.dtype == torch.float32 for value in weights(result.last).values())
+
+
+def test_what_does_not_fit_is_said_before_anything_runs(job):
+    with pytest.raises(ValueError, match="checkpoint to distil"):
+        job("distillation", "a")
+    with pytest.raises(ValueError, match="encoder and decoder"):
+        job("decoder", "a", decoder=DECODER)
+    with pytest.raises(ValueError, match="best_metric among"):
+        run_job(job("autoencoder", "b", encoder=ENCODER, decoder=DECODER, evaluation=EvalConfig(metrics=("mae",))))
+    fp16 = TRAIN.model_copy(update={"precision": "fp16"})
+    with pytest.raises(ValueError, match="expected a GPU for precision"):
+        run_job(job("autoencoder", "c", encoder=ENCODER, decoder=DECODER, train=fp16))
