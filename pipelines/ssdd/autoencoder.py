@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig, decoder_config
 from ssdd_decoder.checkpoint import Contents, read, write
 from ssdd_decoder.sources import destination, resolve
+from ssdd_encoder import CheckpointError as EncoderCheckpointError
 from ssdd_encoder import Encoder, EncoderConfig, Posterior, encoder_config
 from ssdd_encoder.checkpoint import Contents as EncoderContents
 
@@ -51,12 +52,10 @@ class SSDD(nn.Module):
         encoder_is_there = contents is not None and "encoder" in contents.parts
         if encoder_checkpoint is None and encoder == SDVAE and not encoder_is_there:
             encoder_checkpoint = SDVAE
-        if encoder_checkpoint is not None:
-            self.encoder = Encoder.from_pretrained(encoder_checkpoint, encoder_shape)
-        elif contents is not None:
-            self.encoder = Encoder.from_contents(_for_encoder(contents), encoder_shape)
-        else:
+        if encoder_checkpoint is None and contents is None:
             self.encoder = Encoder(encoder_shape)
+        else:
+            self.encoder = _load_encoder(contents if encoder_checkpoint is None else encoder_checkpoint, encoder_shape)
         self.decoder = Decoder(decoder_shape) if contents is None else Decoder.from_contents(contents, decoder_shape)
         if contents is not None:
             self.eval()
@@ -113,7 +112,7 @@ class SSDD(nn.Module):
             CheckpointError: there is no such file, it is damaged, or it holds no known encoder and decoder.
         """
         contents = read(resolve(source, CHECKPOINT_NAME))
-        encoder, decoder = Encoder.from_contents(_for_encoder(contents)), Decoder.from_contents(contents)
+        encoder, decoder = _load_encoder(contents), Decoder.from_contents(contents)
         try:
             _check_spaces(encoder.config, decoder.config)
         except ValueError as error:
@@ -132,5 +131,12 @@ def _check_spaces(encoder: EncoderConfig, decoder: DecoderConfig) -> None:
         )
 
 
-def _for_encoder(contents: Contents) -> EncoderContents:
-    return EncoderContents(contents.file, contents.config, contents.tensors, contents.metadata)
+def _load_encoder(source: Contents | str | os.PathLike[str] | None, config: EncoderConfig | None = None) -> Encoder:
+    """Loads an encoder; the two packages' types of contents and of errors are alike, but each has its own."""
+    try:
+        if isinstance(source, Contents):
+            contents = EncoderContents(source.file, source.config, source.tensors, source.metadata)
+            return Encoder.from_contents(contents, config)
+        return Encoder.from_pretrained(source, config)
+    except EncoderCheckpointError as error:
+        raise CheckpointError(str(error)) from error
