@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 STAGE = "{epochs: 1, batch_size: 8, im_size: 32, eval_images: 8, log_every: 2, optim: {lr: 0.01}}"
 TINY = f"""
-data: {{options: {{train_images: 32, validation_images: 12, crop_min: 64, crop_max: 128, canvases: 1}}}}
+data: {{sample: {{train_images: 32, validation_images: 12, crop_min: 64, crop_max: 128, canvases: 1}}}}
 train_encoder: {STAGE}
 z_stats: {{im_size: 32}}
 pretrain: {STAGE}
