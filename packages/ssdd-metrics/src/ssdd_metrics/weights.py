@@ -6,7 +6,6 @@ SHA-256 is computed before a byte of it is interpreted, and goes into the protoc
 
 import os
 import shutil
-import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,25 +203,20 @@ def _source_sha256(path: Path) -> str | None:
 
 def _download(file: WeightFile) -> Path:
     """One attempt, without retries; the file gets its name only when it is whole and its hash is right."""
-    folder = torch_hub_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.names[0]}.", suffix=".partial", dir=folder)
-    temporary = Path(name)
+    destination = torch_hub_folder() / file.names[0]
     try:
         with (
             urllib.request.urlopen(file.url, timeout=CONNECT_SECONDS) as response,
-            os.fdopen(handle, "wb") as out,
+            atomic_write(destination) as temporary,
         ):
-            shutil.copyfileobj(response, out)
-        _check(file, temporary, None)
-        os.replace(temporary, folder / file.names[0])
+            with open(temporary, "wb") as out:
+                shutil.copyfileobj(response, out)
+            _check(file, temporary, None)
     except OSError as error:  # urllib's errors and time-outs are OSErrors
         raise JudgeUnavailable(
             f"the weights of {file.judge} cannot be fetched ({error}). {_remedy(file)}"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return folder / file.names[0]
+    return destination
 
 
 def _remedy(file: WeightFile) -> str:
