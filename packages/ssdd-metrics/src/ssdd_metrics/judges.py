@@ -77,8 +77,8 @@ class Lpips(Judge):
         sha256: see `Judge`.
         network: an `lpips.LPIPS`.
         smooth: normalise features by `sqrt(sum + 1e-8)` instead of the package's `sqrt(sum) + 1e-10`, whose
-            gradient is NaN where the squares of a pixel's features vanish. For training; values differ by less
-            than 1e-4.
+            gradient is NaN where the squares of a pixel's features vanish. For training; values differ by
+            less than 1e-4.
     """
 
     def __init__(self, name: str, sha256: str, network: nn.Module, smooth: bool) -> None:
