@@ -242,3 +242,14 @@ def test_import_of_the_package_does_not_import_torch():
 
     code = "import sys, ssdd; assert 'torch' not in sys.modules; from ssdd import SSDD; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_readme_runs_as_written(tmp_path, monkeypatch):
+    import re
+    from pathlib import Path
+
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert blocks
+    exec(compile("\n".join(blocks), "README.md", "exec"), {})

@@ -52,10 +52,8 @@ class SSDD(nn.Module):
         encoder_is_there = contents is not None and "encoder" in contents.parts
         if encoder_checkpoint is None and encoder == SDVAE and not encoder_is_there:
             encoder_checkpoint = SDVAE
-        if encoder_checkpoint is None and contents is None:
-            self.encoder = Encoder(encoder_shape)
-        else:
-            self.encoder = _load_encoder(contents if encoder_checkpoint is None else encoder_checkpoint, encoder_shape)
+        source = encoder_checkpoint if encoder_checkpoint is not None else contents
+        self.encoder = Encoder(encoder_shape) if source is None else _load_encoder(source, encoder_shape)
         self.decoder = Decoder(decoder_shape) if contents is None else Decoder.from_contents(contents, decoder_shape)
         if contents is not None:
             self.eval()
@@ -131,7 +129,7 @@ def _check_spaces(encoder: EncoderConfig, decoder: DecoderConfig) -> None:
         )
 
 
-def _load_encoder(source: Contents | str | os.PathLike[str] | None, config: EncoderConfig | None = None) -> Encoder:
+def _load_encoder(source: Contents | str | os.PathLike[str], config: EncoderConfig | None = None) -> Encoder:
     """Loads an encoder; the two packages' types of contents and of errors are alike, but each has its own."""
     try:
         if isinstance(source, Contents):
