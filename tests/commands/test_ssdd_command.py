@@ -272,13 +272,13 @@ def test_compare_shows_paired_differences(ssdd, tables, b):
     )
     status, said, _ = ssdd(*arguments, "--steps-a", 1)
     assert status == 0
-    lines = {line.split("│")[1].strip(): line for line in said.splitlines() if line.startswith("│")}
-    assert set(lines) == {"psnr", "mse"}
+    lines = {line.split()[0]: line for line in said.splitlines() if line.split()}
+    assert list(lines)[2:] == ["psnr", "mse"]  # after the title and the headings
     assert "+1.5" in lines["psnr"]
     assert "+1.5 .. +1.5" in lines["psnr"]
     assert "higher" in lines["psnr"]
     assert "not distinguishable" in lines["mse"]
-    assert "teacher 1 step" in said
+    assert "A: teacher 1 step, B: student 1 step, on 60 images" in said
     said = ssdd(*arguments, "--steps-a", 8, "--metrics", "psnr")[1]
     assert "+0.5" in said
     assert "mse" not in said
@@ -344,3 +344,46 @@ def test_a_signal_ends_it_cleanly(tmp_path, checkpoint, kind):
     for file in written:
         assert file.suffix == ".png"
         assert pixels(file).shape == (200, 200, 3)
+
+
+def stamped(file, inputs):
+    """Gives a file the stamp of a run, as the file is now."""
+    from ssdd.files import sha256_file
+    from ssdd.lineage.stamps import Identity, Stamp, write_stamp
+
+    hashes = {name: sha256_file(file.parent / where) for name, where in inputs.items()}
+    identity = Identity(function="m:f", code={}, parameters={}, packages={}, catalog={}, inputs=hashes)
+    about = {"files": inputs, "run": "first", "commit": "c0ffee"}
+    sha256 = sha256_file(file)
+    write_stamp(file, Stamp(dataset=file.stem, node="n", sha256=sha256, identity=identity, extends={}, about=about))
+
+
+def test_lineage_tells_each_ancestor(ssdd, tmp_path):
+    names = ("report/c.txt", "models/a.txt", "models/b.txt")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    stamped(tmp_path / "models/a.txt", {})
+    stamped(tmp_path / "models/b.txt", {"a": "a.txt"})
+    stamped(tmp_path / "report/c.txt", {"a": "../models/a.txt", "b": "../models/b.txt"})
+    (tmp_path / "models/a.txt").write_text("changed")
+    for name in ("c.txt", "c.txt.lineage.json"):
+        status, said, _ = ssdd("lineage", tmp_path / "report" / name, "--json")
+        assert status == 0
+        found = json.loads(said)
+        assert list(found) == [str(tmp_path / name) for name in names]  # once, though two were made of a.txt
+        assert [stamp["intact"] for stamp in found.values()] == [True, False, True]
+    status, said, _ = ssdd("lineage", tmp_path / "report/c.txt")
+    assert status == 0
+    assert "c.txt from n" in said
+    assert said.count("a: a.txt (now other content) from n") == 2
+
+
+def test_info_tells_which_run_made_a_file(ssdd, tmp_path, checkpoint):
+    (tmp_path / "x.safetensors").write_bytes(checkpoint.read_bytes())
+    stamped(tmp_path / "x.safetensors", {})
+    said = ssdd("info", tmp_path / "x.safetensors")[1]
+    assert {"first", "c0ffee", "m:f"} <= set(said.split())
+    stamp = tmp_path / "x.safetensors.lineage.json"
+    stamp.write_text(stamp.read_text()[:-9])
+    assert "its stamp is damaged" in ssdd("info", tmp_path / "x.safetensors")[1]

@@ -116,18 +116,20 @@ def _show(found: dict[str, Any], name_a: str, name_b: str, images: int, confiden
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{images} images, {confidence:.4g} confidence", title_justify="left")
-    for heading in ("metric", f"A: {name_a}", f"B: {name_b}", "B - A", "interval", "B is"):
-        table.add_column(Text(heading), justify="left" if heading in ("metric", "B is") else "right")
+    title = Text(f"A: {name_a}, B: {name_b}, on {images} images")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for heading in ("metric", "A", "B", "B - A", f"{100 * confidence:.4g} % interval", "B is"):
+        left = heading in ("metric", "B is")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "B is")
     for metric, pair in found.items():
         d = pair.difference
         verdict = "not distinguishable" if not pair.significant else "higher" if d.low > 0 else "lower"
         left_out = f" ({d.infinite} infinite left out)" if d.infinite else ""
         table.add_row(
             Text(metric),
-            *(f"{value:.4g}" for value in (pair.a, pair.b)),
+            *(f"{value:#.4g}" for value in (pair.a, pair.b)),
             f"{d.mean:+.3g}",
-            f"{d.low:+.3g} .. {d.high:+.3g}",
+            f"{d.low:+.2g} .. {d.high:+.2g}",
             verdict + left_out,
         )
     Console().print(table)

@@ -33,6 +33,7 @@ def lineage(file: Path, as_json: bool) -> None:
 def _stamps(file: Path) -> dict[str, Any]:
     """File -> its stamp and whether its content is still that; with its inputs' files, and theirs."""
     from dataclasses import asdict
+    from os.path import normpath
 
     from ssdd.lineage.hashes import Hashes
     from ssdd.lineage.stamps import SUFFIX, read_stamp
@@ -47,5 +48,5 @@ def _stamps(file: Path) -> dict[str, Any]:
             continue
         intact = artefact.exists() and Hashes().of(artefact) == stamp.sha256
         found[str(artefact)] = {"intact": intact, **asdict(stamp)}
-        pending += [artefact.parent / name for name in stamp.about.get("files", {}).values()]
+        pending += [Path(normpath(artefact.parent / name)) for name in stamp.about.get("files", {}).values()]
     return found
