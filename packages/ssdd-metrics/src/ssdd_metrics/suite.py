@@ -92,9 +92,7 @@ class MetricSuite:
             ValueError: shapes that differ, no RGB, NaN, a wrong range, or an image too small for a chosen
                 metric.
         """
-        check_shapes(
-            reference, reconstruction, PATCH if "swd" in self.metrics else 1
-        )  # before anything is added
+        check_shapes(reference, reconstruction, PATCH if "swd" in self.metrics else 1)  # before anything is added
         if reference.shape[1] != 3:
             raise ValueError(f"expected RGB images (B, 3, H, W), got {tuple(reference.shape)}: repeat grey channels")
         check_reference_range(reference)

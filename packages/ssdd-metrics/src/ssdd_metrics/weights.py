@@ -74,9 +74,7 @@ def dinov2_file(model: str) -> WeightFile:
     )
 
 
-def find_weights(
-    file: WeightFile, path: str | os.PathLike[str] | None = None, sha256: str | None = None
-) -> Path:
+def find_weights(file: WeightFile, path: str | os.PathLike[str] | None = None, sha256: str | None = None) -> Path:
     """Finds, or else downloads, a judge's weights.
 
     Args:
@@ -95,9 +93,7 @@ def find_weights(
     if path is not None:
         found = Path(path)
         if not found.is_file():
-            raise JudgeUnavailable(
-                f"expected the weights of {file.judge} at {path}, found no file. {_remedy(file)}"
-            )
+            raise JudgeUnavailable(f"expected the weights of {file.judge} at {path}, found no file. {_remedy(file)}")
     else:
         found = _cached(file) or _download(file)
     _check(file, found, sha256)
@@ -126,13 +122,9 @@ def read_pth_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"expected a .pth file of named tensors, {path} cannot be read as one: {error}"
-        ) from error
+        raise ValueError(f"expected a .pth file of named tensors, {path} cannot be read as one: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"expected a .pth file of named tensors, {path} holds other things: give a state dict"
-        )
+        raise ValueError(f"expected a .pth file of named tensors, {path} holds other things: give a state dict")
     return dict(state)
 
 
@@ -213,9 +205,7 @@ def _download(file: WeightFile) -> Path:
                 shutil.copyfileobj(response, out)
             _check(file, temporary, None)
     except OSError as error:  # urllib's errors and time-outs are OSErrors
-        raise JudgeUnavailable(
-            f"the weights of {file.judge} cannot be fetched ({error}). {_remedy(file)}"
-        ) from error
+        raise JudgeUnavailable(f"the weights of {file.judge} cannot be fetched ({error}). {_remedy(file)}") from error
     return destination
 
 
