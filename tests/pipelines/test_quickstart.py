@@ -159,3 +159,17 @@ def test_mistakes_are_one_clear_line(kedro: Kedro, arguments: list[str], words: 
     assert "Traceback" not in said
     for word in words:
         assert word in said, said
+
+
+def test_two_processes_judge_as_one(
+    finished: subprocess.CompletedProcess[str], kedro: Kedro, project: Path
+) -> None:
+    given = "run_name=two,teacher=quickstart,student=quickstart,runtime.processes=2"
+    said = kedro("run", "--pipeline=evaluate", "--env=tiny", f"--params={given}")
+    assert said.returncode == 0, said.stdout + said.stderr
+    for name in ("teacher", "student"):
+        tables = [
+            pandas.read_parquet(project / f"data/{run}/evaluation/{name}_per_image.parquet")
+            for run in ("quickstart", "two")
+        ]
+        pandas.testing.assert_frame_equal(*tables, rtol=1e-6)
