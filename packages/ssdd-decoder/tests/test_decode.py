@@ -1,5 +1,7 @@
 """`decode`: what users call. Steps, noise, generators, precision, and every wrong input by name."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from ssdd_decoder import Decoder, decoder_config
 from ssdd_decoder.flow import draw_noise
+from ssdd_decoder.times import sampling_grid
 
 
 def seeded(*seeds: int) -> list[torch.Generator]:
@@ -36,8 +39,7 @@ def test_decoding_is_euler_steps_of_the_network_on_the_grid(make_decoder, draw, 
     scale = decoder.config.downscale
     z, x = draw(2, 4, 2, 3, dtype=torch.float64), draw(2, 3, 2 * scale, 3 * scale, seed=1, dtype=torch.float64)
     out = decoder.decode(z, steps=steps, noise=x)
-    for i in range(steps):
-        t, s = (1 - i / steps) ** 2, (1 - (i + 1) / steps) ** 2
+    for t, s in pairwise(sampling_grid(steps)):
         x = x + (t - s) * decoder(x, torch.full((2,), t, dtype=torch.float64), z)
     torch.testing.assert_close(out, x, atol=1e-10, rtol=0)
 
@@ -155,10 +157,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_named(make_decoder, name):
+def test_wrong_input_is_named_before_any_work(make_decoder, monkeypatch, name):
     changes, message = WRONG[name]
+    decoder = make_decoder()
+    monkeypatch.setattr(decoder, "condition", lambda _: pytest.fail("the network was run"))
     with pytest.raises(ValueError, match=f"expected .*{message}"):
-        make_decoder().decode(**({"z": Z} | changes))
+        decoder.decode(**({"z": Z} | changes))
 
 
 def test_nan_from_the_network_is_found_when_asked(make_decoder):

@@ -100,7 +100,8 @@ def test_sampler_calls_the_network_once_per_step_with_shared_times():
 def test_grid_is_the_published_one():
     assert sampling_grid(1) == [1.0, 0.0]
     assert sampling_grid(2) == [1.0, 0.25, 0.0]
-    assert sampling_grid(8) == pytest.approx([(1 - i / 8) ** 2 for i in range(9)])
+    assert sampling_grid(8) == [(1 - i / 8) ** 2 for i in range(9)]
+    assert sampling_grid(7) == pytest.approx([(1 - i / 7) ** 2 for i in range(8)], abs=1e-7)
     assert sampling_grid(np.int64(2)) == [1.0, 0.25, 0.0]
 
 
