@@ -115,6 +115,7 @@ def test_a_folder_without_images_is_an_error(tmp_path, lossless):
 @pytest.mark.parametrize("kind", ["loop", "pipe", "folder", "dangling"])
 def test_what_is_no_file_is_listed_too(small, tmp_path, lossless, kind):
     place = small / "x.png"
+    (small / "b/notes.txt").write_text("text")
     if kind == "loop":
         (small / "b/again").symlink_to(small, target_is_directory=True)
     elif kind == "pipe":
@@ -126,7 +127,8 @@ def test_what_is_no_file_is_listed_too(small, tmp_path, lossless, kind):
         place.symlink_to(small / "nowhere.png")
     done = reconstruct_folder(lossless(), small, tmp_path / "out", progress=False)
     assert done.written == ["a.png", "b/c.png", "d.png"]
-    assert len(done.rejected) == 1
+    assert len(done.rejected) == 2
+    assert [bad.path for bad in done.rejected if bad.path.endswith(".txt")] == ["b/notes.txt"]
 
 
 def test_two_places_may_not_name_two_images_alike(small, tmp_path):
@@ -173,3 +175,17 @@ def test_waiting_pictures_are_bounded():
         assert sum(canvas.pixels.shape[0] * canvas.pixels.shape[1] for canvas in group) <= 2**22
     assert sorted(int(canvas.name) for group in groups for canvas in group) == list(range(400))
     assert most < 2**26 + 2**20
+
+
+def test_a_batch_of_large_pictures_is_cut():
+    groups = list(batches((pad(str(i), Image.new("RGB", (1024, 1024)), 8) for i in range(9)), 100))
+    assert [len(group) for group in groups] == [4, 4, 1]
+    assert [len(group) for group in batches([pad("x", Image.new("RGB", (2056, 2056)), 8)], 100)] == [1]
+
+
+def test_the_longest_names_can_be_written(small, tmp_path, lossless):
+    name = "ü" * 125 + ".png"  # 254 bytes
+    (small / "a.png").rename(small / name)
+    done = reconstruct_folder(lossless(), small, tmp_path / "out", progress=False)
+    assert name in done.written
+    assert tree(tmp_path / "out") == sorted(["b/c.png", "d.png", "rejected.csv", name])

@@ -332,7 +332,7 @@ def test_a_signal_ends_it_cleanly(tmp_path, checkpoint, kind):
     command = [sys.executable, "-c", "from ssdd.commands import main; main()", "reconstruct", tmp_path / "in"]
     command += ["-o", tmp_path / "out", "--model", checkpoint, "--steps", "8", "--batch-size", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while process.poll() is None and not list((tmp_path / "out").glob("*.png")):
+    while process.poll() is None and not list((tmp_path / "out").glob("[0-9]*.png")):
         time.sleep(0.05)
     os.kill(process.pid, kind)
     _, error = process.communicate(timeout=60)
