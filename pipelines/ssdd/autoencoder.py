@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ssdd_decoder import Decoder, DecoderConfig, decoder_config
-from ssdd_decoder import checkpoint as decoder_checkpoint
+from ssdd_decoder import CheckpointError, Decoder, DecoderConfig, decoder_config
+from ssdd_decoder.checkpoint import Contents, read, write
+from ssdd_decoder.sources import destination, resolve
+from ssdd_encoder import CheckpointError as EncoderCheckpointError
 from ssdd_encoder import Encoder, EncoderConfig, Posterior, encoder_config
 from ssdd_encoder.checkpoint import Contents as EncoderContents
 
@@ -23,11 +25,11 @@ class SSDD(nn.Module):
     """An image tokenizer: convolutional encoder, flow-matching pixel decoder.
 
     Args:
-        encoder: its configuration or name: `f<F>c<C>`, or `sdvae` (SD-VAE's encoder, whose weights are read from
-            `encoder_checkpoint` or the hub).
-        decoder: its configuration or size: XS, S, B, M, L, XL, H.
+        encoder: its configuration or name: `f<F>c<C>`, `debug`, `quickstart`; `sdvae` (SD-VAE's encoder, whose
+            weights are read from `encoder_checkpoint`, else from `checkpoint` if it holds an encoder, else the hub).
+        decoder: its configuration or size: XS, S, B, M, L, XL, H; `debug`, `quickstart`.
         checkpoint: a safetensors file, a folder that holds one, or a hub id: with both parts, or the decoder alone.
-        encoder_checkpoint: a file for the encoder, where it is not in `checkpoint`.
+        encoder_checkpoint: the same for the encoder, where it is not in `checkpoint`.
 
     Raises:
         ValueError: a name is unknown, or the two parts have different latent spaces.
@@ -43,26 +45,16 @@ class SSDD(nn.Module):
     ) -> None:
         super().__init__()
         encoder_shape = encoder_config(encoder) if isinstance(encoder, str) else encoder
-        space = (encoder_shape.latent_channels, encoder_shape.downscale)
-        if isinstance(decoder, str):
-            decoder = decoder_config(decoder, latent_channels=space[0], downscale=space[1])
-        if (decoder.latent_channels, decoder.downscale) != space:
-            raise ValueError(
-                f"expected a decoder of {encoder_shape.name} latents, got one of "
-                f"f{decoder.downscale}c{decoder.latent_channels}: choose a decoder of the encoder's latent space"
-            )
-        contents = None
-        if checkpoint is not None:
-            contents = decoder_checkpoint.read(decoder_checkpoint.resolve(checkpoint, CHECKPOINT_NAME))
-        if encoder_checkpoint is None and encoder == SDVAE:
+        space = {"latent_channels": encoder_shape.latent_channels, "downscale": encoder_shape.downscale}
+        decoder_shape = decoder_config(decoder, **space) if isinstance(decoder, str) else decoder
+        _check_spaces(encoder_shape, decoder_shape)
+        contents = read(resolve(checkpoint, CHECKPOINT_NAME)) if checkpoint is not None else None
+        encoder_is_there = contents is not None and "encoder" in contents.parts
+        if encoder_checkpoint is None and encoder == SDVAE and not encoder_is_there:
             encoder_checkpoint = SDVAE
-        if encoder_checkpoint is not None:
-            self.encoder = Encoder.from_pretrained(encoder_checkpoint, encoder_shape)
-        elif contents is not None:
-            self.encoder = Encoder.from_contents(_for_encoder(contents), encoder_shape)
-        else:
-            self.encoder = Encoder(encoder_shape)
-        self.decoder = Decoder.from_contents(contents, decoder) if contents is not None else Decoder(decoder)
+        source = encoder_checkpoint if encoder_checkpoint is not None else contents
+        self.encoder = Encoder(encoder_shape) if source is None else _load_encoder(source, encoder_shape)
+        self.decoder = Decoder(decoder_shape) if contents is None else Decoder.from_contents(contents, decoder_shape)
         if contents is not None:
             self.eval()
 
@@ -80,7 +72,7 @@ class SSDD(nn.Module):
         check_finite: bool = False,
     ) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W), not clamped; see `Decoder.decode`."""
-        return self.decoder.decode(z, steps, noise, generator, check_finite)
+        return self.decoder.decode(z, steps=steps, noise=noise, generator=generator, check_finite=check_finite)
 
     def reconstruct(
         self,
@@ -103,9 +95,9 @@ class SSDD(nn.Module):
         Returns:
             the file written.
         """
-        file = decoder_checkpoint.destination(path, CHECKPOINT_NAME)
+        file = destination(path, CHECKPOINT_NAME)
         config = {"encoder": asdict(self.encoder.config), "decoder": asdict(self.decoder.config)}
-        return decoder_checkpoint.write(file, self.state_dict(), config, metadata)
+        return write(file, self.state_dict(), config, metadata)
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> "SSDD":
@@ -117,13 +109,32 @@ class SSDD(nn.Module):
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds no known encoder and decoder.
         """
-        contents = decoder_checkpoint.read(decoder_checkpoint.resolve(source, CHECKPOINT_NAME))
+        contents = read(resolve(source, CHECKPOINT_NAME))
+        encoder, decoder = _load_encoder(contents), Decoder.from_contents(contents)
+        try:
+            _check_spaces(encoder.config, decoder.config)
+        except ValueError as error:
+            raise CheckpointError(f"{contents.file} holds two parts that do not fit: {error}") from error
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model.encoder = Encoder.from_contents(_for_encoder(contents))
-        model.decoder = Decoder.from_contents(contents)
+        model.encoder, model.decoder = encoder, decoder
         return model.eval()
 
 
-def _for_encoder(contents: decoder_checkpoint.Contents) -> EncoderContents:
-    return EncoderContents(contents.file, contents.config, contents.tensors, contents.metadata)
+def _check_spaces(encoder: EncoderConfig, decoder: DecoderConfig) -> None:
+    if (decoder.latent_channels, decoder.downscale) != (encoder.latent_channels, encoder.downscale):
+        raise ValueError(
+            f"expected a decoder of {encoder.name} latents, got one of f{decoder.downscale}c{decoder.latent_channels}: "
+            "choose a decoder of the encoder's latent space"
+        )
+
+
+def _load_encoder(source: Contents | str | os.PathLike[str], config: EncoderConfig | None = None) -> Encoder:
+    """Loads an encoder; the two packages' types of contents and of errors are alike, but each has its own."""
+    try:
+        if isinstance(source, Contents):
+            contents = EncoderContents(source.file, source.config, source.tensors, source.metadata)
+            return Encoder.from_contents(contents, config)
+        return Encoder.from_pretrained(source, config)
+    except EncoderCheckpointError as error:
+        raise CheckpointError(str(error)) from error

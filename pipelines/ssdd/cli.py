@@ -41,6 +41,10 @@ def run(plan: bool, force: bool, full_traceback: bool, **options: Any) -> None:
     except KeyboardInterrupt:
         click.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
         raise SystemExit(130) from None
+    except SystemExit as stop:
+        if not str(stop).isdigit():  # a stage that saved its state and says so
+            click.echo(str(stop), err=True)
+        raise
 
 
 def explain(error: Exception) -> str:
@@ -72,9 +76,7 @@ cli.add_command(
         params=[
             click.Option(["--plan"], is_flag=True, help="Only print what would run, and why."),
             click.Option(["--force"], is_flag=True, help="Run every chosen node anew, whatever holds."),
-            click.Option(
-                ["--traceback", "full_traceback"], is_flag=True, help="Show where an error came from."
-            ),
+            click.Option(["--traceback", "full_traceback"], is_flag=True, help="Show where an error came from."),
             *kedro_cli.run.params,
         ],
     )

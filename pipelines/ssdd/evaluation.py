@@ -79,7 +79,7 @@ def _evaluate(
     rank, world = _join()
     device = device_of(runtime, rank)
     dtype = getattr(torch, parameters.precision)
-    model = SSDD.from_pretrained(checkpoint).to(device, dtype, memory_format=torch.channels_last)
+    model = SSDD.from_pretrained(checkpoint).to(device, dtype).to(memory_format=torch.channels_last)
     sha256 = sha256_file(checkpoint)
     suites = {
         count: MetricSuite(

@@ -25,7 +25,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=TEMPORARY_SUFFIX + final.suffix, dir=final.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{final.name[:40]}.", suffix=TEMPORARY_SUFFIX + final.suffix, dir=final.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:

@@ -28,6 +28,7 @@ class DataParameters(Frozen):
     root: str | None = Field(default=None, description="folder of the images; for huggingface, a saved data set")
     hub: str | None = Field(default=None, description="id of a data set on the Hugging Face hub, instead of root")
     options: dict[str, Any] = Field(default={}, description="further arguments of the source, see ssdd.data")
+    sample: dict[str, Any] = Field(default={}, description="arguments of the embedded sample, for kind=sample")
 
     @model_validator(mode="after")
     def _has_a_place(self) -> "DataParameters":

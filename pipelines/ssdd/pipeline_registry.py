@@ -28,7 +28,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         ModuleNotFoundError: a stage named above does not exist.
     """
     stages = {stage for parts in PIPELINES.values() for stage in parts}
-    made = {
-        stage: import_module(f"ssdd.stages.{stage}.pipeline").create_pipeline() for stage in sorted(stages)
-    }
+    made = {stage: import_module(f"ssdd.stages.{stage}.pipeline").create_pipeline() for stage in sorted(stages)}
     return {name: sum((made[stage] for stage in parts), Pipeline([])) for name, parts in PIPELINES.items()}

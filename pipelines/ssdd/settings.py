@@ -21,10 +21,12 @@ CONFIG_LOADER_ARGS = {
 }
 
 # Which parameter stands for which checkpoint: --params teacher=<file | run | run@best | run@last>
-_BEFORE_TEACHER = ("train_encoder", "pretrain", "finetune")
+# latent statistics follow the encoder that is trained here
+_BEFORE_FINETUNING = ("train_encoder", "z_stats", "pretrain")
+_BEFORE_TEACHER = (*_BEFORE_FINETUNING, "finetune")
 STARTING_POINTS: dict[str, StartingPoint] = {
     "encoder_checkpoint": StartingPoint("encoder", best="encoder_best", replaces=("train_encoder",)),
-    "checkpoint": StartingPoint("pretrained", best="pretrained_best", replaces=("train_encoder", "pretrain")),
+    "checkpoint": StartingPoint("pretrained", best="pretrained_best", replaces=_BEFORE_FINETUNING),
     "teacher": StartingPoint("finetuned", best="finetuned_best", replaces=_BEFORE_TEACHER),
     "student": StartingPoint("distilled", best="distilled_best", replaces=("distill",)),
 }

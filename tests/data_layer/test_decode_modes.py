@@ -22,12 +22,7 @@ def png(depth: int, colour_type: int, pixels: np.ndarray) -> bytes:
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "BMP", "TIFF", "PPM"])
@@ -71,9 +66,7 @@ def test_cmyk_has_the_colours_of_the_rgb_it_came_from(picture, encode, image_for
 def test_ycbcr_and_lab_tiffs_have_right_colours(picture, encode):
     assert abs(array(decode_image(encode(picture.convert("YCbCr"), "TIFF"))) - array(picture)).mean() < 4
     stored = encode(Image.new("LAB", (8, 8), (136, 128, 128)), "TIFF")
-    assert (
-        bytes([136, 0, 0]) * 64 in stored
-    )  # L* = 136/255 * 100, a* = b* = 0 by TIFF's standard: a neutral gray
+    assert bytes([136, 0, 0]) * 64 in stored  # L* = 136/255 * 100, a* = b* = 0 by TIFF's standard: a neutral gray
     red, green, blue = array(decode_image(stored))[0, 0]
     assert max(red, green, blue) - min(red, green, blue) <= 4
     assert abs(green - 127) <= 6  # CIE L* 53.3 is sRGB 127

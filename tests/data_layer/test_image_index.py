@@ -2,6 +2,7 @@ import hashlib
 import logging
 import shutil
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,15 @@ def test_progress_bar_reaches_the_end_on_richs_console(image_folder, monkeypatch
     monkeypatch.setattr(rich, "_console", Console(file=shown, width=100))
     prepare(ImageFolder(image_folder))
     assert "23/23" in shown.getvalue()
+
+
+def test_damaged_metadata_passes_without_a_warning(tmp_path, picture):
+    picture.save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05garbage")
+    picture.save(tmp_path / "b.png")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(prepare(ImageFolder(tmp_path), progress=False).index) == 2
+    assert caught == []
 
 
 def test_the_pass_holds_no_images(tmp_path):

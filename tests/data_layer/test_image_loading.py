@@ -153,9 +153,7 @@ def test_evaluation_loader_covers_each_image_once_over_ranks(training_set):
 
 def test_embedded_sample_loads_through_workers():
     source = EmbeddedSample(train_images=24, validation_images=4, canvases=1)
-    dataset = ImageDataset(
-        prepare(source, progress=False).index, source, TrainTransform(im_size=32), split="train"
-    )
+    dataset = ImageDataset(prepare(source, progress=False).index, source, TrainTransform(im_size=32), split="train")
     assert same(two_epochs(dataset, 2), two_epochs(dataset, 0))
 
 

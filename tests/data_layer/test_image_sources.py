@@ -201,6 +201,26 @@ def test_every_source_survives_pickling(image_folder):
         assert copy.open(name).tobytes() == source.open(name).tobytes()
 
 
+def test_fingerprint_changes_with_the_files_but_opens_none(tmp_path, monkeypatch):
+    for i in range(3):
+        save(tmp_path / f"{i}.png", 20 + i)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    source = ImageFolder(tmp_path)
+    found = [source.fingerprint()]
+    assert source.fingerprint() == found[0]
+    os.utime(tmp_path / "0.png", (1, 1))
+    found.append(source.fingerprint())
+    (tmp_path / "1.png").unlink()
+    found.append(source.fingerprint())
+    save(tmp_path / "3.png")
+    found.append(source.fingerprint())
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    found.append(source.fingerprint())
+    assert len(set(found)) == 5
+    one, two = (EmbeddedSample(train_images=4, validation_images=1, seed=seed) for seed in (0, 1))
+    assert one.fingerprint() != two.fingerprint()
+
+
 # The embedded sample
 
 
@@ -232,9 +252,7 @@ def test_sample_crops_are_parts_of_their_canvas_at_many_scales():
 
 
 def test_sample_is_a_pure_function_of_its_seed():
-    first, again, other = (
-        EmbeddedSample(train_images=30, validation_images=4, canvases=1, seed=s) for s in (1, 1, 2)
-    )
+    first, again, other = (EmbeddedSample(train_images=30, validation_images=4, canvases=1, seed=s) for s in (1, 1, 2))
     assert first.listing().names == again.listing().names
     assert first.listing().names["train"] != other.listing().names["train"]
     canvas.cache_clear()
@@ -243,9 +261,7 @@ def test_sample_is_a_pure_function_of_its_seed():
     assert prepare(again, progress=False).index.equals(one)
 
 
-@pytest.mark.parametrize(
-    "name", ["chelsea.png", "cat.png/y0x0s9", "chelsea.png/y0x0s999", "../x.png/y0x0s9", ""]
-)
+@pytest.mark.parametrize("name", ["chelsea.png", "cat.png/y0x0s9", "chelsea.png/y0x0s999", "../x.png/y0x0s9", ""])
 def test_sample_refuses_names_that_it_does_not_have(name):
     with pytest.raises(BadImage):
         EmbeddedSample().open(name)
@@ -277,7 +293,7 @@ def test_dead_leaves_have_the_statistics_they_are_painted_for():
         gray = np.asarray(image.convert("L")).astype(float)
         return float((abs(np.diff(gray, axis=1)) > 8).mean())
 
-    assert edges(fine) > edges(coarse) > 0.05  # r_min 3 against 8
+    assert edges(fine) > 1.4 * edges(coarse) > 0.05  # r_min 3 against 8
 
 
 # Hugging Face
@@ -325,6 +341,7 @@ def test_hugging_face_folders(hugging_face, tmp_path, storage, column):
         assert source.read(name) == data
         assert source.open(name).tobytes() == decode_image(data).tobytes()
     index = prepare(source, progress=False, held_out=0).index
+    assert source.fingerprint() == source.fingerprint()
     assert (index["width"] == 40).all()  # the stored 60 x 40 shown upright
     assert pickle.loads(pickle.dumps(source)).read("train/00000003") == buffers[3]
 

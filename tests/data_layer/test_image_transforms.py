@@ -32,9 +32,9 @@ def test_evaluation_is_torchvisions_resize_and_centre_crop(width, height, size):
     from torchvision.transforms import v2
 
     image = noise(width, height)
-    reference = v2.Compose(
-        [v2.Resize(size, v2.InterpolationMode.BILINEAR), v2.CenterCrop(size), v2.PILToTensor()]
-    )(image)
+    reference = v2.Compose([v2.Resize(size, v2.InterpolationMode.BILINEAR), v2.CenterCrop(size), v2.PILToTensor()])(
+        image
+    )
     ours = EvalTransform(im_size=size)(image)
     assert ours.shape == (3, size, size)
     assert torch.equal((ours + 1).mul(127.5).round().to(torch.uint8), reference)
@@ -123,14 +123,10 @@ def test_small_images_are_enlarged():
     for transform in (TrainTransform(im_size=32, aug_scale=2), EvalTransform(im_size=32)):
         tensor = transform(image, 0, 0)
         assert tensor.shape == (3, 32, 32)
-        assert torch.allclose(
-            tensor, (torch.tensor([200.0, 100, 50]) / 127.5 - 1)[:, None, None].expand_as(tensor)
-        )
+        assert torch.allclose(tensor, (torch.tensor([200.0, 100, 50]) / 127.5 - 1)[:, None, None].expand_as(tensor))
 
 
-@pytest.mark.parametrize(
-    "options", [{"im_size": 0}, {"im_size": 8, "aug_scale": 0.5}, {"im_size": 8, "seed": -1}]
-)
+@pytest.mark.parametrize("options", [{"im_size": 0}, {"im_size": 8, "aug_scale": 0.5}, {"im_size": 8, "seed": -1}])
 def test_options_out_of_range(options):
     with pytest.raises(ValueError, match="expected im_size"):
         TrainTransform(**options)

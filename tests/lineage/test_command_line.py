@@ -12,9 +12,7 @@ def invoke(*arguments):
     from ssdd.cli import cli
 
     result = CliRunner().invoke(cli, ["run", *arguments])
-    assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit), (
-        result.exception
-    )
+    assert not isinstance(result.exception, Exception) or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.output
 
 
@@ -90,6 +88,19 @@ def test_plan_prints_and_writes_nothing(project):
     assert not project.log.exists()
     assert not project.data.exists()
     assert not (project.folder / ".viz" / "kedro_pipeline_events.json").exists()
+
+
+def test_a_stage_that_stops_itself_is_heard(project):
+    project.edit("nodes.py", 'note("draw")', "raise Stopped(143)")
+    project.edit(
+        "nodes.py",
+        "def draw(",
+        "class Stopped(SystemExit):\n    def __str__(self):\n        return 'state saved'\n\ndef draw(",
+    )
+    project.load()
+    status, output = invoke()
+    assert status == 143
+    assert output.splitlines()[-1] == "state saved"
 
 
 def test_force_with_a_filter_reruns_the_chosen_nodes(project):

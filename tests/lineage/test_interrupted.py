@@ -132,9 +132,7 @@ def test_a_damaged_stamp_is_redone(project):
     chance = random.Random(0)
     for _ in range(200):
         place = chance.randrange(len(intact))
-        damages.append(
-            intact[:place] + bytes([intact[place] ^ (1 << chance.randrange(8))]) + intact[place + 1 :]
-        )
+        damages.append(intact[:place] + bytes([intact[place] ^ (1 << chance.randrange(8))]) + intact[place + 1 :])
     for damage in damages:
         stamp.write_bytes(damage)
         assert read_stamp(project.data / "table.csv") is None, damage[:200]
@@ -207,9 +205,7 @@ def test_a_full_disk_for_real(project):
     """On a small tmpfs, filled at each of several sizes; after space is freed the same command finishes."""
     data = project.folder / "data"
     data.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(data)], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(data)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"mounting a tmpfs is not permitted: {mounted.stderr.decode().strip()}")
     try:

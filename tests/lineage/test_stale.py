@@ -143,9 +143,7 @@ def test_force_reruns_everything_anew(finished):
 
 def test_a_changed_catalog_argument_reruns_its_maker(finished):
     catalog = finished.folder / "conf/base/catalog.yml"
-    catalog.write_text(
-        catalog.read_text().replace('/table.csv"', '/table.csv", save_args: {float_format: "%.2f"}')
-    )
+    catalog.write_text(catalog.read_text().replace('/table.csv"', '/table.csv", save_args: {float_format: "%.2f"}'))
     assert finished.plan()["clean"] == ("run", "catalog entry table changed")
     assert finished.plan()["measure"][0] == "if changed"
 
@@ -158,9 +156,7 @@ def test_another_version_of_a_package_reruns_what_reaches_it(finished, monkeypat
     monkeypatch.setattr(packages, "installed", lambda name: "99.0" if name == "numpy" else installed(name))
     assert finished.plan()["train"] == ("run", f'package numpy: "{before}" -> "99.0"')
     assert finished.plan()["clean"][0] == "up to date"
-    monkeypatch.setattr(
-        packages, "installed", lambda name: f"{before}+cu1" if name == "numpy" else installed(name)
-    )
+    monkeypatch.setattr(packages, "installed", lambda name: f"{before}+cu1" if name == "numpy" else installed(name))
     assert stale(finished) == {}  # another build of the same release
 
 
@@ -212,9 +208,7 @@ def test_a_plain_runner_is_refused(finished):
         finished.run(runner=ThreadRunner())
 
 
-@pytest.mark.parametrize(
-    ("written", "file"), [("", "weights"), ("@last", "weights"), ("@best", "weights_best")]
-)
+@pytest.mark.parametrize(("written", "file"), [("", "weights"), ("@last", "weights"), ("@best", "weights_best")])
 def test_starting_from_another_run_leaves_the_ancestry_out(finished, written, file):
     from ssdd.lineage.stamps import read_stamp
 

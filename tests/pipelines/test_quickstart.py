@@ -41,6 +41,7 @@ ARTEFACTS = [
     "report/curves.json",
     "report/report.html",
 ]
+TEACHER = {"distill.cache_teacher_targets", "evaluate.evaluate_teacher"}
 AFTER_DISTILL = {
     "distill.distill_teacher",
     "evaluate.evaluate_student",
@@ -49,6 +50,7 @@ AFTER_DISTILL = {
     "report.draw_curves",
     "report.write_report",
 }
+AFTER_EVALUATION = AFTER_DISTILL - {"distill.distill_teacher", "report.draw_curves"} | {"evaluate.evaluate_teacher"}
 
 
 def to_run(said: str) -> set[str]:
@@ -58,9 +60,7 @@ def to_run(said: str) -> set[str]:
     return {node for node, decision in decided if decision not in ("up to date", "not needed")}
 
 
-def test_every_artefact_is_there_with_its_lineage(
-    finished: subprocess.CompletedProcess[str], project: Path
-) -> None:
+def test_every_artefact_is_there_with_its_lineage(finished: subprocess.CompletedProcess[str], project: Path) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     run = project / "data" / "quickstart"
     for name in ARTEFACTS:
@@ -76,9 +76,7 @@ def test_first_run_is_free_of_noise(finished: subprocess.CompletedProcess[str]) 
     assert "Traceback" not in said
 
 
-def test_metrics_table_has_teacher_and_student(
-    finished: subprocess.CompletedProcess[str], project: Path
-) -> None:
+def test_metrics_table_has_teacher_and_student(finished: subprocess.CompletedProcess[str], project: Path) -> None:
     table = pandas.read_csv(project / "data/quickstart/evaluation/metrics.csv")
     assert list(zip(table["model"], table["steps"], strict=True)) == [("teacher", 2), ("teacher", 1), ("student", 1)]
     assert (table["psnr_low"] <= table["psnr"]).all()
@@ -90,7 +88,7 @@ def test_metrics_table_has_teacher_and_student(
 def test_report_stands_alone(finished: subprocess.CompletedProcess[str], project: Path) -> None:
     page = (project / "data/quickstart/report/report.html").read_text()
     assert page.count("data:image/png;base64,") >= 2
-    assert not re.findall(r'(?:src|href)="(?!data:)[^"]+"', page)
+    assert not re.findall(r'<(?:img|script|link)[^>]+(?:src|href)="(?!data:)[^"]*"', page)
 
 
 def test_second_run_does_nothing(finished: subprocess.CompletedProcess[str], kedro: Kedro) -> None:
@@ -104,8 +102,14 @@ def test_second_run_does_nothing(finished: subprocess.CompletedProcess[str], ked
     [
         ("distill.optim.lr=0.5", AFTER_DISTILL),
         ("distill.seed=3", AFTER_DISTILL | {"distill.cache_teacher_targets"}),
-        ("finetune.optim.lr=0.5", AFTER_DISTILL | {"finetune.finetune", "distill.cache_teacher_targets", "evaluate.evaluate_teacher"}),
-        ("evaluate.shown=2", AFTER_DISTILL - {"distill.distill_teacher", "report.draw_curves"} | {"evaluate.evaluate_teacher"}),
+        (
+            "finetune.optim.lr=0.5",
+            AFTER_DISTILL | TEACHER | {"finetune.finetune"},
+        ),
+        (
+            "evaluate.shown=2",
+            AFTER_EVALUATION,
+        ),
         ("z_stats.batch_size=7", {"z_stats.compute_latent_statistics", "report.write_report"}),
         ("runtime.workers=1", set()),
         ("runtime.threads=2", set()),
@@ -155,3 +159,17 @@ def test_mistakes_are_one_clear_line(kedro: Kedro, arguments: list[str], words: 
     assert "Traceback" not in said
     for word in words:
         assert word in said, said
+
+
+def test_two_processes_judge_as_one(
+    finished: subprocess.CompletedProcess[str], kedro: Kedro, project: Path
+) -> None:
+    given = "run_name=two,teacher=quickstart,student=quickstart,runtime.processes=2"
+    said = kedro("run", "--pipeline=evaluate", "--env=tiny", f"--params={given}")
+    assert said.returncode == 0, said.stdout + said.stderr
+    for name in ("teacher", "student"):
+        tables = [
+            pandas.read_parquet(project / f"data/{run}/evaluation/{name}_per_image.parquet")
+            for run in ("quickstart", "two")
+        ]
+        pandas.testing.assert_frame_equal(*tables, rtol=1e-6)

@@ -1,6 +1,10 @@
 """A run that was killed and started again ends with the very bytes of one that was not."""
 
 import pytest
+import torch
+from safetensors.torch import load, load_file
+
+from ssdd.training.history import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +20,28 @@ def test_undisturbed_run_leaves_what_it_should(undisturbed):
     assert [name[:14] for name in states] == ["state-00000039", "state-00000040"]
     rows = undisturbed["history.csv"].decode().splitlines()
     assert len(rows) == 1 + 8 + 4  # header, a row every 5 of 40 steps, evaluations after epochs 3, 6, 9 and 10
+
+
+def test_checkpoints_and_evaluations_hold_the_moving_average(undisturbed):
+    state = load(next(content for name, content in undisturbed.items() if name.startswith("state-00000040")))
+    last, best = load(undisturbed["last.safetensors"]), load(undisturbed["best-00000040.safetensors"])
+    names = ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]
+    for index, name in enumerate(names):
+        assert torch.equal(last[name], state[f"ema.{index}"])
+        assert torch.equal(best[name], state[f"ema.{index}"])
+        assert not torch.equal(last[name], state[f"network.main.net.{name}"])
+
+
+def test_rows_are_means_over_their_steps(run_toy, options, tmp_path):
+    for every in (1, 4):
+        codes, output = run_toy(tmp_path / str(every), options(config={"epochs": 2, "log_every": every}))
+        assert codes == [0], output
+    rows = {n: [r for r in read_rows(tmp_path / n / "history.csv") if r["split"] == "train"] for n in ("1", "4")}
+    for number, row in enumerate(rows["4"]):
+        steps = rows["1"][4 * number : 4 * number + 4]
+        for name in ("loss", "mse", "gradient_norm"):
+            assert row[name] == pytest.approx(sum(step[name] for step in steps) / 4, rel=1e-9)
+        assert row["loss"] == pytest.approx(row["mse"] + 0.1 * row["edge"], rel=1e-5)
 
 
 def test_killed_mid_epoch_in_training_and_in_evaluation(run_toy, options, results, undisturbed, tmp_path):
@@ -67,8 +93,6 @@ def test_saving_more_often_or_evaluating_in_between_changes_no_weight(run_toy, o
 
 
 def test_accumulation_changes_rounding_only(run_toy, options, tmp_path):
-    from ssdd.training.history import read_rows
-
     for name, pieces in (("one", 1), ("three", 3)):
         codes, output = run_toy(tmp_path / name, options(config={"accumulation": pieces}))
         assert codes == [0], output
@@ -119,8 +143,6 @@ def test_nan_stops_with_name_step_and_paths(run_toy, options, results, tmp_path)
     names = [path.name for path in tmp_path.iterdir()]
     assert "failure-step-00000021-rank-0.safetensors" in names
     assert any(name.startswith("state-00000021") for name in names)
-    from safetensors.torch import load_file
-
     left = load_file(tmp_path / "failure-step-00000021-rank-0.safetensors")
     assert left["batch.image"].shape == (6, 3, 8, 8)
     assert "network.net.0.weight" in left

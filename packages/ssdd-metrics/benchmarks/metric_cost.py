@@ -63,9 +63,7 @@ def main() -> None:
     fid = FrechetDistance(2048).to(options.device)
     offline = MetricSuite([*PIXEL_METRICS, "swd"], device=options.device)
 
-    rows: dict[str, Callable[[], object]] = {
-        name: lambda f=f: f(clean, decoded) for name, f in PIXEL_METRICS.items()
-    }
+    rows: dict[str, Callable[[], object]] = {name: lambda f=f: f(clean, decoded) for name, f in PIXEL_METRICS.items()}
     rows["swd"] = lambda: swd.update(clean, decoded)
     rows["rfid: float64 sums"] = lambda: fid.update(features, features)
     rows["suite of all above but the sums"] = lambda: offline.update(clean, decoded)

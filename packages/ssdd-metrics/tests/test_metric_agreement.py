@@ -43,9 +43,7 @@ def test_ssim_gaussian_agrees_with_scikit_image(pairs, name):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_ssim_uniform_agrees_with_scikit_image(pairs, name):
-    assert_agrees(
-        ssim_uniform, lambda a, b: structural_similarity(a, b, data_range=1, channel_axis=-1), pairs[name]
-    )
+    assert_agrees(ssim_uniform, lambda a, b: structural_similarity(a, b, data_range=1, channel_axis=-1), pairs[name])
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -43,6 +43,11 @@ def test_wrong_range_is_an_error_that_says_what_to_do():
         to_uint8(torch.zeros(1, 3, 4, 4, dtype=torch.int64))
 
 
+def test_overshoot_all_over_is_clamped():
+    assert (to_uint8(torch.full((1, 3, 8, 8), -0.02)) == 0).all()  # a black image, decoded
+    assert (to_uint8(torch.full((1, 3, 8, 8), 1.5)) == 255).all()
+
+
 def test_shapes_that_do_not_match_are_an_error():
     image = torch.rand(1, 3, 16, 16)
     for other in (torch.rand(1, 3, 16, 15), torch.rand(2, 3, 16, 16)):

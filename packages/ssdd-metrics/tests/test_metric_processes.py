@@ -26,9 +26,7 @@ save_file(suite.state(), f"{path}/state-{rank}-of-{world}.safetensors")
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     clean = torch.rand(9, 3, 32, 32)
-    save_file(
-        {"clean": clean, "decoded": (clean + 0.1 * torch.randn_like(clean))}, tmp_path / "images.safetensors"
-    )
+    save_file({"clean": clean, "decoded": (clean + 0.1 * torch.randn_like(clean))}, tmp_path / "images.safetensors")
     numbers = {}
     for world in (1, 2):
         workers = [

@@ -150,11 +150,12 @@ def test_nan_and_wrong_shapes_and_ranges():
     assert suite.protocol.images == 0
 
 
-def test_a_refused_batch_leaves_no_trace():
-    suite = filled(slice(0, 12))
+@pytest.mark.parametrize(("metrics", "side"), [("offline", 8), (["frechet_random_conv", "swd"], 5)])
+def test_a_refused_batch_leaves_no_trace(metrics, side):
+    suite = filled(slice(0, 12), metrics=metrics)
     before = suite.compute()
-    with pytest.raises(ValueError, match="at least 11 pixels"):
-        suite.update(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8), [90, 91])
+    with pytest.raises(ValueError, match="sides of at least"):
+        suite.update(torch.rand(2, 3, side, side), torch.rand(2, 3, side, side), [90, 91])
     assert suite.compute() == before
 
 

@@ -86,9 +86,7 @@ class ImageDataset(Dataset[Example]):
         try:
             picture = self.source.open(path)
             if picture.size != (width, height):
-                raise ValueError(
-                    f"it has {picture.width} x {picture.height} pixels, the index says {width} x {height}"
-                )
+                raise ValueError(f"it has {picture.width} x {picture.height} pixels, the index says {width} x {height}")
             image = self.transform(picture, epoch, index)
         except Exception as error:
             raise ValueError(

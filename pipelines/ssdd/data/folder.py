@@ -47,9 +47,7 @@ class ImageFolder(Source):
         self.root = Path(root)
         if not self.root.is_dir():
             found = "a file" if self.root.exists() else "nothing there"
-            raise ValueError(
-                f"expected a folder of images at {str(self.root)!r}, found {found}: check the path"
-            )
+            raise ValueError(f"expected a folder of images at {str(self.root)!r}, found {found}: check the path")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.root)!r})"
@@ -71,10 +69,16 @@ class ImageFolder(Source):
         """
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts:
-            raise ValueError(
-                f"expected a path inside {str(self.root)!r}, got {path!r}: prepare the index again"
-            )
+            raise ValueError(f"expected a path inside {str(self.root)!r}, got {path!r}: prepare the index again")
         return read_image_file(self.root / parts)
+
+    def version(self, path: str) -> str:
+        """Returns a file's size and time of change."""
+        try:
+            status = os.stat(self.root / path)
+        except OSError:
+            return "unreadable"
+        return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class ImageNetFolder(ImageFolder):

@@ -47,9 +47,7 @@ class HuggingFaceImages(Source):
                 f"expected a split 'train' or {', '.join(map(repr, VALIDATION_NAMES))} in {self.location!r}, "
                 f"found {', '.join(map(repr, tables))}"
             )
-        self.tables = {
-            name: _encoded_images(tables[name], column, self.location) for name in self.splits.values()
-        }
+        self.tables = {name: _encoded_images(tables[name], column, self.location) for name in self.splits.values()}
 
     def __repr__(self) -> str:
         return f"HuggingFaceImages({self.location!r})"
@@ -57,8 +55,7 @@ class HuggingFaceImages(Source):
     def listing(self) -> Listing:
         """Returns one name per row."""
         names = {
-            split: [f"{name}/{row:08d}" for row in range(len(self.tables[name]))]
-            for split, name in self.splits.items()
+            split: [f"{name}/{row:08d}" for row in range(len(self.tables[name]))] for split, name in self.splits.items()
         }
         return Listing(names=names)
 
@@ -79,6 +76,10 @@ class HuggingFaceImages(Source):
             raise BadImage(Reason.MISSING, "the row's image is null")
         return value["bytes"] if value["bytes"] is not None else read_image_file(value["path"])
 
+    def version(self, path: str) -> str:
+        """Returns the library's fingerprint of the table that holds the row."""
+        return str(self.tables[path.rpartition("/")[0]]._fingerprint)
+
 
 def _load(location: str, config: str | None) -> "dict[str, Dataset]":
     import datasets
@@ -86,9 +87,7 @@ def _load(location: str, config: str | None) -> "dict[str, Dataset]":
     try:
         if not os.path.isdir(location):
             loaded = datasets.load_dataset(location, config)
-        elif any(
-            os.path.exists(os.path.join(location, name)) for name in ("state.json", "dataset_dict.json")
-        ):
+        elif any(os.path.exists(os.path.join(location, name)) for name in ("state.json", "dataset_dict.json")):
             loaded = datasets.load_from_disk(location)
         else:
             loaded = datasets.load_dataset(location)
@@ -129,6 +128,4 @@ def _holds_images(feature: Any) -> bool:
     """Returns whether a column's type is an image, or the structure that images are stored as."""
     import datasets
 
-    return isinstance(feature, datasets.Image) or (
-        isinstance(feature, dict) and set(feature) == {"bytes", "path"}
-    )
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})

@@ -69,13 +69,10 @@ def prepare(
     """
     if (limit is not None and limit < 1) or min_side < 1 or workers < 0:
         raise ValueError(
-            "expected limit and min_side of at least 1 and workers of at least 0, got "
-            f"{limit}, {min_side}, {workers}"
+            f"expected limit and min_side of at least 1 and workers of at least 0, got {limit}, {min_side}, {workers}"
         )
     if not 0 <= held_out < 1 or not 0 <= max_rejected <= 1:
-        raise ValueError(
-            f"expected 0 <= held_out < 1 and 0 <= max_rejected <= 1, got {held_out} and {max_rejected}"
-        )
+        raise ValueError(f"expected 0 <= held_out < 1 and 0 <= max_rejected <= 1, got {held_out} and {max_rejected}")
     listing = source.listing()
     wanted = [(split, name) for split, names in listing.names.items() for name in _choose(names, limit)]
     rejected = list(listing.rejected)

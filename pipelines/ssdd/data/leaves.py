@@ -28,9 +28,7 @@ def paint_dead_leaves(seed: int, number: int, side: int = 512) -> Image.Image:
     angle = rng.uniform(0, np.pi, count)
     corners = rng.choice([3, 4, 5, 32, 32, 32], count)  # half of the shapes are round
     palette = _desaturated_palette(rng, 32)
-    colour = np.clip(palette[rng.integers(0, 32, count)] + rng.normal(0, 4, (count, 3)), 0, 255).astype(
-        np.uint8
-    )
+    colour = np.clip(palette[rng.integers(0, 32, count)] + rng.normal(0, 4, (count, 3)), 0, 255).astype(np.uint8)
 
     canvas = Image.new("RGB", (side * _SUPERSAMPLE, side * _SUPERSAMPLE), tuple(colour[0].tolist()))
     draw = ImageDraw.Draw(canvas)

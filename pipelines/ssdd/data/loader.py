@@ -29,13 +29,9 @@ def make_loader(
             an image cannot be loaded; the message names it, also from a worker.
     """
     if sampler.length != len(dataset):
-        raise ValueError(
-            f"expected a sampler for the data set's {len(dataset)} images, got one for {sampler.length}"
-        )
+        raise ValueError(f"expected a sampler for the data set's {len(dataset)} images, got one for {sampler.length}")
     if workers < 0 or prefetch < 1:
-        raise ValueError(
-            f"expected workers of at least 0 and prefetch of at least 1, got {workers} and {prefetch}"
-        )
+        raise ValueError(f"expected workers of at least 0 and prefetch of at least 1, got {workers} and {prefetch}")
     return DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -36,7 +36,7 @@ class EmbeddedSample(Source):
     """Square crops of fixed places and sizes, drawn once from the seed; a name says which crop it is.
 
     Crop sides are spread evenly over octaves, so that the same object is met at several scales. The canvases
-    stay in memory (about 20 MB), shared by all sources of the process.
+    stay in memory (about 25 MB), shared by all sources of the process.
 
     Args:
         train_images: number of training crops, half of photographs and half of dead leaves.
@@ -113,9 +113,7 @@ class EmbeddedSample(Source):
         whole = canvas(match["canvas"])
         top, left, side = int(match["top"]), int(match["left"]), int(match["side"])
         if not (side >= 1 and left + side <= whole.width and top + side <= whole.height):
-            raise BadImage(
-                Reason.MISSING, f"{path!r} is outside of its {whole.width} x {whole.height} canvas"
-            )
+            raise BadImage(Reason.MISSING, f"{path!r} is outside of its {whole.width} x {whole.height} canvas")
         return whole.crop((left, top, left + side, top + side))
 
     def examine(self, path: str) -> ImageFacts:
@@ -126,7 +124,7 @@ class EmbeddedSample(Source):
         return ImageFacts(width=image.width, height=image.height, size=len(data), sha256=digest)
 
     def preload(self) -> None:
-        """Decodes the photographs and paints the canvases, about two seconds once per process."""
+        """Decodes the photographs and paints the canvases, about a second, once per process."""
         for name in (*TRAIN_PHOTOGRAPHS, *HELD_OUT_PHOTOGRAPHS):
             canvas(name)
         for number in range(self.canvases):

@@ -49,9 +49,7 @@ class StepSampler(Sampler[list[Key]]):
                 f"world_size, got {length}, {batch_size}, {seed}, {rank}, {world_size}"
             )
         if drop_last and batch_size > length:
-            raise ValueError(
-                f"expected at least one batch of {batch_size} images, got {length}: lower batch_size"
-            )
+            raise ValueError(f"expected at least one batch of {batch_size} images, got {length}: lower batch_size")
         if drop_last and batch_size % world_size != 0:
             raise ValueError(
                 f"expected a total batch_size that {world_size} processes can share equally, got "
@@ -81,8 +79,7 @@ class StepSampler(Sampler[list[Key]]):
         """
         if epoch < 0 or not 0 <= step <= self.steps_per_epoch:
             raise ValueError(
-                f"expected an epoch of at least 0 and a step in [0, {self.steps_per_epoch}], "
-                f"got {epoch} and {step}"
+                f"expected an epoch of at least 0 and a step in [0, {self.steps_per_epoch}], got {epoch} and {step}"
             )
         self.epoch, self.step = epoch, step
 

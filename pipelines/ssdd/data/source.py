@@ -95,5 +95,17 @@ class Source(ABC):
             width=image.width, height=image.height, size=len(data), sha256=hashlib.sha256(data).hexdigest()
         )
 
+    def version(self, path: str) -> str:
+        """Returns a cheap sign of one image's stored content, "" where the name alone says it."""
+        return ""
+
+    def fingerprint(self) -> str:
+        """Returns 64 hexadecimal digits that change when images come, go or are replaced; none is opened."""
+        digest = hashlib.sha256()
+        for split, names in self.listing().names.items():
+            for name in names:
+                digest.update(f"{split}\0{name}\0{self.version(name)}\0".encode())
+        return digest.hexdigest()
+
     def preload(self) -> None:  # noqa: B027  (most sources have nothing to hold)
         """Loads what all pictures share, so that worker processes forked later need not."""

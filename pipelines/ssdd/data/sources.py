@@ -34,13 +34,9 @@ def open_source(kind: str, path: str | None = None, **options: Any) -> Source:
         raise ValueError(f"expected a kind of source among {', '.join(KINDS)}, got {kind!r}{hint}")
     if (path is None) != (kind == "sample"):
         problem = f"got {path!r}: leave the path out" if path is not None else "got none: give its path"
-        raise ValueError(
-            f"expected {'no' if kind == 'sample' else 'a'} path for the source {kind!r}, {problem}"
-        )
+        raise ValueError(f"expected {'no' if kind == 'sample' else 'a'} path for the source {kind!r}, {problem}")
     arguments = () if path is None else (path,)
     try:
         return KINDS[kind](*arguments, **options)
     except TypeError as error:
-        raise ValueError(
-            f"the source {kind!r} does not take these options, {sorted(options)}: {error}"
-        ) from error
+        raise ValueError(f"the source {kind!r} does not take these options, {sorted(options)}: {error}") from error

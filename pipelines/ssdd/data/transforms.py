@@ -19,7 +19,10 @@ _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BI
 class Transform(Protocol):
     """Picture -> tensor, a pure function of its arguments."""
 
-    im_size: int
+    @property
+    def im_size(self) -> int:
+        """S, pixels."""
+        ...
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
         """Returns a float32 tensor (3, S, S) in [-1, 1]."""
@@ -60,9 +63,7 @@ class TrainTransform:
         rng = np.random.Generator(np.random.PCG64([1, self.seed, epoch, index]))
         u_size, u_top, u_left, u_flip = rng.random(4)
         largest = int(self.aug_scale * self.im_size)
-        resized = resize_short_side(
-            image, self.im_size + _pick(u_size, largest - self.im_size), self.resize_filter
-        )
+        resized = resize_short_side(image, self.im_size + _pick(u_size, largest - self.im_size), self.resize_filter)
         top = _pick(u_top, resized.height - self.im_size)
         left = _pick(u_left, resized.width - self.im_size)
         cropped = resized.crop((left, top, left + self.im_size, top + self.im_size))

@@ -50,9 +50,7 @@ class CheckpointDataset(FileDataset):
         header = read_header(self._filepath)
         metadata = header.pop("__metadata__", {})
         parameters = sum(_count(entry["shape"]) for entry in header.values())
-        return JSONPreview(
-            json.dumps({"metadata": metadata, "tensors": len(header), "parameters": parameters})
-        )
+        return JSONPreview(json.dumps({"metadata": metadata, "tensors": len(header), "parameters": parameters}))
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -66,28 +64,20 @@ def read_header(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= length <= min(_MOST_HEADER, size - 8):
-            raise ValueError(
-                f"expected a safetensors file, got {path} with a header of {length} bytes out of {size}"
-            )
+            raise ValueError(f"expected a safetensors file, got {path} with a header of {length} bytes out of {size}")
         raw = file.read(length)
     try:
         header = json.loads(raw)
         spans = sorted(_span(name, entry) for name, entry in header.items() if name != "__metadata__")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"expected a safetensors header in {path}, got one that cannot be read ({error})"
-        ) from None
+        raise ValueError(f"expected a safetensors header in {path}, got one that cannot be read ({error})") from None
     end = 0
     for start, stop in spans:
         if start != end or stop < start:
-            raise ValueError(
-                f"expected the tensors of {path} side by side, got a gap or overlap at byte {start}"
-            )
+            raise ValueError(f"expected the tensors of {path} side by side, got a gap or overlap at byte {start}")
         end = stop
     if end != size - 8 - length:
-        raise ValueError(
-            f"expected {end} bytes of tensors in {path}, got {size - 8 - length}: it was cut or altered"
-        )
+        raise ValueError(f"expected {end} bytes of tensors in {path}, got {size - 8 - length}: it was cut or altered")
     return header
 
 

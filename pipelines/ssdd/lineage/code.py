@@ -21,8 +21,19 @@ from ssdd.lineage.sources import Import, Source, Sources, hash_statements, impor
 
 FIRST_PARTY = ("ssdd", "ssdd_encoder", "ssdd_decoder", "ssdd_metrics")
 # What never changes a result, as modules or `module:name`: how files get to the disk, the bookkeeping itself,
-# the model of the parameters that count for nothing.
-NEUTRAL = ("ssdd.lineage", "ssdd.files", "ssdd.datasets", "ssdd.parameters:Runtime")
+# bars and trackers, and the model of the parameters that count for nothing.
+NEUTRAL = (
+    "ssdd.lineage",
+    "ssdd.files",
+    "ssdd_encoder.files",
+    "ssdd_decoder.files",
+    "ssdd_metrics.files",
+    "ssdd.datasets",
+    "ssdd.progress",
+    "ssdd.training.progress",
+    "ssdd.training.trackers",
+    "ssdd.training.config:RuntimeConfig",
+)
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(:[A-Za-z_]\w*)?")
 _DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}
 

@@ -69,9 +69,7 @@ def current() -> Current:
     """
     node = _current.get()
     if node is None:
-        raise RuntimeError(
-            "no node runs in this process: give the state folder and the fingerprint explicitly"
-        )
+        raise RuntimeError("no node runs in this process: give the state folder and the fingerprint explicitly")
     return node
 
 

@@ -29,9 +29,7 @@ def lock_run(folder: Path, command: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder / ".lock").resolve()
     if path in _held:  # opening it here would set this process's own lock free
-        raise ValueError(
-            f"run {folder.name!r} is in use by another session of this process: wait for it to end"
-        )
+        raise ValueError(f"run {folder.name!r} is in use by another session of this process: wait for it to end")
     descriptor = _take(path)
     _held.add(path)
     try:

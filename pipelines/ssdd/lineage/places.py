@@ -21,8 +21,7 @@ def check_run_name(name: object) -> str:
     text = str(name)
     if not _NAME.fullmatch(text):
         raise ValueError(
-            "expected a run_name of letters, digits and . _ + - (at most 100, not starting with a dot), "
-            f"got {text!r}"
+            f"expected a run_name of letters, digits and . _ + - (at most 100, not starting with a dot), got {text!r}"
         )
     return text
 

@@ -134,11 +134,7 @@ def plan(pipeline: Pipeline, fingerprints: Fingerprints, folder: Path, force: bo
 
 def feeds_only(node: Node, pipeline: Pipeline, fingerprints: Fingerprints) -> bool:
     """Whether a node is there only to feed others of the pipeline in memory."""
-    return (
-        bool(node.outputs)
-        and not fingerprints.output_files(node)
-        and not set(node.outputs) & pipeline.outputs()
-    )
+    return bool(node.outputs) and not fingerprints.output_files(node) and not set(node.outputs) & pipeline.outputs()
 
 
 def as_table(decisions: list[Decision]) -> Table:

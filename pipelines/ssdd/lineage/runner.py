@@ -117,9 +117,7 @@ class LineageRunner(SequentialRunner):
         while (told := self._announcements.next())["node"] is not None:
             node = nodes[told["node"]]
             inputs = load_inputs(node, pipeline, catalog)
-            here = Current(
-                node.name, self._run_name, self._folder, told["fingerprint"], told["extends"], joined=True
-            )
+            here = Current(node.name, self._run_name, self._folder, told["fingerprint"], told["extends"], joined=True)
             with running(here):
                 node.run(inputs)
 
@@ -217,9 +215,7 @@ class LineageRunner(SequentialRunner):
                     f"expected the node {node.name!r} to have saved {name!r} at {path}, found nothing there"
                 )
             files = {item: self._portable(file, path.parent) for item, file in made.files.items()}
-            stamp = Stamp(
-                name, node.name, content, made.identity, made.parameters.extends, {**about, "files": files}
-            )
+            stamp = Stamp(name, node.name, content, made.identity, made.parameters.extends, {**about, "files": files})
             write_stamp(path, stamp)
         logger.info("done: %s in %.1f s", node.name, time.perf_counter() - clock)
 

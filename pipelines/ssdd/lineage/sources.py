@@ -212,9 +212,7 @@ def _registers(decorator: ast.expr, source: Source) -> bool:
     if not isinstance(root, ast.Name):
         return False
     item = source.imports.get(root.id)
-    return root.id in source.definitions or (
-        item is not None and item.module.partition(".")[0] in source.roots
-    )
+    return root.id in source.definitions or (item is not None and item.module.partition(".")[0] in source.roots)
 
 
 def _names(target: ast.expr) -> list[str]:

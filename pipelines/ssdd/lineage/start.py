@@ -93,9 +93,7 @@ def start_from(
     """Returns the pipeline without the nodes that given checkpoints replace, and sets the catalog."""
     left_out: list[Node] = []
     for point, given in points.values():
-        left_out += [
-            node for node in pipeline.nodes if _inside(node, point.replaces) or given.dataset in node.outputs
-        ]
+        left_out += [node for node in pipeline.nodes if _inside(node, point.replaces) or given.dataset in node.outputs]
         catalog[given.dataset] = _reading(catalog, given)
     kept = [node for node in pipeline.nodes if node not in left_out]
     given_names = {given.dataset for _, given in points.values()}

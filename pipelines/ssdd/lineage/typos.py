@@ -20,9 +20,7 @@ def check_environment(conf_source: Path, env: str | None) -> None:
         ValueError: there is none of that name.
     """
     if env and conf_source.is_dir() and not (conf_source / env).is_dir():
-        known = sorted(
-            item.name for item in conf_source.iterdir() if item.is_dir() and item.name[0] not in "._"
-        )
+        known = sorted(item.name for item in conf_source.iterdir() if item.is_dir() and item.name[0] not in "._")
         raise ValueError(f"unknown env {env!r}{nearest(env, known)}")
 
 
@@ -42,13 +40,9 @@ def check_parameters(
     taken = {name for pipeline in pipelines.values() for node in pipeline.nodes for name in node.inputs}
     wrong = []
     if "parameters" not in taken:
-        groups = {
-            name.removeprefix("params:").partition(".")[0] for name in taken if name.startswith("params:")
-        }
+        groups = {name.removeprefix("params:").partition(".")[0] for name in taken if name.startswith("params:")}
         names = sorted({*groups, *NEUTRAL_PARAMETERS, *known})
-        wrong += [
-            f"unknown parameter {name!r}{nearest(name, names)}" for name in parameters if name not in names
-        ]
+        wrong += [f"unknown parameter {name!r}{nearest(name, names)}" for name in parameters if name not in names]
     for name, kind in sorted(TypeExtractor(dict(pipelines)).extract_types_from_pipelines().items()):
         value = _look_up(parameters, name)
         if value is not None:

@@ -20,7 +20,7 @@ def open_images(data: DataParameters) -> "Source":
     from ssdd.data import open_source
 
     place = data.hub or (str(Path(data.root).expanduser()) if data.root else None)
-    return open_source(data.kind, place, **data.options)
+    return open_source(data.kind, place, **(data.sample if data.kind == "sample" else data.options))
 
 
 def training_images(

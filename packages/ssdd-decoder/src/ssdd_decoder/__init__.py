@@ -1,8 +1,8 @@
 """Single-step diffusion decoder: latents to pixels in one flow-matching step."""
 
-from ssdd_decoder.checkpoint import CheckpointError
 from ssdd_decoder.config import SIZES, DecoderConfig, decoder_config
 from ssdd_decoder.decoder import Decoder
+from ssdd_decoder.sources import CheckpointError
 from ssdd_decoder.unet import Conditioning, Prediction
 
 __all__ = ["SIZES", "CheckpointError", "Conditioning", "Decoder", "DecoderConfig", "Prediction", "decoder_config"]

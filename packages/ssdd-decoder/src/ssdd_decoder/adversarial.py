@@ -46,9 +46,26 @@ class PatchDiscriminator(nn.Module):
         self.head = nn.Linear(widths[-1], 1)
 
     def forward(self, image: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Logits (B,) that images (B, 3, H, W) are real, at noisy images x_t (B, 3, H, W) and times t (B,)."""
+        """Says how real images look.
+
+        Args:
+            image: (B, 3, H, W), about [-1, 1].
+            x_t: (B, 3, H, W), the noisy images that they were made from.
+            t: (B,) or (1,), in [0, 1].
+
+        Returns:
+            logits (B,).
+
+        Raises:
+            ValueError: the shapes differ, or a side has less than 2^layers pixels.
+        """
+        if image.shape != x_t.shape or image.ndim != 4 or min(image.shape[2:]) < 2 ** len(self.layers):
+            raise ValueError(
+                f"expected images and noisy images of one shape (B, 3, H, W) with sides from {2 ** len(self.layers)} "
+                f"pixels up, got {tuple(image.shape)} and {tuple(x_t.shape)}: use larger crops or fewer layers"
+            )
         h = torch.cat([image.clamp(-1, 1), x_t], dim=1)
-        time = sinusoid(TIME_SCALE * t, TIME_CHANNELS).to(h.dtype)
+        time = sinusoid(TIME_SCALE * t.to(torch.promote_types(t.dtype, torch.float32)), TIME_CHANNELS).to(h.dtype)
         for layer in self.layers:
             h = layer(h, time)
         return self.head(h.mean(dim=(2, 3))).squeeze(1)

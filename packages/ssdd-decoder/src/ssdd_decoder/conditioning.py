@@ -60,7 +60,7 @@ class TimeEmbedding(nn.Module):
         """(B,) in [0, 1] -> (B, 4 ch), SiLU applied, in the weights' dtype."""
         weight = self.linear_1.weight
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        h = sinusoid(TIME_SCALE * t, self.channels).to(dtype)
+        h = sinusoid(TIME_SCALE * t.to(torch.promote_types(t.dtype, torch.float32)), self.channels).to(dtype)
         with torch.autocast(t.device.type, enabled=False):
             h = F.linear(h, weight.to(dtype), self.linear_1.bias.to(dtype))
             h = F.linear(F.silu(h), self.linear_2.weight.to(dtype), self.linear_2.bias.to(dtype))

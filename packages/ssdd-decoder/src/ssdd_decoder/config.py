@@ -1,15 +1,23 @@
 """What a decoder is made of, and the named sizes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 Prediction = Literal["velocity", "sample"]
-LIMITS = {"width": 65_536, "levels": 12, "transformer_blocks": 512, "heads": 256, "resnets_per_level": 64}
+LIMITS = {
+    "width": 16_384,
+    "levels": 12,
+    "transformer_blocks": 256,
+    "heads": 256,
+    "resnets_per_level": 32,
+    "downscale": 1024,
+}
+MAX_PARAMETERS = 2**31  # a configuration beyond it is a mistake, or an attack by a checkpoint's header
 
 
-def _positive(name: str, value: object, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 2**31:
-        raise ValueError(f"expected {name} to be an integer from {least} up, got {value!r}")
+def _check(name: str, value: object, most: int, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"expected {name} to be an integer from {least} to {most:,}, got {str(value)[:100]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +39,8 @@ class DecoderConfig:
             which the velocity follows. At small training budgets the latter learns much faster.
 
     Raises:
-        ValueError: a value is out of range, or the heads do not divide the lowest level's width.
+        ValueError: a value is out of range, the heads do not divide the lowest level's width, or the network would be
+            gigantic.
     """
 
     base_channels: int
@@ -46,23 +55,25 @@ class DecoderConfig:
     prediction: Prediction = "velocity"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.multipliers, tuple | list) or not 1 <= len(self.multipliers) <= LIMITS["levels"]:
+            raise ValueError(
+                f"expected multipliers to be 1 to {LIMITS['levels']} integers, got {str(self.multipliers)[:100]}"
+            )
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        for name in ("base_channels", "latent_channels", "downscale", "resnets_per_level", "patch_size", "norm_groups"):
-            _positive(name, getattr(self, name))
-        _positive("transformer_blocks", self.transformer_blocks, least=0)
+        for name in ("base_channels", "latent_channels", "patch_size", "norm_groups"):
+            _check(name, getattr(self, name), LIMITS["width"])
+        for name in ("resnets_per_level", "downscale"):
+            _check(name, getattr(self, name), LIMITS[name])
+        _check("transformer_blocks", self.transformer_blocks, LIMITS["transformer_blocks"], least=0)
         for multiplier in self.multipliers:
-            _positive("every multiplier", multiplier)
+            _check("every multiplier", multiplier, LIMITS["width"])
+        _check("the largest width", max(self.widths), LIMITS["width"])
         if self.heads is not None:
-            _positive("heads", self.heads)
+            _check("heads", self.heads, LIMITS["heads"])
         if self.prediction not in get_args(Prediction):
-            raise ValueError(f"expected prediction to be one of {get_args(Prediction)}, got {self.prediction!r}")
-        if not 1 <= len(self.multipliers) <= LIMITS["levels"]:
-            raise ValueError(f"expected 1 to {LIMITS['levels']} multipliers, got {len(self.multipliers)}")
-        sizes = {"width": max(*self.widths, self.latent_channels), "heads": self.attention_heads}
-        sizes |= {name: getattr(self, name) for name in ("transformer_blocks", "resnets_per_level")}
-        for name, size in sizes.items():
-            if size > LIMITS[name]:
-                raise ValueError(f"expected {name} to be at most {LIMITS[name]}, got {size}")
+            raise ValueError(
+                f"expected prediction to be one of {get_args(Prediction)}, got {str(self.prediction)[:100]!r}"
+            )
         if self.widths[-1] % self.attention_heads:
             raise ValueError(
                 f"expected heads to divide the lowest level's width {self.widths[-1]}, got {self.attention_heads}"
@@ -71,6 +82,10 @@ class DecoderConfig:
             raise ValueError(f"expected an even width of the first level, got {self.widths[0]}")
         if self.downscale % self.patch_size:
             raise ValueError(f"expected patch_size to divide downscale={self.downscale}, got {self.patch_size}")
+        if (count := self.approximate_parameters) > MAX_PARAMETERS:
+            raise ValueError(
+                f"expected at most {MAX_PARAMETERS:,} parameters, got about {count:,}: choose a smaller one"
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -83,6 +98,16 @@ class DecoderConfig:
         """Heads of each attention."""
         return self.heads if self.heads is not None else min(16, max(4, self.widths[-1] // 64))
 
+    @property
+    def approximate_parameters(self) -> int:
+        """Number of weights, to within a third: the kernels of convolutions and the matrices of the transformer."""
+        first, last = self.widths[0], self.widths[-1]
+        down = sum(self.resnets_per_level * (18 * width**2 + 10 * first * width) for width in self.widths)
+        up = sum((self.resnets_per_level + 1) * (29 * width**2 + 12 * first * width) for width in self.widths)
+        middle = self.transformer_blocks * (16 * last**2 + 2 * first * last + 225 * self.attention_heads)
+        outer = 9 * first * (6 * self.patch_size**2 + 2 * self.latent_channels) + 29 * first**2
+        return down + up + middle + outer
+
 
 SIZES = {
     "debug": DecoderConfig(
@@ -92,6 +117,7 @@ SIZES = {
         base_channels=48,
         multipliers=(1, 2),
         transformer_blocks=2,
+        downscale=4,
         resnets_per_level=1,
         patch_size=4,
         norm_groups=16,
@@ -107,17 +133,34 @@ SIZES = {
 }
 
 
-def decoder_config(size: str, *, latent_channels: int = 4, downscale: int = 8) -> DecoderConfig:
+def decoder_config(size: str, *, latent_channels: int = 4, downscale: int | None = None) -> DecoderConfig:
     """Returns the configuration of a named size for a latent space.
 
     Args:
-        size: one of `SIZES` (published: XS, S, B, M, L, XL, H).
+        size: one of `SIZES`: XS, S, B, M, L, XL, H (published), `debug`, `quickstart`.
         latent_channels: C of the latent space `f<F>c<C>`.
-        downscale: F of the latent space.
+        downscale: F of the latent space; 8 by default, 4 for `quickstart`.
 
     Raises:
-        ValueError: there is no such size.
+        ValueError: there is no such size, or F or C is out of range.
     """
     if size not in SIZES:
         raise ValueError(f"expected a decoder size among {', '.join(SIZES)}; got {size!r}")
-    return replace(SIZES[size], latent_channels=latent_channels, downscale=downscale)
+    known = SIZES[size]
+    return replace(
+        known, latent_channels=latent_channels, downscale=known.downscale if downscale is None else downscale
+    )
+
+
+def describe(config: DecoderConfig) -> str:
+    """Names a configuration, for messages: `decoder S`, or `decoder S for f16c4 latents`."""
+    for name, size in SIZES.items():
+        if config == size:
+            return f"decoder {name}"
+        if _but_latent_space(config) == _but_latent_space(size):
+            return f"decoder {name} for f{config.downscale}c{config.latent_channels} latents"
+    return f"decoder of {config}"
+
+
+def _but_latent_space(config: DecoderConfig) -> dict[str, object]:
+    return {**asdict(config), "latent_channels": None, "downscale": None}

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssdd_decoder import checkpoint
-from ssdd_decoder.config import SIZES, DecoderConfig, decoder_config
+from ssdd_decoder import checkpoint, sources
+from ssdd_decoder.config import SIZES, DecoderConfig, decoder_config, describe
 from ssdd_decoder.flow import draw_noise
 from ssdd_decoder.sampler import euler_sample
+from ssdd_decoder.times import check_steps
 from ssdd_decoder.unet import UNet
 
 CHECKPOINT_NAME = "decoder.safetensors"
@@ -29,6 +30,25 @@ class Decoder(UNet):
 
     def __init__(self, config: DecoderConfig | str = "M") -> None:
         super().__init__(decoder_config(config) if isinstance(config, str) else config)
+
+    def forward(self, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """Predicts the velocity of noisy images.
+
+        Args:
+            x_t: (B, 3, H, W).
+            t: (B,) or (1,), in [0, 1]. (Compiled code does not look at the range.)
+            z: (B, C, h, w), the clean images' latents.
+
+        Returns:
+            (B, 3, H, W), towards the clean image.
+
+        Raises:
+            ValueError: a shape, dtype, device or time is not as described.
+        """
+        self._check_latent(z)
+        self._check_image("x_t", x_t, self._image_shape(z))
+        _check_times(t, z)
+        return super().forward(x_t, t, z.to(self.conv_in.weight.dtype))
 
     @torch.no_grad()
     def decode(
@@ -56,13 +76,14 @@ class Decoder(UNet):
             ValueError: a shape, dtype, device, the steps or (when checked) a value is not as described.
         """
         weight = self.conv_in.weight
+        check_steps(steps)
         self._check_latent(z)
-        shape = (z.shape[0], 3, z.shape[2] * self.config.downscale, z.shape[3] * self.config.downscale)
+        shape = self._image_shape(z)
         if noise is None:
             noise = draw_noise(shape, weight, generator)
         elif generator is not None:
             raise ValueError("expected noise or a generator to draw it from, got both: drop one")
-        self._check_noise(noise, shape)
+        self._check_image("noise", noise, shape)
         if check_finite:
             _check_finite("z", z)
             _check_finite("noise", noise)
@@ -83,7 +104,7 @@ class Decoder(UNet):
         Returns:
             the file written.
         """
-        file = checkpoint.destination(path, CHECKPOINT_NAME)
+        file = sources.destination(path, CHECKPOINT_NAME)
         return checkpoint.write(file, self.state_dict(), {KIND: asdict(self.config)})
 
     @classmethod
@@ -102,8 +123,7 @@ class Decoder(UNet):
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds something else.
         """
-        file = checkpoint.resolve(source, CHECKPOINT_NAME)
-        contents = checkpoint.read(file)
+        contents = checkpoint.read(sources.resolve(source, CHECKPOINT_NAME))
         return cls.from_contents(contents, config, downscale)
 
     @classmethod
@@ -112,17 +132,20 @@ class Decoder(UNet):
     ) -> "Decoder":
         """Makes the decoder of a checkpoint that has been read; see `from_pretrained`."""
         tensors = contents.select(KIND)
-        held = held_config(contents, downscale)
-        if isinstance(config, str):
-            latent = held or decoder_config(config)
-            config = decoder_config(config, latent_channels=latent.latent_channels, downscale=latent.downscale)
-        wanted = config or held
+        held = _held_config(contents, tensors, downscale)
+        wanted = _wanted_config(config, held, downscale)
         if wanted is None:
             raise checkpoint.CheckpointError(f"{contents.file} holds no decoder that is known here: pass its config")
+        asked, found = describe(wanted), describe(held) if held else None
+        if found and found != asked and KIND in contents.config:
+            raise checkpoint.mismatch(tensors, contents.file, asked=asked, held=found)
         with torch.device("meta"):
             decoder = cls(wanted)
-        checkpoint.fill(decoder, tensors, contents.file, asked=describe(wanted), held=describe(held) if held else None)
+        checkpoint.fill(decoder, tensors, contents.file, asked=asked, held=found)
         return decoder.to(memory_format=torch.channels_last).eval()
+
+    def _image_shape(self, z: Tensor) -> tuple[int, int, int, int]:
+        return z.shape[0], 3, z.shape[2] * self.config.downscale, z.shape[3] * self.config.downscale
 
     def _check_latent(self, z: Tensor) -> None:
         channels, weight = self.config.latent_channels, self.conv_in.weight
@@ -136,45 +159,32 @@ class Decoder(UNet):
         if z.device != weight.device:
             raise ValueError(f"expected latents on {weight.device}, got {z.device}: move them with z.to(...)")
 
-    def _check_noise(self, noise: Tensor, shape: tuple[int, ...]) -> None:
-        if tuple(noise.shape) != shape:
-            raise ValueError(f"expected noise of shape {shape} for these latents, got {tuple(noise.shape)}")
-        if not noise.is_floating_point() or noise.device != self.conv_in.weight.device:
+    def _check_image(self, name: str, image: Tensor, shape: tuple[int, ...]) -> None:
+        if tuple(image.shape) != shape:
             raise ValueError(
-                f"expected floating point noise on {self.conv_in.weight.device}, got {noise.dtype} on {noise.device}"
+                f"expected {name} of shape {shape} for these latents, got {tuple(image.shape)}: "
+                f"its sides are {self.config.downscale} times the latents'"
+            )
+        if not image.is_floating_point() or image.device != self.conv_in.weight.device:
+            raise ValueError(
+                f"expected floating point {name} on {self.conv_in.weight.device}, got {image.dtype} on {image.device}: "
+                "convert it with .to(...)"
             )
 
 
-def describe(config: DecoderConfig) -> str:
-    """Says what a configuration is, for messages: `decoder S (14,057,059 parameters)`."""
-    name = next((size for size, known in SIZES.items() if _same_shape(known, config)), "of its own configuration")
-    with torch.device("meta"):
-        count = sum(p.numel() for p in Decoder(config).parameters())
-    latent = "" if config.latent_channels == 4 else f" for {config.latent_channels} latent channels"
-    return f"decoder {name}{latent} ({count:,} parameters)"
-
-
-def held_config(contents: checkpoint.Contents, downscale: int | None = None) -> DecoderConfig | None:
-    """What a file holds: what its header says, else the published size with these shapes; None if there is none."""
-    if KIND in contents.config:
-        return checkpoint.parse_config(DecoderConfig, contents.config[KIND], contents.file)
-    tensors = contents.select(KIND)
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-    blocks = len({key.split(".")[2] for key in shapes if key.startswith("mid_block.transformer_blocks.")})
-    latent_channels = shapes.get("conv_in.weight", (0, 0))[1] - 3
-    if latent_channels < 1:
-        return None
-    levels = len({key.split(".")[2] for key in contents.tensors if key.startswith("encoder.down.")})
-    for size, known in SIZES.items():
-        first, last = (shapes.get(f"down_blocks.{i}.resnets.0.conv2.bias") for i in (0, len(known.widths) - 1))
-        if (first, last, blocks) == ((known.widths[0],), (known.widths[-1],), known.transformer_blocks):
-            scale = downscale or (2 ** (levels - 1) if levels else 8)
-            return decoder_config(size, latent_channels=latent_channels, downscale=scale)
-    return None
-
-
-def _same_shape(a: DecoderConfig, b: DecoderConfig) -> bool:
-    return a == replace(b, latent_channels=a.latent_channels, downscale=a.downscale)
+def _check_times(t: Tensor, z: Tensor) -> None:
+    if t.ndim != 1 or t.shape[0] not in (1, z.shape[0]) or not t.is_floating_point() or t.device != z.device:
+        raise ValueError(
+            f"expected floating point times t of shape ({z.shape[0]},) or (1,) on {z.device}, "
+            f"got {t.dtype} of shape {tuple(t.shape)} on {t.device}"
+        )
+    if torch.compiler.is_compiling() or t.is_meta:
+        return
+    if bool(((t < 0) | (t > 1)).any()):
+        raise ValueError(
+            f"expected times t in [0, 1] (0 clean, 1 noise), got values from {t.amin():.3g} to {t.amax():.3g}: "
+            "the network itself multiplies them by 1000"
+        )
 
 
 def _check_finite(name: str, value: Tensor) -> None:
@@ -182,3 +192,39 @@ def _check_finite(name: str, value: Tensor) -> None:
         raise ValueError(
             f"expected {name} to be finite, got NaN or infinity: check where it comes from, or decode in float32"
         )
+
+
+def _wanted_config(
+    config: DecoderConfig | str | None, held: DecoderConfig | None, downscale: int | None
+) -> DecoderConfig | None:
+    """What was asked for; what was not said of it is as the file has it."""
+    if config is None and held is not None and downscale is not None:
+        return replace(held, downscale=downscale)
+    if not isinstance(config, str):
+        return config or held
+    if held is None:
+        return decoder_config(config, downscale=downscale)
+    return decoder_config(config, latent_channels=held.latent_channels, downscale=downscale or held.downscale)
+
+
+def _held_config(
+    contents: checkpoint.Contents, tensors: dict[str, Tensor], downscale: int | None
+) -> DecoderConfig | None:
+    """What a file holds: what its header says, else the known size with these widths; None if there is none."""
+    if KIND in contents.config:
+        return checkpoint.parse_config(DecoderConfig, contents.config[KIND], contents.file)
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    kernel = shapes.get("conv_in.weight", ())
+    blocks = len({key.split(".")[2] for key in shapes if key.startswith("mid_block.transformer_blocks.")})
+    levels = len({key.split(".")[2] for key in contents.tensors if key.startswith("encoder.down.")})
+    for size, known in SIZES.items():
+        first, last = (shapes.get(f"down_blocks.{i}.resnets.0.conv2.bias") for i in (0, len(known.widths) - 1))
+        if (first, last, blocks) != ((known.widths[0],), (known.widths[-1],), known.transformer_blocks):
+            continue
+        latent_channels = kernel[1] - 3 * known.patch_size**2 if len(kernel) == 4 else 0
+        scale = downscale or (2 ** (min(levels, 10) - 1) if levels else known.downscale)
+        try:
+            return decoder_config(size, latent_channels=latent_channels, downscale=scale)
+        except ValueError:  # no known size has such a latent space
+            return None
+    return None

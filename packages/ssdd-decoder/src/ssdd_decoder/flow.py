@@ -44,7 +44,15 @@ def euler_step(x_t: Tensor, v: Tensor, t: float | Tensor, s: float | Tensor) -> 
 
 
 def per_image(t: Tensor, like: Tensor) -> Tensor:
-    """(B,) or (1,) -> (B, 1, 1, 1), in the dtype of `like`."""
+    """Times (B,) or (1,) -> (B or 1, 1, 1, 1), in the dtype of `like`.
+
+    Raises:
+        ValueError: there is neither one time nor one per image.
+    """
+    if t.ndim != 1 or t.shape[0] not in (1, like.shape[0]):
+        raise ValueError(
+            f"expected one time for all images or one each, of shape (1,) or ({like.shape[0]},), got {tuple(t.shape)}"
+        )
     return t.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
 
@@ -61,13 +69,21 @@ def draw_noise(
         generator: one for the batch; or one per image, which makes each image's noise independent of the batch.
 
     Raises:
-        ValueError: the number of generators is not B.
+        ValueError: the generator is none, or their number is not B.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     if generator is None or isinstance(generator, torch.Generator):
         device = like.device if generator is None else generator.device
         return torch.randn(shape, generator=generator, device=device, dtype=dtype).to(like.device)
+    if not isinstance(generator, Sequence) or not all(isinstance(g, torch.Generator) for g in generator):
+        raise ValueError(
+            f"expected a torch.Generator or one per image, got {type(generator).__name__}: "
+            "use torch.Generator().manual_seed(seed)"
+        )
     if len(generator) != shape[0]:
-        raise ValueError(f"expected one generator per image, got {len(generator)} for a batch of {shape[0]}")
+        raise ValueError(
+            f"expected one generator per image, got {len(generator)} for a batch of {shape[0]}: "
+            "give as many as images, or one for all"
+        )
     draws = [torch.randn(shape[1:], generator=g, device=g.device, dtype=dtype) for g in generator]
     return torch.stack([draw.to(like.device) for draw in draws])

@@ -15,7 +15,12 @@ COSINE_EPS = 1e-5
 
 
 def flow_matching_loss(velocity: Tensor, x: Tensor, noise: Tensor) -> Tensor:
-    """Mean over all elements of (v - (x - eps))^2; all arguments (B, 3, H, W)."""
+    """Mean over all elements of (v - (x - eps))^2; all arguments (B, 3, H, W).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_shapes(velocity, x, noise)
     return F.mse_loss(_wide(velocity), target_velocity(_wide(x), _wide(noise)))
 
 
@@ -30,8 +35,7 @@ def alignment_loss(projected: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    if projected.shape != target.shape:
-        raise ValueError(f"expected as many tokens and features in both, got {projected.shape} and {target.shape}")
+    _check_shapes(projected, target)
     return 1 - F.cosine_similarity(_wide(projected), _wide(target), dim=-1, eps=COSINE_EPS).mean()
 
 
@@ -43,7 +47,13 @@ def multiscale_gradient_loss(x: Tensor, estimate: Tensor, scales: int = 3) -> Te
     Args:
         x, estimate: (B, 3, H, W).
         scales: halvings plus one; those that would leave less than 2 pixels are dropped.
+
+    Raises:
+        ValueError: the shapes differ, or a side has less than 2 pixels.
     """
+    _check_shapes(x, estimate)
+    if min(x.shape[2:]) < 2:
+        raise ValueError(f"expected images of at least 2 x 2 pixels, got {tuple(x.shape)}: differences need two")
     x, estimate = _wide(x), _wide(estimate)
     terms = []
     for scale in range(scales):
@@ -73,6 +83,12 @@ class AlignmentHead(nn.Module):
 def alignment_layer(transformer_blocks: int) -> int:
     """Index of the transformer block whose tokens are aligned."""
     return min(4, transformer_blocks // 2)
+
+
+def _check_shapes(*tensors: Tensor) -> None:
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"expected tensors of one shape, got {shapes}: they must describe the same images")
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """When the flow is looked at: times drawn in training, and the grid of the sampler."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
 GRID_POWER = 2.0
+MAX_STEPS = 10_000
 
 
 def sample_training_times(
@@ -25,9 +28,21 @@ def sample_training_times(
 def sampling_grid(steps: int, power: float = GRID_POWER) -> list[float]:
     """Times t_i = (1 - i / K)^power, i = 0..K, from 1 (noise) to 0 (clean), finer towards the clean end.
 
+    Evaluated in float32, as the published system does: a network that is called with 1000 t sees the difference.
+
     Raises:
-        ValueError: steps is not an integer from 1 up.
+        ValueError: steps is not an integer from 1 to 10,000, or the power is not above 0.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"expected steps to be an integer from 1 up, got {steps!r}")
-    return [(1 - i / steps) ** power for i in range(steps + 1)]
+    check_steps(steps)
+    if not power > 0:
+        raise ValueError(f"expected power to be above 0, got {power!r}: 2 is published, 1 is an even grid")
+    return (torch.linspace(1, 0, int(steps) + 1, dtype=torch.float32, device="cpu") ** power).tolist()
+
+
+def check_steps(steps: int) -> None:
+    """Raises ValueError unless steps is an integer from 1 to 10,000."""
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= MAX_STEPS:
+        raise ValueError(
+            f"expected steps to be an integer from 1 to {MAX_STEPS:,}, got {steps!r}: "
+            "1 suits distilled decoders, 8 others"
+        )

@@ -1,12 +1,13 @@
 """Image encoders of latent diffusion: image to posterior to latent."""
 
-from ssdd_encoder.checkpoint import CheckpointError
-from ssdd_encoder.config import EncoderConfig, encoder_config
+from ssdd_encoder.config import VARIANTS, EncoderConfig, encoder_config
 from ssdd_encoder.encoder import Encoder
 from ssdd_encoder.latents import LatentAccumulator, LatentStatistics
 from ssdd_encoder.posterior import Posterior
+from ssdd_encoder.sources import CheckpointError
 
 __all__ = [
+    "VARIANTS",
     "CheckpointError",
     "Encoder",
     "EncoderConfig",

@@ -60,7 +60,9 @@ class EncoderConfig:
                 "change base_channels, multipliers or norm_groups"
             )
         if (count := self.approximate_parameters) > MAX_PARAMETERS:
-            raise ValueError(f"expected at most {MAX_PARAMETERS:,} parameters, got about {count:,}: choose a smaller one")
+            raise ValueError(
+                f"expected at most {MAX_PARAMETERS:,} parameters, got about {count:,}: choose a smaller one"
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -107,7 +109,7 @@ def encoder_config(name: str) -> EncoderConfig:
     downscale, channels = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 2 <= downscale <= LIMITS["downscale"] or downscale & (downscale - 1) or channels < 1:
         raise ValueError(
-            f"expected an encoder named f<F>c<C> with F a power of two from 2 to {LIMITS['downscale']} and C at least 1 "
+            f"expected an encoder named f<F>c<C> with F a power of two from 2 to {LIMITS['downscale']} and C from 1 up "
             f"(f8c4, f16c32, ...), {SDVAE}, or one of {', '.join(VARIANTS)}; got {name!r}"
         )
     return EncoderConfig(latent_channels=channels, multipliers=_multipliers(downscale.bit_length()))

@@ -2,36 +2,46 @@
 
 # B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F
 
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssdd_encoder import checkpoint, sdvae
+from ssdd_encoder import checkpoint, sdvae, sources
 from ssdd_encoder.blocks import NORM_EPS, DownLevel, Middle
-from ssdd_encoder.config import SDVAE, EncoderConfig, encoder_config
+from ssdd_encoder.config import SDVAE, EncoderConfig, describe, encoder_config
 from ssdd_encoder.posterior import Posterior
 
 CHECKPOINT_NAME = "encoder.safetensors"
 KIND = "encoder"
+RANGE_TOLERANCE = 1e-2  # half-precision images may be rounded past 1
 
 
 class Encoder(nn.Module):
     """Maps images to the posterior over their latents.
 
     Args:
-        config: an `EncoderConfig`, or a name such as "f8c4".
+        config: an `EncoderConfig`, or a name such as "f8c4". (`sdvae` is a set of weights, not a shape: load it with
+            `Encoder.from_pretrained`.)
 
     Attributes:
         config: what it was built from.
+
+    Raises:
+        ValueError: there is no encoder of that name.
     """
 
     def __init__(self, config: EncoderConfig | str = "f8c4") -> None:
         super().__init__()
+        if config == SDVAE:
+            raise ValueError(
+                f"expected the shape of an encoder, got {SDVAE!r}, which has weights: "
+                f"use Encoder.from_pretrained({SDVAE!r}) or Encoder.from_pretrained(file, {SDVAE!r})"
+            )
         self.config = config = encoder_config(config) if isinstance(config, str) else config
         widths, groups = config.widths, config.norm_groups
         self.conv_in = nn.Conv2d(3 * config.patch_size**2, widths[0], 3, padding=1)
@@ -48,16 +58,18 @@ class Encoder(nn.Module):
         """Encodes images.
 
         Args:
-            x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype.
-            check_finite: also refuse NaN, infinity and values outside [-1, 1] (waits for the device).
+            x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype. (Compiled
+                code does not look at the range.)
+            check_finite: also refuse NaN and infinity.
 
         Returns:
             the posterior, with mean and logvar (B, C, H / F, W / F).
 
         Raises:
-            ValueError: the shape, dtype, device or (when checked) a value is not as described.
+            ValueError: the shape, dtype, device or a value is not as described.
         """
-        self._check(x, check_finite)
+        self._check(x)
+        _check_values(x, check_finite)
         h = x.to(self.conv_in.weight.dtype)
         if self.config.patch_size > 1:
             h = F.pixel_unshuffle(h, self.config.patch_size)
@@ -77,7 +89,7 @@ class Encoder(nn.Module):
         Returns:
             the file written.
         """
-        file = checkpoint.destination(path, CHECKPOINT_NAME)
+        file = sources.destination(path, CHECKPOINT_NAME)
         return checkpoint.write(file, self.state_dict(), {KIND: asdict(self.config)})
 
     @classmethod
@@ -92,29 +104,31 @@ class Encoder(nn.Module):
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds something else.
         """
-        if config == SDVAE or source == SDVAE:
-            config = "f8c4"
-        file = checkpoint.resolve(sdvae.HUB_ID if source == SDVAE else source, CHECKPOINT_NAME)
-        return cls.from_contents(checkpoint.read(file), config)
+        file = sources.resolve(sdvae.HUB_ID if source == SDVAE else source, CHECKPOINT_NAME)
+        return cls.from_contents(checkpoint.read(file), SDVAE if source == SDVAE else config)
 
     @classmethod
     def from_contents(cls, contents: checkpoint.Contents, config: EncoderConfig | str | None = None) -> "Encoder":
         """Makes the encoder of a checkpoint that has been read; see `from_pretrained`."""
         tensors = sdvae.to_native(contents.select(KIND))
-        asked = encoder_config(config) if isinstance(config, str) else config
         held = _held_config(contents, tensors)
-        wanted = asked or held
+        wanted = (encoder_config(config) if isinstance(config, str) else config) or held
         if wanted is None:
             raise checkpoint.CheckpointError(f"{contents.file} holds no encoder that is known here: pass its config")
+        asked, found = describe(wanted), describe(held) if held else None
+        if found and found != asked and KIND in contents.config:
+            raise checkpoint.mismatch(tensors, contents.file, asked=asked, held=found)
         with torch.device("meta"):
             encoder = cls(wanted)
-        checkpoint.fill(encoder, tensors, contents.file, asked=describe(wanted), held=describe(held) if held else None)
+        checkpoint.fill(encoder, tensors, contents.file, asked=asked, held=found)
         return encoder.eval()
 
-    def _check(self, x: Tensor, check_finite: bool) -> None:
+    def _check(self, x: Tensor) -> None:
         scale, weight = self.config.downscale, self.conv_in.weight
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[0] < 1:
-            raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(x.shape)}")
+            raise ValueError(
+                f"expected images of shape (B, 3, H, W), got {tuple(x.shape)}: stack RGB images along a first axis"
+            )
         if x.shape[2] % scale or x.shape[3] % scale or not x.shape[2] or not x.shape[3]:
             raise ValueError(
                 f"expected H and W to be multiples of {scale}, got {x.shape[2]} x {x.shape[3]}: pad or crop the image"
@@ -123,27 +137,30 @@ class Encoder(nn.Module):
             raise ValueError(f"expected floating point images in [-1, 1], got {x.dtype}: use x.float() / 127.5 - 1")
         if x.device != weight.device:
             raise ValueError(f"expected images on {weight.device}, got {x.device}: move them with x.to(...)")
-        if check_finite and not torch.isfinite(x).all():
-            raise ValueError("expected finite images, got NaN or infinity: check how they were read")
-        if check_finite and x.abs().amax() > 1 + 1e-3:
-            raise ValueError(
-                f"expected images in [-1, 1], got values from {x.amin():.3g} to {x.amax():.3g}: rescale them"
-            )
 
 
-def describe(config: EncoderConfig) -> str:
-    """Says what a configuration is, for messages: `encoder f8c4 (34,163,664 parameters)`."""
-    with torch.device("meta"):
-        count = sum(p.numel() for p in Encoder(config).parameters())
-    return f"encoder {config.name} ({count:,} parameters)"
+def _check_values(x: Tensor, check_finite: bool) -> None:
+    if torch.compiler.is_compiling() or x.is_meta:
+        return
+    largest = x.detach().abs().amax().item()
+    if check_finite and not math.isfinite(largest):
+        raise ValueError("expected finite images, got NaN or infinity: check how they were read")
+    if largest > 1 + RANGE_TOLERANCE:
+        raise ValueError(
+            f"expected images in [-1, 1], got values from {x.amin():.3g} to {x.amax():.3g}: rescale them, "
+            "from [0, 255] by x / 127.5 - 1, from [0, 1] by 2 * x - 1"
+        )
 
 
-def _held_config(contents: checkpoint.Contents, tensors: dict[str, Any]) -> EncoderConfig | None:
+def _held_config(contents: checkpoint.Contents, tensors: dict[str, Tensor]) -> EncoderConfig | None:
     """What the file holds: what its header says, else the published encoder with these level and latent counts."""
     if KIND in contents.config:
         return checkpoint.parse_config(EncoderConfig, contents.config[KIND], contents.file)
     levels = len({key.split(".")[1] for key in tensors if key.startswith("down.")})
-    if levels < 2 or "out_proj.weight" not in tensors:
+    last = tensors.get("out_proj.bias")
+    if last is None or last.ndim != 1:
         return None
-    channels = tensors["out_proj.weight"].shape[0] // 2
-    return encoder_config(f"f{2 ** (levels - 1)}c{channels}") if channels else None
+    try:
+        return encoder_config(f"f{2 ** (min(levels, 20) - 1)}c{last.numel() // 2}")
+    except ValueError:  # no published encoder has such counts
+        return None

@@ -30,8 +30,12 @@ class LatentStatistics:
         """(B, C, h, w) -> zero mean and unit standard deviation in each channel.
 
         Raises:
-            ValueError: z has another number of channels.
+            ValueError: z has another number of channels, or a channel of the statistics does not vary.
         """
+        if not bool((self.std > 0).all()):
+            raise ValueError(
+                f"expected standard deviations above 0, got {self.std.tolist()}: compute the statistics on more images"
+            )
         mean, std = self._broadcast(z)
         return (z - mean) / std
 
@@ -56,14 +60,21 @@ class LatentStatistics:
 
     @classmethod
     def from_dict(cls, values: dict) -> "LatentStatistics":
-        """Reads what `to_dict` made."""
-        vectors = {name: torch.tensor(values[name], dtype=torch.float64) for name in ("mean", "std")}
-        return cls(
-            **vectors,
-            overall_mean=float(values["overall_mean"]),
-            overall_std=float(values["overall_std"]),
-            count=int(values["count"]),
-        )
+        """Reads what `to_dict` made.
+
+        Raises:
+            ValueError: an entry is missing or is no number.
+        """
+        try:
+            return cls(
+                mean=torch.tensor(values["mean"], dtype=torch.float64),
+                std=torch.tensor(values["std"], dtype=torch.float64),
+                overall_mean=float(values["overall_mean"]),
+                overall_std=float(values["overall_std"]),
+                count=int(values["count"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"expected what LatentStatistics.to_dict makes, got {str(values)[:100]}") from error
 
     def _broadcast(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if z.ndim != 4 or z.shape[1] != self.mean.numel():
@@ -101,7 +112,16 @@ class LatentAccumulator:
         self._combine(values.shape[1], mean, squares)
 
     def merge(self, other: "LatentAccumulator") -> None:
-        """Adds what another accumulator (of another process) has seen."""
+        """Adds what another accumulator (of another process) has seen.
+
+        Raises:
+            ValueError: it is of another number of channels.
+        """
+        if other.mean.shape != self.mean.shape:
+            raise ValueError(
+                f"expected an accumulator of {self.mean.numel()} channels, got one of {other.mean.numel()}: "
+                "merge those of one encoder"
+            )
         self._combine(other.count, other.mean, other.squares)
 
     def compute(self) -> LatentStatistics:

@@ -40,7 +40,7 @@ class Posterior:
             generator: one for the batch, or one per image, which makes each draw independent of the batch.
 
         Raises:
-            ValueError: the number of generators is not B.
+            ValueError: the generator is none, or their number is not B.
         """
         return self.mean + torch.exp(0.5 * self.logvar) * _standard_normal(self.mean, generator)
 
@@ -58,7 +58,15 @@ def _standard_normal(like: Tensor, generator: torch.Generator | Sequence[torch.G
     if generator is None or isinstance(generator, torch.Generator):
         device = like.device if generator is None else generator.device
         return torch.randn(like.shape, generator=generator, device=device, dtype=dtype).to(like)
+    if not isinstance(generator, Sequence) or not all(isinstance(g, torch.Generator) for g in generator):
+        raise ValueError(
+            f"expected a torch.Generator or one per image, got {type(generator).__name__}: "
+            "use torch.Generator().manual_seed(seed)"
+        )
     if len(generator) != like.shape[0]:
-        raise ValueError(f"expected one generator per image, got {len(generator)} for a batch of {like.shape[0]}")
+        raise ValueError(
+            f"expected one generator per image, got {len(generator)} for a batch of {like.shape[0]}: "
+            "give as many as images, or one for all"
+        )
     draws = [torch.randn(like.shape[1:], generator=g, device=g.device, dtype=dtype) for g in generator]
     return torch.stack([draw.to(like) for draw in draws])

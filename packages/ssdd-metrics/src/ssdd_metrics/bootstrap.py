@@ -59,9 +59,7 @@ def finite_mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else float(values[0])
 
 
-def bootstrap_interval(
-    values: Any, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
+def bootstrap_interval(values: Any, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Confidence interval of the mean over images.
 
     Args:
@@ -109,9 +107,7 @@ def paired_difference(a: Any, b: Any, confidence: float = 0.95, seed: int = 0) -
         raise ValueError(f"expected values of the same images, got {a.shape} and {b.shape}: align the tables")
     with np.errstate(invalid="ignore"):
         difference = np.where(a == b, 0.0, b - a)  # two infinite PSNRs are equal, inf - inf would be NaN
-    return PairedDifference(
-        finite_mean(a), finite_mean(b), bootstrap_interval(difference, confidence, seed=seed)
-    )
+    return PairedDifference(finite_mean(a), finite_mean(b), bootstrap_interval(difference, confidence, seed=seed))
 
 
 def compare_tables(
@@ -132,20 +128,14 @@ def compare_tables(
     for name, table in (("first", a), ("second", b)):
         missing = {KEY, *(metrics or ())} - set(table.keys())
         if missing:
-            raise ValueError(
-                f"expected the columns {sorted(missing)} in the {name} table, it has {list(table.keys())}"
-            )
+            raise ValueError(f"expected the columns {sorted(missing)} in the {name} table, it has {list(table.keys())}")
     images_a, rows_a = np.unique(np.asarray(a[KEY]), return_index=True)
     images_b, rows_b = np.unique(np.asarray(b[KEY]), return_index=True)
     if len(images_a) != len(a[KEY]) or len(images_b) != len(b[KEY]):
-        raise ValueError(
-            "expected each image once in a table, got repeated ones: compare one model with one other"
-        )
+        raise ValueError("expected each image once in a table, got repeated ones: compare one model with one other")
     if not np.array_equal(images_a, images_b):
         alone = len(np.setxor1d(images_a, images_b))
-        raise ValueError(
-            f"expected two tables of the same images, {alone} are in one only: evaluate both on one set"
-        )
+        raise ValueError(f"expected two tables of the same images, {alone} are in one only: evaluate both on one set")
     shared = [name for name in list(a.keys()) if name in set(b.keys()) - {KEY}]
     metrics = metrics or [name for name in shared if _numeric(a[name]) and _numeric(b[name])]
     return {

@@ -7,30 +7,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+TEMPORARY_SUFFIX = ".partial"
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it replaces `path`, on any failure it is removed.
 
+    The data reaches the disk (fsync) before the name does: a power cut or a kill leaves either the previous
+    file or the new one.
+
     Args:
         path: the final file; its folder is made when missing.
+
+    Raises:
+        OSError: the disk is full or not writable; what was at `path` before is untouched.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{final.name[:40]}.", suffix=TEMPORARY_SUFFIX + final.suffix, dir=final.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, final)
-    finally:
+        _sync_folder(final.parent)
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of a file's content as 64 hexadecimal digits."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

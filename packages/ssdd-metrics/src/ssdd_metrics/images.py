@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 REFERENCE_SLACK = 1e-3
+WRONG_RANGE = 10.5
 ROUNDING = "clamp to [0, 1], times 255, round half to even, uint8"
 
 
@@ -22,7 +23,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
     Raises:
         ValueError: NaN or infinite values; an integer type other than uint8; more than half of the values
-            outside [0, 1], which is no overshoot but another range (0..255 or -1..1).
+            beyond [-10, 11], which is no overshoot but another range (0..255).
     """
     _check_values(images)
     if images.dtype == torch.uint8:
@@ -99,7 +100,8 @@ def _check_values(images: Tensor) -> None:
             "expected finite images, got NaN or infinite values: look for the step that produced them "
             "(half precision overflow in a decoder is the usual one)"
         )
-    outside = (images < 0) | (images > 1)
+    # A decoder's dark or bright image lies a little outside all over, a barely trained one's far outside.
+    outside = (images - 0.5).abs() > WRONG_RANGE
     if outside.double().mean() > 0.5:
         low, high = images.min().item(), images.max().item()
         raise ValueError(

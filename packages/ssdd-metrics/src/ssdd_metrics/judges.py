@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdd_metrics.files import sha256_file
+from ssdd_metrics.images import check_shapes
 from ssdd_metrics.weights import (
     ALEXNET,
     INCEPTION,
@@ -32,6 +33,7 @@ from ssdd_metrics.weights import (
 )
 
 DINOV2_BASE = "vit_base_patch14_dinov2.lvd142m"
+SMALLEST_SIDES = {"vgg": 16, "alex": 31}  # of which each network's poolings leave a pixel
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PathLike = str | os.PathLike[str]
 
@@ -75,8 +77,8 @@ class Lpips(Judge):
         sha256: see `Judge`.
         network: an `lpips.LPIPS`.
         smooth: normalise features by `sqrt(sum + 1e-8)` instead of the package's `sqrt(sum) + 1e-10`, whose
-            gradient is NaN where all features of a pixel are zero. For training; values differ by less than
-            1e-4.
+            gradient is NaN where the squares of a pixel's features vanish. For training; values differ by
+            less than 1e-4.
     """
 
     def __init__(self, name: str, sha256: str, network: nn.Module, smooth: bool) -> None:
@@ -84,8 +86,13 @@ class Lpips(Judge):
         self.smooth = smooth
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of each pair of images."""
+        """Distance of each pair of images.
+
+        Raises:
+            ValueError: shapes differ, or a side is under 16 (vgg) or 31 (alex) pixels.
+        """
         network: Any = self.network
+        check_shapes(a, b, SMALLEST_SIDES[network.pnet_type])
         pairs = zip(*(network.net(network.scaling_layer(2 * images - 1)) for images in (a, b)), strict=True)
         distance = torch.zeros((), device=a.device)
         for linear, (features_a, features_b) in zip(network.lins, pairs, strict=True):
@@ -94,6 +101,7 @@ class Lpips(Judge):
         return distance
 
     def _normalise(self, features: Tensor) -> Tensor:
+        features = features.float()  # under autocast too
         energy = features.square().sum(1, keepdim=True)
         return features / ((energy + 1e-8).sqrt() if self.smooth else energy.sqrt() + 1e-10)
 
@@ -137,9 +145,7 @@ class DreamSim(Judge):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distance of each pair of images."""
         a, b = (
-            F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True, align_corners=False).clamp(
-                0, 1
-            )
+            F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
             for images in (a, b)
         )
         return self.network(a, b).flatten()

@@ -48,8 +48,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Frechet distance between two Gaussians, `|m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))`.
 
     The trace of the root is the sum of the singular values of `A^(1/2) B^(1/2)` (Dowson and Landau 1982):
-    symmetric decompositions only, hence no complex values, no failure and never below zero, also with fewer
-    images than features, where the usual root of the product AB breaks down.
+    symmetric decompositions only, hence no complex values and nothing below zero, also with fewer images than
+    features.
 
     Args:
         a: moments of one set.
@@ -65,9 +65,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         if not moments.count:
             raise ValueError("expected features of at least one image on both sides, got none: update first")
         if not torch.isfinite(moments.outer).all():
-            raise ValueError(
-                "expected finite features, got NaN or infinite: run the feature network in float32"
-            )
+            raise ValueError("expected finite features, got NaN or infinite: run the feature network in float32")
     if a.total.shape != b.total.shape:
         raise ValueError(
             f"expected equal feature sizes, got {len(a.total)} and {len(b.total)}: use one feature network"

@@ -52,9 +52,7 @@ class ReferenceStatistics:
                 entry that differs is named.
         """
         if not Path(path).is_file():
-            raise ValueError(
-                f"expected reference statistics at {path}, found no file: compute and save them first"
-            )
+            raise ValueError(f"expected reference statistics at {path}, found no file: compute and save them first")
         try:
             with safe_open(path, "pt") as handle:
                 stored = json.loads((handle.metadata() or {})["protocol"])
@@ -77,9 +75,7 @@ class ReferenceStatistics:
         return cls(Moments(tensors["count"][0], tensors["total"], tensors["outer"]), stored)
 
 
-def compute_reference(
-    batches: Iterable[Tensor], extractor: nn.Module, protocol: dict[str, str]
-) -> ReferenceStatistics:
+def compute_reference(batches: Iterable[Tensor], extractor: nn.Module, protocol: dict[str, str]) -> ReferenceStatistics:
     """Runs the reference images through a feature network once, in constant memory.
 
     Args:

@@ -45,9 +45,7 @@ def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
         metrics = SETS.get(metrics, (metrics,))
     unknown = [name for name in metrics if name not in KNOWN]
     if unknown or not metrics or len(set(metrics)) != len(metrics):
-        raise ValueError(
-            f'expected "offline", "full" or distinct names out of {list(KNOWN)}, got {list(metrics)}'
-        )
+        raise ValueError(f'expected "offline", "full" or distinct names out of {list(KNOWN)}, got {list(metrics)}')
     return tuple(metrics)
 
 

@@ -27,7 +27,7 @@ from ssdd_metrics.registry import (
     get_judge,
     metric_names,
 )
-from ssdd_metrics.swd import SlicedWasserstein
+from ssdd_metrics.swd import PATCH, SlicedWasserstein
 from ssdd_metrics.tables import KEY, Table, merge_tables
 
 
@@ -66,9 +66,7 @@ class MetricSuite:
         references = references or {}
         foreign = references.keys() - (FRECHET_JUDGES.keys() & set(self.metrics))
         if foreign:
-            raise ValueError(
-                f"expected reference statistics for Frechet metrics of this suite, got {sorted(foreign)}"
-            )
+            raise ValueError(f"expected reference statistics for Frechet metrics of this suite, got {sorted(foreign)}")
         needed = [(PAIR_JUDGES | FRECHET_JUDGES).get(name) for name in self.metrics]
         self.judges = {name: get_judge(name, judges or {}).to(self.device) for name in needed if name}
         self._distances: dict[str, FrechetDistance | SlicedWasserstein] = {}
@@ -94,11 +92,9 @@ class MetricSuite:
             ValueError: shapes that differ, no RGB, NaN, a wrong range, or an image too small for a chosen
                 metric.
         """
-        check_shapes(reference, reconstruction)
+        check_shapes(reference, reconstruction, PATCH if "swd" in self.metrics else 1)  # before anything is added
         if reference.shape[1] != 3:
-            raise ValueError(
-                f"expected RGB images (B, 3, H, W), got {tuple(reference.shape)}: repeat grey channels"
-            )
+            raise ValueError(f"expected RGB images (B, 3, H, W), got {tuple(reference.shape)}: repeat grey channels")
         check_reference_range(reference)
         clean, decoded = (to_uint8(side.detach().to(self.device)) for side in (reference, reconstruction))
         rows: Table = {KEY: self._numbers(images, len(clean))}
@@ -149,18 +145,12 @@ class MetricSuite:
         """
         state = other.state() if isinstance(other, MetricSuite) else other
         if state.keys() != self.state().keys():
-            raise ValueError(
-                f"expected a state of the metrics {self.metrics}, got {sorted(state)}: build suites alike"
-            )
-        rows = {
-            key.removeprefix("rows."): value.cpu().numpy() for key, value in state.items() if "rows." in key
-        }
+            raise ValueError(f"expected a state of the metrics {self.metrics}, got {sorted(state)}: build suites alike")
+        rows = {key.removeprefix("rows."): value.cpu().numpy() for key, value in state.items() if "rows." in key}
         self._rows = [merge_tables([self.per_image(), rows])]
         for name, distance in self._distances.items():
             prefix = f"sum.{name}."
-            distance.merge_state(
-                {k.removeprefix(prefix): v.to(self.device) for k, v in state.items() if prefix in k}
-            )
+            distance.merge_state({k.removeprefix(prefix): v.to(self.device) for k, v in state.items() if prefix in k})
 
     def state(self) -> dict[str, Tensor]:
         """Everything accumulated, as tensors, fit for safetensors or a collective.
@@ -183,9 +173,7 @@ class MetricSuite:
         """
         distance = self._distances.get(metric)
         if not isinstance(distance, FrechetDistance):
-            raise ValueError(
-                f"expected one of {sorted(FRECHET_JUDGES)} that this suite computes, got {metric!r}"
-            )
+            raise ValueError(f"expected one of {sorted(FRECHET_JUDGES)} that this suite computes, got {metric!r}")
         moments: Moments = distance.reference or distance.moments("reference")
         return ReferenceStatistics(moments, self.reference_protocol(metric))
 

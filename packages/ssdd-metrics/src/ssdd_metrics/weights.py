@@ -6,7 +6,6 @@ SHA-256 is computed before a byte of it is interpreted, and goes into the protoc
 
 import os
 import shutil
-import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +74,7 @@ def dinov2_file(model: str) -> WeightFile:
     )
 
 
-def find_weights(
-    file: WeightFile, path: str | os.PathLike[str] | None = None, sha256: str | None = None
-) -> Path:
+def find_weights(file: WeightFile, path: str | os.PathLike[str] | None = None, sha256: str | None = None) -> Path:
     """Finds, or else downloads, a judge's weights.
 
     Args:
@@ -96,9 +93,7 @@ def find_weights(
     if path is not None:
         found = Path(path)
         if not found.is_file():
-            raise JudgeUnavailable(
-                f"expected the weights of {file.judge} at {path}, found no file. {_remedy(file)}"
-            )
+            raise JudgeUnavailable(f"expected the weights of {file.judge} at {path}, found no file. {_remedy(file)}")
     else:
         found = _cached(file) or _download(file)
     _check(file, found, sha256)
@@ -127,13 +122,9 @@ def read_pth_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"expected a .pth file of named tensors, {path} cannot be read as one: {error}"
-        ) from error
+        raise ValueError(f"expected a .pth file of named tensors, {path} cannot be read as one: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"expected a .pth file of named tensors, {path} holds other things: give a state dict"
-        )
+        raise ValueError(f"expected a .pth file of named tensors, {path} holds other things: give a state dict")
     return dict(state)
 
 
@@ -204,25 +195,18 @@ def _source_sha256(path: Path) -> str | None:
 
 def _download(file: WeightFile) -> Path:
     """One attempt, without retries; the file gets its name only when it is whole and its hash is right."""
-    folder = torch_hub_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.names[0]}.", suffix=".partial", dir=folder)
-    temporary = Path(name)
+    destination = torch_hub_folder() / file.names[0]
     try:
         with (
             urllib.request.urlopen(file.url, timeout=CONNECT_SECONDS) as response,
-            os.fdopen(handle, "wb") as out,
+            atomic_write(destination) as temporary,
         ):
-            shutil.copyfileobj(response, out)
-        _check(file, temporary, None)
-        os.replace(temporary, folder / file.names[0])
+            with open(temporary, "wb") as out:
+                shutil.copyfileobj(response, out)
+            _check(file, temporary, None)
     except OSError as error:  # urllib's errors and time-outs are OSErrors
-        raise JudgeUnavailable(
-            f"the weights of {file.judge} cannot be fetched ({error}). {_remedy(file)}"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return folder / file.names[0]
+        raise JudgeUnavailable(f"the weights of {file.judge} cannot be fetched ({error}). {_remedy(file)}") from error
+    return destination
 
 
 def _remedy(file: WeightFile) -> str:

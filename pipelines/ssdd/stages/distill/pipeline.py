@@ -24,6 +24,7 @@ def create_pipeline() -> Pipeline:
             ],
             "teacher_targets",
             name="cache_teacher_targets",
+            tags=["distributed"],
         ),
         Node(
             distill_teacher,
@@ -38,5 +39,6 @@ def create_pipeline() -> Pipeline:
             ],
             ["distilled", "distilled_best", "distill_history"],
             name="distill_teacher",
+            tags=["distributed"],
         ),
     )

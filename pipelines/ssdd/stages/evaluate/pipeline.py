@@ -17,12 +17,14 @@ def create_pipeline() -> Pipeline:
             ["finetuned", *_COMMON],
             ["teacher_reconstructions", "teacher_per_image", "teacher_metrics"],
             name="evaluate_teacher",
+            tags=["distributed"],
         ),
         Node(
             evaluate_student,
             ["distilled", *_COMMON],
             ["student_reconstructions", "student_per_image", "student_metrics"],
             name="evaluate_student",
+            tags=["distributed"],
         ),
         Node(collect_metrics, ["teacher_metrics", "student_metrics"], "metrics", name="collect_metrics"),
     )

@@ -15,5 +15,6 @@ def create_pipeline() -> Pipeline:
             ["pretrained", "image_index", "params:finetune", "params:data", "params:runtime"],
             ["finetuned", "finetuned_best", "finetune_history"],
             name="finetune",
+            tags=["distributed"],
         ),
     )

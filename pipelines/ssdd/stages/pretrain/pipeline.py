@@ -15,5 +15,6 @@ def create_pipeline() -> Pipeline:
             ["encoder", "image_index", "params:model", "params:pretrain", "params:data", "params:runtime"],
             ["pretrained", "pretrained_best", "pretrain_history"],
             name="pretrain",
+            tags=["distributed"],
         ),
     )

@@ -15,5 +15,5 @@ def train_encoder(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains an encoder with a decoder, both from scratch: last checkpoint, best checkpoint, history."""
-    networks = {"encoder": model.encoder, "decoder": model.decoder}
+    networks: dict[str, Any] = {"encoder": model.encoder, "decoder": model.decoder}
     return run(make_job("autoencoder", index, train_encoder, data, runtime, **networks))

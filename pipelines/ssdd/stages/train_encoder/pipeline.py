@@ -15,5 +15,6 @@ def create_pipeline() -> Pipeline:
             ["image_index", "params:model", "params:train_encoder", "params:data", "params:runtime"],
             ["encoder", "encoder_best", "encoder_history"],
             name="train_encoder",
+            tags=["distributed"],
         ),
     )

@@ -1,0 +1,80 @@
+"""Where checkpoints are: a file, a folder that holds one, or a repository of the Hugging Face hub.
+
+The encoder and the decoder package each carry this file, letter for letter, so that either can be installed alone.
+"""
+
+import os
+import re
+from pathlib import Path
+
+SUFFIX = ".safetensors"
+OTHER_NAMES = ("ssdd.safetensors", "diffusion_pytorch_model.safetensors", "model.safetensors")
+HUB_ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or holds something other than what was asked for."""
+
+
+def destination(path: str | os.PathLike[str], name: str) -> Path:
+    """The file to write: `path` itself if it ends in `.safetensors`, else `path / name`."""
+    path = Path(path)
+    return path if path.suffix == SUFFIX else path / name
+
+
+def resolve(source: str | os.PathLike[str], name: str) -> Path:
+    """Finds a checkpoint.
+
+    Args:
+        source: a file; a folder with `name`, with a file of another usual name or with one single safetensors file;
+            or a hub id `owner/name`, read from the hub's cache where the hub cannot be reached.
+        name: the usual file name of what is looked for.
+
+    Raises:
+        CheckpointError: nothing is found there.
+    """
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return _in_folder(path, name)
+        if path.exists():
+            return path
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise CheckpointError(f"{str(source)[:200]!r} cannot be looked up: {error.strerror}") from error
+    if path.suffix == SUFFIX or not re.fullmatch(HUB_ID, str(source)):
+        raise CheckpointError(f"there is no file or folder {str(source)[:200]!r}: check the path")
+    return _from_hub(str(source), name)
+
+
+def _in_folder(folder: Path, name: str) -> Path:
+    for usual in (name, *OTHER_NAMES):
+        if (folder / usual).is_file():
+            return folder / usual
+    files = sorted(file for file in folder.glob(f"*{SUFFIX}") if file.is_file())
+    if len(files) == 1:
+        return files[0]
+    held = f"holds {', '.join(file.name for file in files[:5])}" if files else "holds no safetensors file"
+    raise CheckpointError(f"{folder} {held}, and no {name}: name the file to load")
+
+
+def _from_hub(repository: str, name: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise CheckpointError(
+            f"there is no file or folder {repository}; to load it from the Hugging Face hub, install huggingface-hub"
+        ) from error
+    reason: Exception | None = None
+    for candidate in (name, *OTHER_NAMES):
+        try:
+            return Path(hf_hub_download(repository, candidate))
+        except (LocalEntryNotFoundError, EntryNotFoundError) as error:  # not in the cache, or not in the repository
+            reason = error
+        except Exception as error:  # no such repository, no permission, or an error of the client's transport
+            reason = error
+            break
+    raise CheckpointError(
+        f"there is no file or folder {repository}, and no checkpoint of that name in the hub's cache or on the hub "
+        f"({type(reason).__name__}): give a local safetensors file"
+    ) from reason

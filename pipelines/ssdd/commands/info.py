@@ -1,0 +1,128 @@
+"""`ssdd info`: what a checkpoint or a file of latents holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ssdd.commands import options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssdd.latent_files import LatentHeader
+    from ssdd_decoder.checkpoint import Contents
+
+
+@click.command(short_help="What a checkpoint holds.")
+@click.argument("file", type=options.EXISTING)
+def info(file: Path) -> None:
+    """Tell what FILE holds: a checkpoint (or its folder), or the latents of `ssdd encode`.
+
+    For a checkpoint: its parts, their configurations, parameter counts and number formats, whether its content matches
+    the hash in its header, and, where a run made it, which one.
+
+    \b
+    ssdd info data/quickstart/models/distilled.safetensors
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from ssdd_decoder import checkpoint, sources
+
+    path = sources.resolve(file, "ssdd.safetensors")
+    header = _latents(path)
+    facts = _of_latents(header) if header is not None else _of_checkpoint(checkpoint.read(path))
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    for name, value in {"file": str(path), **facts, **_provenance(path)}.items():
+        table.add_row(name, Text(options.printable(value) if "\n" not in value else value))
+    Console().print(table)
+
+
+def _latents(path: Path) -> "LatentHeader | None":
+    from ssdd.latent_files import HEADER, read_header
+
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if f'"{HEADER}"'.encode() not in file.read(min(length, 100_000_000)):
+            return None
+    return read_header(path)
+
+
+def _of_latents(header: "LatentHeader") -> dict[str, str]:
+    count = len(header.sizes)
+    return {
+        "holds": f"latents of {count} image{'' if count == 1 else 's'}, f{header.downscale}c{header.latent_channels}",
+        "made by": f"{header.model.get('file')} (sha256 {header.model.get('sha256')}), in {header.precision}",
+        "encoder": _pairs(header.encoder),
+        "version": header.version,
+    }
+
+
+def _of_checkpoint(contents: "Contents") -> dict[str, str]:
+    from ssdd.files import sha256_file
+
+    parts = _parts(contents)
+    facts = {
+        "sha256": sha256_file(contents.file),
+        "content": "intact: it matches the hash in its header"
+        if contents.checked
+        else "not checked: its header has no hash",
+        "holds": " and ".join(parts) or "neither an encoder nor a decoder known here",
+        "tensors": _count(contents.tensors),
+        **parts,
+    }
+    others = {key: value for key, value in contents.metadata.items() if key != "format"}
+    return facts | ({"header": _pairs(others)} if others else {})
+
+
+def _parts(contents: "Contents") -> dict[str, str]:
+    """Describes the encoder and the decoder, where the file holds them."""
+    from dataclasses import asdict
+
+    from ssdd_decoder import Decoder
+    from ssdd_decoder.checkpoint import CheckpointError
+    from ssdd_encoder import Encoder
+    from ssdd_encoder.checkpoint import CheckpointError as EncoderError
+    from ssdd_encoder.checkpoint import Contents as EncoderContents
+
+    found: dict[str, str] = {}
+    for part, load in (
+        ("encoder", lambda: Encoder.from_contents(EncoderContents(**vars(contents)))),
+        ("decoder", lambda: Decoder.from_contents(contents)),
+    ):
+        try:
+            network: Any = load()
+        except (CheckpointError, EncoderError):
+            if part in contents.config:
+                raise
+            continue
+        config = asdict(network.config)
+        space = f"f{network.config.downscale}c{network.config.latent_channels}"
+        found[part] = f"{space}, {_count(dict(network.named_parameters()))}; {_pairs(config)}"
+    return found
+
+
+def _count(tensors: "Mapping[str, Tensor]") -> str:
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    return f"{sum(tensor.numel() for tensor in tensors.values()):,} parameters, {', '.join(kinds)}"
+
+
+def _provenance(path: Path) -> dict[str, str]:
+    from ssdd.lineage.show import facts
+    from ssdd.lineage.stamps import read_stamp, stamp_path
+
+    stamp = read_stamp(path)
+    if stamp is None:
+        damaged = stamp_path(path).exists()
+        return {"lineage": "its stamp is damaged" if damaged else f"none beside it ({stamp_path(path).name})"}
+    told = facts(path, stamp)
+    kept = {name: told[name] for name in ("made by", "run", "commit", "started", "inputs")}
+    return {**kept, "lineage": f"ssdd lineage {path} tells more"}
+
+
+def _pairs(content: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in content.items())

@@ -1,0 +1,52 @@
+"""`ssdd lineage`: what made a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(short_help="What made a file, and what that was made of.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the stamps of the file and its ancestors as JSON.")
+def lineage(file: Path, as_json: bool) -> None:
+    """Tell the run, commit, parameters, inputs, packages, machine and duration that made FILE.
+
+    FILE is a result of a pipeline, below data/<run>/; its stamp lies beside it as FILE.lineage.json. Content that has
+    changed since is marked.
+
+    \b
+    ssdd lineage data/quickstart/models/distilled.safetensors
+    """
+    from rich.console import Console
+
+    from ssdd.lineage.show import describe
+
+    shown = describe(file)  # raises where there is no stamp
+    if as_json:
+        click.echo(json.dumps(_stamps(file), indent=2, ensure_ascii=False))
+    else:
+        Console().print(shown)
+
+
+def _stamps(file: Path) -> dict[str, Any]:
+    """File -> its stamp and whether its content is still that; with its inputs' files, and theirs."""
+    from dataclasses import asdict
+    from os.path import normpath
+
+    from ssdd.lineage.hashes import Hashes
+    from ssdd.lineage.stamps import SUFFIX, read_stamp
+
+    file = file.with_name(file.name.removesuffix(SUFFIX))
+    found: dict[str, Any] = {}
+    pending = [file]
+    while pending:
+        artefact = pending.pop(0)
+        stamp = read_stamp(artefact)
+        if stamp is None or str(artefact) in found:
+            continue
+        intact = artefact.exists() and Hashes().of(artefact) == stamp.sha256
+        found[str(artefact)] = {"intact": intact, **asdict(stamp)}
+        pending += [Path(normpath(artefact.parent / name)) for name in stamp.about.get("files", {}).values()]
+    return found

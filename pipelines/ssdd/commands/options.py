@@ -1,0 +1,104 @@
+"""Options that several commands share, and what they mean."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+    from ssdd.data.source import Rejection
+
+SHOWN = 20  # rejected files that are named on the screen
+
+EXISTING = click.Path(exists=True, path_type=Path)
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+model = click.option(
+    "--model", required=True, metavar="FILE", help="Checkpoint: a safetensors file, its folder, or a hub id owner/name."
+)
+batch_size = click.option(
+    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images of equal size at a time."
+)
+steps = click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Steps of the sampler: 1 for a distilled model, about 8 for others.",
+)
+seed = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the noise; each image's own depends on it and on the image's name.",
+)
+device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU if there is one.",
+)
+precision = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Number format of the network.",
+)
+
+
+def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --model, --batch-size, --device and --precision."""
+    for option in (precision, device, batch_size, model):
+        command = option(command)
+    return command
+
+
+def chosen_device(name: str) -> "torch.device":
+    """Returns the device that `--device` means.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("expected a CUDA device, found none: give --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def encoder_file(source: str) -> Path:
+    """Finds the file of `--model` where an encoder is wanted; `sdvae` means SD-VAE's, from the hub.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from ssdd_encoder import sdvae, sources
+
+    return sources.resolve(sdvae.HUB_ID if source == "sdvae" else source, "encoder.safetensors")
+
+
+def report_rejected(rejected: "Sequence[Rejection]", rest: str = "") -> None:
+    """Names skipped files on the error stream, one line each.
+
+    Args:
+        rejected: the files, with reasons.
+        rest: where those are listed that do not fit the screen.
+    """
+    for bad in rejected[:SHOWN]:
+        click.echo(f"skipped {printable(bad.path)}: {bad.reason} ({printable(bad.detail)})", err=True)
+    if len(rejected) > SHOWN:
+        click.echo(f"and {len(rejected) - SHOWN} more{rest}", err=True)
+
+
+def printable(text: str) -> str:
+    """Returns a text without characters that would act on the terminal: file names may hold any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

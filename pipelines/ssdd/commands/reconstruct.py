@@ -1,0 +1,42 @@
+"""`ssdd reconstruct`: a folder of images through encoder and decoder."""
+
+from pathlib import Path
+
+import click
+
+from ssdd.commands import options
+
+
+@click.command(short_help="A folder of images through encoder and decoder.")
+@click.argument("folder", type=options.EXISTING_FOLDER)
+@click.option("-o", "--output", required=True, type=options.NEW_FOLDER, help="Folder for the PNG files.")
+@options.network_options
+@options.steps
+@options.seed
+def reconstruct(
+    folder: Path, output: Path, model: str, batch_size: int, device: str, precision: str, steps: int, seed: int
+) -> None:
+    """Reconstruct every image below FOLDER, as PNG of the same relative name and the same size.
+
+    Sides are padded to multiples of the down-scale factor by mirroring, and cropped again. Images are turned upright;
+    transparency is laid on white. Two images that differ in their suffix alone keep it: a.jpg.png, a.webp.png.
+
+    Files that cannot be read are skipped, named, and listed with the reason in rejected.csv of the output folder; the
+    command fails only if all are. The noise of each image depends on the seed and its name alone.
+
+    \b
+    ssdd reconstruct photos/ -o reconstructed/ --model distilled.safetensors --steps 1
+    """
+    import torch
+
+    from ssdd import SSDD
+    from ssdd.folders import REJECTED_FILE, reconstruct_folder
+
+    network = SSDD.from_pretrained(model).to(options.chosen_device(device), getattr(torch, precision))
+    done = reconstruct_folder(network, folder, output, steps=steps, seed=seed, batch_size=batch_size)
+    options.report_rejected(done.rejected, f" in {output / REJECTED_FILE}")
+    if not done.written:
+        raise click.ClickException(f"none of {len(done.rejected)} files could be read; see {output / REJECTED_FILE}")
+    count = f"{len(done.written)} image{'' if len(done.written) == 1 else 's'}"
+    skipped = f"{len(done.rejected)} skipped, see {REJECTED_FILE}" if done.rejected else "none skipped"
+    click.echo(f"{output}: {count}, {skipped}")

@@ -1,0 +1,389 @@
+"""`ssdd`, as users call it: what it writes, says and refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ssdd import SSDD
+from ssdd.data import EvalTransform
+from ssdd_encoder import Encoder, LatentStatistics
+
+COMMANDS = ("encode", "decode", "reconstruct", "info", "lineage", "compare", "z-stats")
+
+
+def tree(folder):
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def pixels(file):
+    with Image.open(file) as image:
+        return np.asarray(image).astype(int)
+
+
+def one_line(error):
+    lines = error.strip().splitlines()
+    assert "Traceback" not in error
+    assert len([line for line in lines if line.startswith("Error: ")]) == 1
+    return lines[-1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(ssdd, command):
+    status, said, _ = ssdd(command, "--help")
+    assert status == 0
+    assert said.startswith(f"Usage: cli {command}")
+    assert f"ssdd {command}" in said  # an example
+    for block in said.split("\n  -")[1:]:
+        assert len(block.split()) > 2, block  # every option says what it does
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from ssdd.commands.group import cli; cli(['--help'], standalone_mode=False); "
+    code += "sys.exit(bool({'torch', 'pandas', 'kedro', 'numpy'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert all(command in said.stdout for command in COMMANDS)
+
+
+def test_encode_then_decode_is_reconstruct(ssdd, small, tmp_path, checkpoint):
+    latents = tmp_path / "z.safetensors"
+    status, said, _ = ssdd("encode", small, "-o", latents, "--model", checkpoint)
+    assert (status, said.splitlines()[-1]) == (0, f"{latents}: 3 images, 0 skipped")
+    assert {name: tuple(z.shape) for name, z in load_file(latents).items()} == {
+        "a.png": (4, 16, 16),
+        "b/c.png": (4, 23, 18),
+        "d.png": (4, 16, 16),
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert ssdd("decode", latents, "-o", one, "--model", checkpoint, "--steps", 2, "--batch-size", 1)[0] == 0
+    status, said, _ = ssdd("reconstruct", small, "-o", two, "--model", checkpoint, "--steps", 2)
+    assert status == 0
+    assert said.splitlines()[-1] == f"{two}: 3 images, none skipped"
+    assert tree(one) == ["a.png", "b/c.png", "d.png"] == [name for name in tree(two) if name != "rejected.csv"]
+    for name in tree(one):
+        assert pixels(one / name).shape == pixels(small / name).shape
+        assert np.abs(pixels(one / name) - pixels(two / name)).max() <= 1  # rounding of other batch sizes
+    ssdd("reconstruct", small, "-o", tmp_path / "other", "--model", checkpoint, "--steps", 1)
+    assert np.abs(pixels(tmp_path / "other/a.png") - pixels(two / "a.png")).max() > 5
+
+
+def test_a_reconstruction_is_the_models(ssdd, tmp_path, checkpoint):
+    levels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(levels).save(tmp_path / "in/x.png")
+    ssdd("encode", tmp_path / "in/x.png", "-o", tmp_path / "z.safetensors", "--model", checkpoint)
+    x = torch.from_numpy(levels).permute(2, 0, 1)[None] / 127.5 - 1
+    want = SSDD.from_pretrained(checkpoint).encode(x).mode()[0]
+    torch.testing.assert_close(load_file(tmp_path / "z.safetensors")["x.png"], want)
+
+
+def test_bad_files_are_skipped_named_and_listed(ssdd, folder, tmp_path, checkpoint, bad):
+    status, said, error = ssdd("reconstruct", folder, "-o", tmp_path / "out", "--model", checkpoint)
+    assert status == 0
+    assert said.endswith("9 images, 5 skipped, see rejected.csv\n")
+    for name, reason in bad.items():
+        assert f"skipped {name}: {reason} (" in error
+    status, said, error = ssdd("encode", folder, "-o", tmp_path / "z.safetensors", "--model", checkpoint)
+    assert status == 0
+    assert "skipped cut.jpg: truncated" in error
+    assert len(load_file(tmp_path / "z.safetensors")) == 9
+
+
+def test_only_bad_files_are_a_failure(ssdd, folder, tmp_path, checkpoint, bad, good):
+    for name in good:
+        (folder / name).unlink()
+    status, _, error = ssdd("reconstruct", folder, "-o", tmp_path / "out", "--model", checkpoint)
+    assert status == 1
+    assert "none of 5 files could be read" in one_line(error)
+    assert tree(tmp_path / "out") == ["rejected.csv"]
+    status, _, error = ssdd("encode", folder, "-o", tmp_path / "z.safetensors", "--model", checkpoint)
+    assert status == 1
+    assert "none of 5 files" in one_line(error)
+    assert not (tmp_path / "z.safetensors").exists()
+
+
+def test_a_file_name_cannot_act_on_the_terminal(ssdd, small, tmp_path, checkpoint):
+    (small / "\x1b[31m[bold]red.png").write_bytes(b"x")
+    _, _, error = ssdd("reconstruct", small, "-o", tmp_path / "out", "--model", checkpoint)
+    assert "\x1b" not in error
+    assert "skipped \\x1b[31m[bold]red.png: not an image" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["reconstruct", "{small}", "-o", "{out}", "--model", "{missing}"], 1, "there is no file or folder"),
+        (["reconstruct", "{small}", "-o", "{out}", "--model", "{text}"], 1, "is not a whole safetensors file"),
+        (["reconstruct", "{small}", "-o", "{out}", "--model", "{encoder}"], 1, "no decoder"),
+        (["reconstruct", "{small}", "-o", "{small}", "--model", "{model}"], 1, "choose another"),
+        (["reconstruct", "{small}", "-o", "{text}/x", "--model", "{model}"], 1, "Not a directory"),
+        (
+            ["reconstruct", "{small}", "-o", "{out}", "--model", "{model}", "--device", "cuda"],
+            1,
+            "expected a CUDA device",
+        ),
+        (["reconstruct", "{small}", "-o", "{out}"], 2, "Missing option '--model'"),
+        (["reconstruct", "{missing}", "-o", "{out}", "--model", "{model}"], 2, "does not exist"),
+        (["reconstruct", "{small}", "-o", "{out}", "--model", "{model}", "--steps", "0"], 2, "0 is not in the range"),
+        (["decode", "{model}", "-o", "{out}", "--model", "{model}"], 1, "expected latents of `ssdd encode`"),
+        (["decode", "{text}", "-o", "{out}", "--model", "{model}"], 1, "is not a whole file of latents"),
+        (["encode", "{text}", "-o", "{text}", "--model", "{model}"], 1, "apart from the images"),
+        (["info", "{text}"], 1, "is not a whole safetensors file"),
+        (["lineage", "{model}"], 1, "its stamp beside it: nothing at"),
+        (["compare", "{text}", "{text}"], 1, "could not read one"),
+        (["z-stats", "{empty}", "-o", "{out}", "--model", "{model}"], 1, "found none"),
+        (["reconstrukt"], 2, "No such command 'reconstrukt'"),
+    ],
+)
+def test_a_users_error_is_one_line(ssdd, small, tmp_path, checkpoint, monkeypatch, arguments, status, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    encoder = Encoder("quickstart").save_pretrained(tmp_path / "encoder.safetensors")
+    (tmp_path / "text.txt").write_text("text")
+    (tmp_path / "empty").mkdir()
+    places = {
+        "small": small,
+        "out": tmp_path / "out",
+        "model": checkpoint,
+        "encoder": encoder,
+        "empty": tmp_path / "empty",
+    }
+    places |= {"missing": tmp_path / "missing.safetensors", "text": tmp_path / "text.txt"}
+    code, _, error = ssdd(*(argument.format(**places) for argument in arguments))
+    assert code == status
+    assert said in one_line(error)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "text.txt").read_text() == "text"
+
+
+def test_a_traceback_is_there_for_who_wants_it(ssdd, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSDD_TRACEBACK", "1")
+    (tmp_path / "x").write_text("text")
+    with pytest.raises(ValueError, match="not a whole safetensors"):
+        ssdd("info", tmp_path / "x")
+
+
+def test_latents_for_another_decoder_are_refused(ssdd, small, tmp_path, checkpoint):
+    latents = tmp_path / "z.safetensors"
+    ssdd("encode", small, "-o", latents, "--model", checkpoint)
+    other = SSDD("f8c4", "debug").save_pretrained(tmp_path / "other.safetensors")
+    status, _, error = ssdd("decode", latents, "-o", tmp_path / "out", "--model", other)
+    assert status == 1
+    assert "expected f8c4 latents for this decoder, got f4c4, made by ssdd.safetensors" in one_line(error)
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png"])
+def test_latents_cannot_write_outside_the_output_folder(ssdd, small, tmp_path, checkpoint, name):
+    from safetensors import safe_open
+
+    latents = tmp_path / "z.safetensors"
+    ssdd("encode", small / "a.png", "-o", latents, "--model", checkpoint)
+    with safe_open(latents, framework="pt") as file:
+        header = {key: value.replace('"a.png"', json.dumps(name)) for key, value in file.metadata().items()}
+        save_file({name: file.get_tensor("a.png")}, tmp_path / "bad.safetensors", header)
+    status, _, error = ssdd("decode", tmp_path / "bad.safetensors", "-o", tmp_path / "o/out", "--model", checkpoint)
+    assert status == 1
+    assert "tampered" in one_line(error)
+
+
+def test_info_tells_what_a_file_holds(ssdd, small, tmp_path, checkpoint):
+    status, said, _ = ssdd("info", checkpoint)
+    model = SSDD.from_pretrained(checkpoint)
+    assert status == 0
+    text = " ".join(said.split())
+    for part in (model.encoder, model.decoder):
+        assert f"f4c4, {sum(p.numel() for p in part.parameters()):,} parameters, float32" in text
+    assert "holds encoder and decoder" in text
+    assert "intact" in text
+    assert "prediction=sample" in text
+    assert "none beside it" in text
+    Encoder("quickstart").half().save_pretrained(tmp_path / "encoder.safetensors")
+    text = " ".join(ssdd("info", tmp_path)[1].split())
+    assert "holds encoder tensors" in text
+    assert "float16" in text
+    bare = {key.removeprefix("decoder."): value for key, value in load_file(checkpoint).items() if "decoder" in key}
+    save_file(bare, tmp_path / "bare.safetensors")
+    text = " ".join(ssdd("info", tmp_path / "bare.safetensors")[1].split())
+    assert "not checked" in text
+    ssdd("encode", small, "-o", tmp_path / "z.safetensors", "--model", checkpoint)
+    text = " ".join(ssdd("info", tmp_path / "z.safetensors")[1].split())
+    assert "latents of 3 images, f4c4" in text
+
+
+def test_info_finds_a_damaged_checkpoint(ssdd, tmp_path, checkpoint):
+    data = bytearray(checkpoint.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "x.safetensors").write_bytes(data)
+    status, _, error = ssdd("info", tmp_path / "x.safetensors")
+    assert status == 1
+    assert "is damaged: its content does not match its hash" in one_line(error)
+
+
+def test_z_stats_are_those_of_the_latents(ssdd, folder, tmp_path, checkpoint, good):
+    out = tmp_path / "stats.json"
+    status, _, error = ssdd("z-stats", folder, "-o", out, "--model", checkpoint, "--im-size", 16, "--batch-size", 2)
+    assert status == 0
+    assert "skipped cut.jpg: truncated" in error
+    content = json.loads(out.read_text())
+    used = [name for name in good if min(pixels(folder / name).shape[:2]) >= 16]
+    assert content["images"] == len(used)
+    encoder = Encoder.from_pretrained(checkpoint)
+    from ssdd.data import decode_image
+
+    with torch.no_grad():
+        z = torch.cat([encoder(EvalTransform(im_size=16)(decode_image(good[name]))[None]).mode() for name in used])
+    values = z.double().transpose(0, 1).flatten(1).numpy()
+    found = LatentStatistics.from_dict(content)
+    np.testing.assert_allclose(found.mean.numpy(), values.mean(1), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.std.numpy(), values.std(1, ddof=1), rtol=1e-5)
+
+
+@pytest.fixture
+def tables(tmp_path):
+    rng = np.random.default_rng(0)
+    base = rng.normal(25, 5, 60)
+    rows = []
+    for model, steps, gain in (("teacher", 8, 0.0), ("teacher", 1, -1.0), ("student", 1, 0.5)):
+        values = {"image": np.arange(60), "path": [f"{i}.png" for i in range(60)], "psnr": base + gain}
+        values["mse"] = rng.normal(1, 0.1, 60)
+        rows.append(pandas.DataFrame({"model": model, "steps": steps, **values}))
+    pandas.concat(rows[:2]).to_parquet(tmp_path / "teacher.parquet")
+    rows[2].to_parquet(tmp_path / "student.parquet")
+    rows[2].to_csv(tmp_path / "student.csv", index=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("b", ["student.parquet", "student.csv"])
+def test_compare_shows_paired_differences(ssdd, tables, b):
+    arguments = ["compare", tables / "teacher.parquet", tables / b]
+    status, _, error = ssdd(*arguments)
+    assert status == 1
+    assert "several evaluations (teacher 8 steps; teacher 1 step): choose with --model-a or --steps-a" in one_line(
+        error
+    )
+    status, said, _ = ssdd(*arguments, "--steps-a", 1)
+    assert status == 0
+    lines = {line.split()[0]: line for line in said.splitlines() if line.split()}
+    assert list(lines)[2:] == ["psnr", "mse"]  # after the title and the headings
+    assert "+1.5" in lines["psnr"]
+    assert "+1.5 .. +1.5" in lines["psnr"]
+    assert "higher" in lines["psnr"]
+    assert "not distinguishable" in lines["mse"]
+    assert "A: teacher 1 step, B: student 1 step, on 60 images" in said
+    said = ssdd(*arguments, "--steps-a", 8, "--metrics", "psnr")[1]
+    assert "+0.5" in said
+    assert "mse" not in said
+
+
+def test_compare_refuses_what_does_not_pair(ssdd, tables):
+    teacher, student = tables / "teacher.parquet", tables / "student.parquet"
+    other = pandas.read_parquet(student)
+    other["path"] = other["path"].to_list()[::-1]
+    other.to_parquet(tables / "other.parquet")
+    for arguments, said in (
+        ([student, tables / "other.parquet"], "image 0 is '0.png' in A and '59.png' in B"),
+        ([teacher, student, "--steps-a", 4], "expected --steps-a to be one of [1, 8]"),
+        ([teacher, student, "--steps-a", 8, "--model-b", "x"], "expected --model-b to be one of ['student']"),
+        ([teacher, student, "--steps-a", 8, "--metrics", "pnsr"], "expected the columns ['pnsr']"),
+    ):
+        status, _, error = ssdd("compare", *arguments)
+        assert status == 1
+        assert said in one_line(error)
+
+
+def test_an_interruption_leaves_no_half_written_file(ssdd, small, tmp_path, checkpoint, monkeypatch):
+    from pathlib import Path
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/d.png").write_bytes(b"before")
+    write = Path.write_bytes
+
+    def half(path, data):
+        if ".d.png." in path.name:
+            write(path, data[: len(data) // 2])
+            raise KeyboardInterrupt
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    status, _, error = ssdd("reconstruct", small, "-o", tmp_path / "out", "--model", checkpoint, "--batch-size", 1)
+    assert status == 130
+    assert "Interrupted: no file is half-written" in error
+    assert "a.png" in tree(tmp_path / "out")
+    assert [name for name in tree(tmp_path / "out") if "partial" in name] == []
+    assert (tmp_path / "out/d.png").read_bytes() == b"before"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(tmp_path, checkpoint, kind):
+    (tmp_path / "in").mkdir()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8))
+    for i in range(400):
+        image.save(tmp_path / f"in/{i}.png")
+    command = [sys.executable, "-c", "from ssdd.commands import main; main()", "reconstruct", tmp_path / "in"]
+    command += ["-o", tmp_path / "out", "--model", checkpoint, "--steps", "8", "--batch-size", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and not list((tmp_path / "out").glob("[0-9]*.png")):
+        time.sleep(0.05)
+    os.kill(process.pid, kind)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.count("Interrupted") == 1
+    assert "Traceback" not in error
+    written = list((tmp_path / "out").iterdir())
+    assert 0 < len(written) < 400
+    for file in written:
+        assert file.suffix == ".png"
+        assert pixels(file).shape == (200, 200, 3)
+
+
+def stamped(file, inputs):
+    """Gives a file the stamp of a run, as the file is now."""
+    from ssdd.files import sha256_file
+    from ssdd.lineage.stamps import Identity, Stamp, write_stamp
+
+    hashes = {name: sha256_file(file.parent / where) for name, where in inputs.items()}
+    identity = Identity(function="m:f", code={}, parameters={}, packages={}, catalog={}, inputs=hashes)
+    about = {"files": inputs, "run": "first", "commit": "c0ffee"}
+    sha256 = sha256_file(file)
+    write_stamp(file, Stamp(dataset=file.stem, node="n", sha256=sha256, identity=identity, extends={}, about=about))
+
+
+def test_lineage_tells_each_ancestor(ssdd, tmp_path):
+    names = ("report/c.txt", "models/a.txt", "models/b.txt")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    stamped(tmp_path / "models/a.txt", {})
+    stamped(tmp_path / "models/b.txt", {"a": "a.txt"})
+    stamped(tmp_path / "report/c.txt", {"a": "../models/a.txt", "b": "../models/b.txt"})
+    (tmp_path / "models/a.txt").write_text("changed")
+    for name in ("c.txt", "c.txt.lineage.json"):
+        status, said, _ = ssdd("lineage", tmp_path / "report" / name, "--json")
+        assert status == 0
+        found = json.loads(said)
+        assert list(found) == [str(tmp_path / name) for name in names]  # once, though two were made of a.txt
+        assert [stamp["intact"] for stamp in found.values()] == [True, False, True]
+    status, said, _ = ssdd("lineage", tmp_path / "report/c.txt")
+    assert status == 0
+    assert "c.txt from n" in said
+    assert said.count("a: a.txt (now other content) from n") == 2
+
+
+def test_info_tells_which_run_made_a_file(ssdd, tmp_path, checkpoint):
+    (tmp_path / "x.safetensors").write_bytes(checkpoint.read_bytes())
+    stamped(tmp_path / "x.safetensors", {})
+    said = ssdd("info", tmp_path / "x.safetensors")[1]
+    assert {"first", "c0ffee", "m:f"} <= set(said.split())
+    stamp = tmp_path / "x.safetensors.lineage.json"
+    stamp.write_text(stamp.read_text()[:-9])
+    assert "its stamp is damaged" in ssdd("info", tmp_path / "x.safetensors")[1]
