@@ -10,6 +10,7 @@ from ssdd_decoder.attention import RelativePositionBias, TileBiases, local_atten
 from ssdd_decoder.conditioning import AdaGroupNorm, AdaLayerNorm, Modulation
 from ssdd_decoder.fused import FusedBias
 from ssdd_decoder.linear import Linear, linear
+from ssdd_decoder.norm import group_norm
 
 
 class ResnetBlock(nn.Module):
@@ -25,11 +26,18 @@ class ResnetBlock(nn.Module):
         if in_channels != out_channels:
             self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, modulation: Modulation, time: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H, W), with the time embedding (B or 1, 4 ch)."""
-        h = self.conv1(silu(self.norm1(x, modulation)))
+    def forward(self, x: Tensor, modulation: Modulation, time: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(B, C_in, H, W), part of which may come as a skip connection -> (B, C_out, H, W).
+
+        The time embedding is (B or 1, 4 ch).
+        """
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
+        shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
+        h = self.norm1(x, modulation, overwrite=skip is not None and shortcut is not x)
+        h = self.conv1(silu(h))
         h = self.conv2(silu(self._norm_by_time(h, time)))
-        h += self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
+        h += shortcut
         return h
 
     def _norm_by_time(self, h: Tensor, time: Tensor) -> Tensor:
@@ -39,7 +47,7 @@ class ResnetBlock(nn.Module):
         # All images share t: norm, scale and shift are one norm with another affine part.
         weight = self.norm2.weight * (1 + scale[0])
         bias = self.norm2.bias * (1 + scale[0]) + shift[0]
-        return F.group_norm(h, self.norm2.num_groups, weight, bias, self.norm2.eps)
+        return group_norm(h, self.norm2.num_groups, weight, bias, self.norm2.eps)
 
 
 class Attention(nn.Module):
@@ -142,7 +150,8 @@ def fold_upsampling(weight: Tensor) -> Tensor:
         (C_in, C_out, 4, 4).
     """
     shifts = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=weight.dtype, device=weight.device)
-    return torch.einsum("oiyx,ay,bx->ioab", weight, shifts, shifts)
+    fold = torch.kron(shifts, shifts)  # (16, 9)
+    return (weight.transpose(0, 1).flatten(2) @ fold.T).unflatten(2, (4, 4))
 
 
 def silu(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdd_decoder.linear import Linear, linear
+from ssdd_decoder.norm import group_statistics, overwriting
 
 TIME_SCALE = 1000.0  # the published network is called with 1000 t
 MAX_PERIOD = 10_000.0
@@ -31,11 +32,14 @@ class Modulation:
     scale: Tensor
     shift: Tensor
 
-    def apply(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> x * scale + shift, each latent cell covering its share of H x W (nearest).
+    def after(self, mean: Tensor, inverse: Tensor) -> "Modulation":
+        """The modulation that first subtracts a mean (B, C) and multiplies by an inverse deviation (B, C)."""
+        scale = self.scale * inverse[:, None, None]
+        shift = torch.addcmul(self.shift, mean[:, None, None], scale, value=-1)
+        return Modulation(scale.to(self.scale.dtype), shift.to(self.shift.dtype))
 
-        Where no gradient is recorded the result takes the place of x.
-        """
+    def apply(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        """(B, H, W, C) -> x * scale + shift, each latent cell covering its share of H x W (nearest)."""
         (height, width), (h, w) = x.shape[1:3], self.scale.shape[1:3]
         if height % h or width % w:  # the feature map is coarser than the latent, or not a multiple of it
             rows = torch.arange(height, device=x.device) * h // height
@@ -43,8 +47,7 @@ class Modulation:
             return torch.addcmul(self.shift[:, rows][:, :, columns], x, self.scale[:, rows][:, :, columns])
         cells = x.view(x.shape[0], h, height // h, w, width // w, x.shape[3])
         scale, shift = (m[:, :, None, :, None] for m in (self.scale, self.shift))  # (B, h, 1, w, 1, C)
-        out = None if torch.is_grad_enabled() else cells
-        return torch.addcmul(shift, cells, scale, out=out).view(x.shape)
+        return torch.addcmul(shift, cells, scale, out=cells if overwrite else None).view(x.shape)
 
 
 class TimeEmbedding(nn.Module):
@@ -88,11 +91,14 @@ class AdaGroupNorm(nn.Module):
         scale, shift = linear(context, self.ctx_proj.weight.flatten(1), self.ctx_proj.bias).chunk(2, dim=-1)
         return Modulation(1 + scale, shift)
 
-    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), in channels-last memory."""
-        x = F.group_norm(x, self.groups, eps=self.eps)
+    def forward(self, x: Tensor, modulation: Modulation, overwrite: bool = False) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), in channels-last memory; x is lost if it may be overwritten."""
+        if overwriting(x):
+            modulation = modulation.after(*group_statistics(x, self.groups, self.eps))
+        else:
+            x, overwrite = F.group_norm(x, self.groups, eps=self.eps), False
         x = x.permute(0, 2, 3, 1).contiguous()  # no copy where memory is channels-last
-        return modulation.apply(x).permute(0, 3, 1, 2)
+        return modulation.apply(x, overwrite).permute(0, 3, 1, 2)
 
 
 class AdaLayerNorm(nn.Module):
@@ -110,4 +116,4 @@ class AdaLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, H, W, D) -> (B, H, W, D)."""
-        return modulation.apply(F.layer_norm(x, (self.channels,), eps=self.eps))
+        return modulation.apply(F.layer_norm(x, (self.channels,), eps=self.eps), overwriting(x))

@@ -3,9 +3,11 @@
 # B batch, C latent channels, F down-scale, h w latent cells, H = h F, W = w F pixels
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +60,7 @@ class Decoder(UNet):
         noise: Tensor | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         check_finite: bool = False,
+        compile: bool = False,
     ) -> Tensor:
         """Decodes latents.
 
@@ -67,6 +70,8 @@ class Decoder(UNet):
             noise: (B, 3, H, W), the start at t = 1; drawn when absent.
             generator: for the noise: one, or one per image, which makes each image independent of its batch.
             check_finite: refuse NaN and infinity in z, noise and the result (waits for the device).
+            compile: with torch.compile: one graph for the latent's part and one for a step, whatever the steps, batch
+                and resolution (which are dynamic shapes). The first calls take minutes.
 
         Returns:
             images (B, 3, H, W), about [-1, 1] but not clamped, in float32 (float64 for a float64 decoder), computed in
@@ -88,9 +93,12 @@ class Decoder(UNet):
             _check_finite("z", z)
             _check_finite("noise", noise)
         with torch.autocast(weight.device.type, enabled=False):
-            conditioning = self.condition(z.to(weight.dtype))
+            condition, predict = UNet.condition, UNet.predict
+            if compile:
+                condition, predict = _compiled(condition), _compiled(predict)
+            conditioning = condition(self, z.to(weight.dtype))
             start = noise.to(torch.promote_types(weight.dtype, torch.float32))
-            image = euler_sample(lambda x, t: self.predict(x, t, conditioning).velocity, start, steps)
+            image = euler_sample(lambda x, t: predict(self, x, t, conditioning).velocity, start, steps)
         if check_finite:
             _check_finite("the decoded image", image)
         return image
@@ -170,6 +178,11 @@ class Decoder(UNet):
                 f"expected floating point {name} on {self.conv_in.weight.device}, got {image.dtype} on {image.device}: "
                 "convert it with .to(...)"
             )
+
+
+@cache
+def _compiled(method: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(method, fullgraph=True, dynamic=True)
 
 
 def _check_times(t: Tensor, z: Tensor) -> None:

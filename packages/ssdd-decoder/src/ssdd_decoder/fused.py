@@ -7,10 +7,8 @@ Training keeps the plain form: the kernel's gradient of a table would be summed 
 
 # B batch, K heads, d = D / K, H W token grid, T tiles, N = 128 T tokens with padding; q, k, v (B, H, W, K, d)
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,27 +16,28 @@ from torch import Tensor
 
 from ssdd_decoder.window import RADIUS
 
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
-
 TILE_ROWS, TILE_COLUMNS = 8, 16
 BLOCK = TILE_ROWS * TILE_COLUMNS
 
 
 @dataclass(frozen=True)
 class FusedBias:
-    """What the kernel needs: `table` (15, 15, K), the mask of the grid, and the position of each token.
+    """What the kernel needs, as tensors alone.
 
     Args:
-        table: of the block's biases.
-        rows, columns: (N,) place of each token of the tiled order in the grid; beyond it where it is padding.
-        mask: the window, with the blocks that it touches.
+        table: (15, 15, K), of the block's biases.
+        rows, columns: (N,), place of each token of the tiled order in the grid; beyond it where it is padding.
+        real: (N,), whether the token is not padding.
+        counts: (1, 1, T), how many tiles each tile sees.
+        neighbours: (1, 1, T, T), which: the first `counts` of each row.
     """
 
     table: Tensor
     rows: Tensor
     columns: Tensor
-    mask: "BlockMask"
+    real: Tensor
+    counts: Tensor
+    neighbours: Tensor
 
 
 def prefers_fused(table: Tensor) -> bool:
@@ -48,50 +47,41 @@ def prefers_fused(table: Tensor) -> bool:
 
 def fused_biases(tables: Sequence[Tensor], height: int, width: int) -> list[FusedBias]:
     """What `fused_attention` needs on an H x W grid, for each of several blocks."""
-    from torch.nn.attention.flex_attention import BlockMask  # takes seconds to import, and CPUs never need it
-
     device = tables[0].device
     tile_rows, tile_columns = -(-height // TILE_ROWS), -(-width // TILE_COLUMNS)
     token = torch.arange(tile_rows * tile_columns * BLOCK, device=device)
     tile, within = token // BLOCK, token % BLOCK
     rows = tile // tile_columns * TILE_ROWS + within // TILE_COLUMNS
     columns = tile % tile_columns * TILE_COLUMNS + within % TILE_COLUMNS
-    valid = (rows < height) & (columns < width)
-
-    def sees(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        near = ((rows[query] - rows[key]).abs() <= RADIUS) & ((columns[query] - columns[key]).abs() <= RADIUS)
-        return (near & valid[key]) | (query == key)  # padding sees itself, so that no row is empty
-
-    neighbours = _adjacent(tile_rows, device)[:, None, :, None] & _adjacent(tile_columns, device)[None, :, None, :]
-    neighbours = neighbours.reshape(tile_rows * tile_columns, tile_rows * tile_columns)
-    mask = BlockMask.from_kv_blocks(
-        neighbours.sum(1, dtype=torch.int32)[None, None],
-        neighbours.to(torch.int8).argsort(dim=1, descending=True, stable=True).to(torch.int32)[None, None],
-        BLOCK_SIZE=BLOCK,
-        mask_mod=sees,
-    )
-    return [FusedBias(table, rows, columns, mask) for table in tables]
+    seen = _adjacent(tile_rows, device)[:, None, :, None] & _adjacent(tile_columns, device)[None, :, None, :]
+    seen = seen.flatten(2, 3).flatten(0, 1)[None, None]  # (1, 1, T, T)
+    counts = seen.sum(-1, dtype=torch.int32)
+    neighbours = seen.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
+    real = (rows < height) & (columns < width)
+    return [FusedBias(table, rows, columns, real, counts, neighbours) for table in tables]
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: FusedBias) -> Tensor:
     """Attention of each token to its window: q, k, v (B, H, W, K, d) -> (B, H, W, K d)."""
-    height, width = q.shape[1:3]
-    table, rows, columns = bias.table, bias.rows, bias.columns
+    from torch.nn.attention.flex_attention import BlockMask, flex_attention  # seconds to import; CPUs never need it
+
+    table, rows, columns, real = bias.table, bias.rows, bias.columns, bias.real
+
+    def sees(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        near = ((rows[query] - rows[key]).abs() <= RADIUS) & ((columns[query] - columns[key]).abs() <= RADIUS)
+        return (near & real[key]) | (query == key)  # padding sees itself, so that no row is empty
 
     def add_bias(score: Tensor, b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         row = (rows[query] - rows[key] + RADIUS).clamp(0, 2 * RADIUS)
         column = (columns[query] - columns[key] + RADIUS).clamp(0, 2 * RADIUS)
         return score + table[row, column, head]
 
-    out = _kernel(compiled=q.is_cuda)(_to_tiles(q), _to_tiles(k), _to_tiles(v), score_mod=add_bias, block_mask=bias.mask)
-    return _from_tiles(out, height, width)
-
-
-@cache
-def _kernel(compiled: bool) -> Callable[..., Tensor]:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    mask = BlockMask.from_kv_blocks(
+        bias.counts, bias.neighbours, BLOCK_SIZE=BLOCK, mask_mod=sees, compute_q_blocks=False
+    )
+    attend = torch.compile(flex_attention, dynamic=True) if q.is_cuda else flex_attention
+    out = attend(_to_tiles(q), _to_tiles(k), _to_tiles(v), score_mod=add_bias, block_mask=mask)
+    return _from_tiles(out, *q.shape[1:3])
 
 
 def _adjacent(tiles: int, device: torch.device) -> Tensor:

@@ -27,6 +27,7 @@ from ssdd_decoder.conditioning import Modulation, TimeEmbedding
 from ssdd_decoder.config import DecoderConfig
 from ssdd_decoder.fused import FusedBias
 from ssdd_decoder.linear import Linear
+from ssdd_decoder.norm import group_norm
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ class UNet(nn.Module):
         h, skips = self._down(h, conditioning, time)
         h, tokens = self._middle(h, conditioning, token_layer)
         h = self._up(h, skips, conditioning, time)
-        h = self.conv_out(silu(self.conv_norm_out(h)))
+        norm = self.conv_norm_out
+        h = self.conv_out(silu(group_norm(h, norm.num_groups, norm.weight, norm.bias, norm.eps)))
         if self.config.patch_size > 1:
             h = F.pixel_shuffle(h, self.config.patch_size)
         if self.config.prediction == "sample":
@@ -221,7 +223,7 @@ class UNet(nn.Module):
     def _up(self, h: Tensor, skips: list[Tensor], conditioning: Conditioning, time: Tensor) -> Tensor:
         for block, modulations, kernels in zip(self.up_blocks, conditioning.up, conditioning.folded, strict=True):
             for resnet, modulation in zip(block.resnets, modulations, strict=True):
-                h = self._run(resnet, torch.cat([h, skips.pop()], dim=1), modulation, time)
+                h = self._run(resnet, h, modulation, time, skips.pop())
             for upsample, kernel in zip(block.upsamplers, kernels, strict=True):
                 height, width = skips[-1].shape[2:]
                 h = upsample(h, kernel)[:, :, :height, :width]  # a side that was odd on the way down loses its last row
