@@ -161,9 +161,7 @@ def test_mistakes_are_one_clear_line(kedro: Kedro, arguments: list[str], words: 
         assert word in said, said
 
 
-def test_two_processes_judge_as_one(
-    finished: subprocess.CompletedProcess[str], kedro: Kedro, project: Path
-) -> None:
+def test_two_processes_judge_as_one(finished: subprocess.CompletedProcess[str], kedro: Kedro, project: Path) -> None:
     given = "run_name=two,teacher=quickstart,student=quickstart,runtime.processes=2"
     said = kedro("run", "--pipeline=evaluate", "--env=tiny", f"--params={given}")
     assert said.returncode == 0, said.stdout + said.stderr

@@ -5,11 +5,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
+
+from ssdd.progress import bar
 
 from .decode import BadImage, Reason
 from .source import VALIDATION, ImageFacts, Rejection, Source
@@ -161,31 +162,10 @@ def _in_order(
 def _with_progress(
     results: Iterable[ImageFacts | Rejection], total: int, show: bool
 ) -> Iterator[ImageFacts | Rejection]:
-    with _bar(total, show) as advance:
+    with bar("images", total, show) as advance:
         for result in results:
             yield result
-            advance()
-
-
-@contextmanager
-def _bar(total: int, show: bool) -> Iterator[Callable[[], None]]:
-    if not show:
-        yield lambda: None
-        return
-    import rich
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=rich.get_console()) as bar:
-        task = bar.add_task("images", total=total)
-        yield lambda: bar.advance(task)
+            advance(1)
 
 
 def _check_rejected(rejected: list[Rejection], accepted: int, max_rejected: float, source: Source) -> None:
