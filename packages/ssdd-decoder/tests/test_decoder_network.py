@@ -126,9 +126,9 @@ def test_time_embedding_is_computed_in_float32(dtype):
 @pytest.mark.parametrize("dtype", HALVES)
 def test_softmax_is_computed_in_float32(make_decoder, draw, dtype):
     """Weights of many equal keys: 1 / 225 each, whose sum half precision would lose."""
-    from ssdd_decoder.attention import RelativePositionBias, local_attention
+    from ssdd_decoder.attention import WINDOW, local_attention, tile_biases
 
-    bias = RelativePositionBias(2).to(dtype)(15, 15)
+    (bias,) = tile_biases([torch.zeros(WINDOW, WINDOW, 2, dtype=dtype)], 15, 15)
     q, k = torch.zeros(2, 1, 15, 15, 2, 8, dtype=dtype)
     v = (draw(1, 15, 15, 2, 8) + 4).to(dtype)
     middle = local_attention(q, k, v, bias)[0, 7, 7].float()  # sees all 225

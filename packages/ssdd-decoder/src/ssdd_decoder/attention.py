@@ -24,7 +24,7 @@ TILE = 8
 DENSE_SIDE = TILE + WINDOW - 1  # up to this side one tile holds the axis
 OUTSIDE = WINDOW * WINDOW  # index of the entry that stands for keys beyond the window
 
-TileBiases = list[list[Tensor]]  # by row span and column span: (1, K, queries, keys)
+TileBiases = list[Tensor]  # of each kind of tile, by row span, then column span: (1, K, queries, keys)
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,8 @@ def tile_biases(tables: Sequence[Tensor], height: int, width: int) -> list[TileB
         return []
     entries = torch.stack(list(tables)).permute(0, 3, 1, 2).flatten(2)  # (L, K, 225)
     entries = F.pad(entries, (0, 1), value=float("-inf")).flatten(0, 1)  # (L K, 226), the last one OUTSIDE
-    blocks: list[TileBiases] = [[] for _ in tables]
-    for rows in spans(height):
-        row = [_gather(entries, rows, columns, len(tables)) for columns in spans(width)]
-        for i, block in enumerate(blocks):
-            block.append([biases[i] for biases in row])
-    return blocks
+    kinds = [_gather(entries, r, c, len(tables)) for r in spans(height) for c in spans(width)]
+    return [[biases[i] for biases in kinds] for i in range(len(tables))]
 
 
 def local_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases | FusedBias) -> Tensor:
@@ -93,11 +89,18 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases | FusedB
     """
     if isinstance(biases, FusedBias):
         return fused_attention(q, k, v, biases)
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        return _as_one_operator(q, k, v, biases)
+    return tiled_attention(q, k, v, biases)
+
+
+def tiled_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases) -> Tensor:
+    """`local_attention`, in plain PyTorch."""
     height, width = q.shape[1:3]
-    bands = []
-    for rows, row_biases in zip(spans(height), biases, strict=True):
+    remaining, bands = iter(biases), []
+    for rows in spans(height):
         parts = []
-        for columns, bias in zip(spans(width), row_biases, strict=True):
+        for columns, bias in zip(spans(width), remaining, strict=False):
             queries = (rows.query_start, rows.queries, columns.query_start, columns.queries)
             keys = (rows.key_start, rows.keys, columns.key_start, columns.keys)
             out = F.scaled_dot_product_attention(
@@ -109,6 +112,17 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases | FusedB
             parts.append(_untile(out, rows, columns))
         bands.append(torch.cat(parts, dim=2))
     return torch.cat(bands, dim=1)
+
+
+@torch.library.custom_op("ssdd_decoder::local_attention", mutates_args=())
+def _as_one_operator(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor]) -> Tensor:
+    """For the compiler, which has nothing to gain from looking inside, and would take minutes to do so."""
+    return tiled_attention(q, k, v, biases)
+
+
+@_as_one_operator.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor]) -> Tensor:
+    return q.new_empty(*q.shape[:3], q.shape[3] * q.shape[4])
 
 
 def _gather(entries: Tensor, rows: Span, columns: Span, blocks: int) -> Tensor:

@@ -7,13 +7,15 @@ shifted through a view, so that nothing is upsampled in memory.
 # B batch, C channels, H W feature map, h w latent cells, r = H / h; maps are channels-last: (B, H, W, C)
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssdd_decoder.linear import Linear, linear
+from ssdd_decoder.linear import linear
 from ssdd_decoder.norm import group_statistics, overwriting
 
 TIME_SCALE = 1000.0  # the published network is called with 1000 t
@@ -32,6 +34,15 @@ class Modulation:
     scale: Tensor
     shift: Tensor
 
+    @property
+    def cells(self) -> torch.Size:
+        """Latent cells: (h, w)."""
+        return self.scale.shape[1:3]
+
+    def split(self, channels: list[int]) -> "Iterator[Modulation]":
+        """The modulations that lie side by side in this one, with so many channels each."""
+        return map(Modulation, self.scale.split(channels, dim=-1), self.shift.split(channels, dim=-1))
+
     def after(self, mean: Tensor, inverse: Tensor) -> "Modulation":
         """The modulation that first subtracts a mean (B, C) and multiplies by an inverse deviation (B, C)."""
         scale = self.scale * inverse[:, None, None]
@@ -40,7 +51,7 @@ class Modulation:
 
     def apply(self, x: Tensor, overwrite: bool = False) -> Tensor:
         """(B, H, W, C) -> x * scale + shift, each latent cell covering its share of H x W (nearest)."""
-        (height, width), (h, w) = x.shape[1:3], self.scale.shape[1:3]
+        (height, width), (h, w) = x.shape[1:3], self.cells
         if height % h or width % w:  # the feature map is coarser than the latent, or not a multiple of it
             rows = torch.arange(height, device=x.device) * h // height
             columns = torch.arange(width, device=x.device) * w // width
@@ -83,13 +94,14 @@ class AdaGroupNorm(nn.Module):
 
     def __init__(self, groups: int, channels: int, context_channels: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.groups, self.eps = groups, eps
+        self.groups, self.channels, self.eps = groups, channels, eps
         self.ctx_proj = nn.Conv2d(context_channels, 2 * channels, 1)
 
-    def condition(self, context: Tensor) -> Modulation:
-        """Context (B, h, w, ch) -> what `forward` needs."""
-        scale, shift = linear(context, self.ctx_proj.weight.flatten(1), self.ctx_proj.bias).chunk(2, dim=-1)
-        return Modulation(1 + scale, shift)
+    def projections(self) -> tuple[Tensor, ...]:
+        """Weight (C, ch) and bias (C,) of the scale, then of the shift."""
+        scale, shift = self.ctx_proj.weight.flatten(1).chunk(2)
+        scale_bias, shift_bias = cast("Tensor", self.ctx_proj.bias).chunk(2)
+        return scale, scale_bias, shift, shift_bias
 
     def forward(self, x: Tensor, modulation: Modulation, overwrite: bool = False) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W), in channels-last memory; x is lost if it may be overwritten."""
@@ -102,18 +114,29 @@ class AdaGroupNorm(nn.Module):
 
 
 class AdaLayerNorm(nn.Module):
-    """LayerNorm whose shift and scale (in this order) come from the latent's context."""
+    """LayerNorm whose shift and scale (in this order) come from the latent's context, SiLU applied."""
 
     def __init__(self, channels: int, context_channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.channels, self.eps = channels, eps
-        self.linear = Linear(context_channels, 2 * channels)
+        self.linear = nn.Linear(context_channels, 2 * channels)
 
-    def condition(self, context: Tensor) -> Modulation:
-        """Context (B, h, w, ch) -> what `forward` needs."""
-        shift, scale = self.linear(F.silu(context)).chunk(2, dim=-1)
-        return Modulation(1 + scale, shift)
+    def projections(self) -> tuple[Tensor, ...]:
+        """Weight (C, ch) and bias (C,) of the scale, then of the shift."""
+        shift, scale = self.linear.weight.chunk(2)
+        shift_bias, scale_bias = self.linear.bias.chunk(2)
+        return scale, scale_bias, shift, shift_bias
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, H, W, D) -> (B, H, W, D)."""
         return modulation.apply(F.layer_norm(x, (self.channels,), eps=self.eps), overwriting(x))
+
+
+def modulations(context: Tensor, norms: Sequence[AdaGroupNorm | AdaLayerNorm]) -> Modulation:
+    """Projects the context (B, h, w, ch) for all norms in one matrix product: their modulations, side by side."""
+    if not norms:
+        return Modulation(context[..., :0], context[..., :0])
+    scales, scale_biases, shifts, shift_biases = zip(*(norm.projections() for norm in norms), strict=True)
+    maps = linear(context, torch.cat(scales + shifts), torch.cat(scale_biases + shift_biases))
+    scale, shift = maps.tensor_split(2, dim=-1)
+    return Modulation(1 + scale, shift)

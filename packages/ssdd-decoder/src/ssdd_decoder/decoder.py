@@ -5,7 +5,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,8 @@ class Decoder(UNet):
             noise: (B, 3, H, W), the start at t = 1; drawn when absent.
             generator: for the noise: one, or one per image, which makes each image independent of its batch.
             check_finite: refuse NaN and infinity in z, noise and the result (waits for the device).
-            compile: with torch.compile: one graph for the latent's part and one for a step, whatever the steps, batch
-                and resolution (which are dynamic shapes). The first calls take minutes.
+            compile: use torch.compile: one graph for the latent's part and one for a step, for any number of steps. The
+                first call takes minutes, and so does the next size or batch, with which these become dynamic shapes.
 
         Returns:
             images (B, 3, H, W), about [-1, 1] but not clamped, in float32 (float64 for a float64 decoder), computed in
@@ -93,12 +93,13 @@ class Decoder(UNet):
             _check_finite("z", z)
             _check_finite("noise", noise)
         with torch.autocast(weight.device.type, enabled=False):
-            condition, predict = UNet.condition, UNet.predict
+            condition, predict = self.condition, self.predict
             if compile:
-                condition, predict = _compiled(condition), _compiled(predict)
-            conditioning = condition(self, z.to(weight.dtype))
-            start = noise.to(torch.promote_types(weight.dtype, torch.float32))
-            image = euler_sample(lambda x, t: predict(self, x, t, conditioning).velocity, start, steps)
+                condition, predict = (partial(_compiled(method), self) for method in (UNet.condition, UNet.predict))
+            conditioning = condition(z.to(weight.dtype))
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+            start = noise.to(dtype, memory_format=torch.channels_last)  # as every later x_t
+            image = euler_sample(lambda x, t: predict(x, t, conditioning).velocity, start, steps)
         if check_finite:
             _check_finite("the decoded image", image)
         return image
@@ -182,7 +183,7 @@ class Decoder(UNet):
 
 @cache
 def _compiled(method: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(method, fullgraph=True, dynamic=True)
+    return torch.compile(method)
 
 
 def _check_times(t: Tensor, z: Tensor) -> None:

@@ -30,5 +30,5 @@ def euler_sample(
     times = torch.tensor(sampling_grid(steps, power), dtype=noise.dtype, device=noise.device)
     x = noise
     for t, s in pairwise(times):
-        x = euler_step(x, velocity(x, t[None]).to(x.dtype), t, s)
+        x = euler_step(x, velocity(x, t[None].clone()).to(x.dtype), t, s)
     return x

@@ -2,7 +2,7 @@
 
 # B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F, ch width of the first level, D of the last
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
@@ -23,7 +23,7 @@ from ssdd_decoder.blocks import (
     fold_upsampling,
     silu,
 )
-from ssdd_decoder.conditioning import Modulation, TimeEmbedding
+from ssdd_decoder.conditioning import AdaGroupNorm, Modulation, TimeEmbedding, modulations
 from ssdd_decoder.config import DecoderConfig
 from ssdd_decoder.fused import FusedBias
 from ssdd_decoder.linear import Linear
@@ -36,16 +36,17 @@ class Conditioning:
 
     Args:
         latent: (B, C, H / p, W / p), upsampled (p is the patch size).
-        down, up: modulation of each residual block, by level.
-        middle: modulation and attention biases of each transformer block.
-        folded: kernel of each upsampling, by level; none where gradients are recorded.
+        resnets: modulations of the residual blocks, down then up, side by side in their channels.
+        transformer: modulations of the transformer blocks, likewise.
+        biases: attention biases of each transformer block.
+        folded: kernel of each upsampling; none where gradients are recorded.
     """
 
     latent: Tensor
-    down: list[list[Modulation]]
-    middle: list[tuple[Modulation, TileBiases | FusedBias]]
-    up: list[list[Modulation]]
-    folded: list[list[Tensor | None]]
+    resnets: Modulation
+    transformer: Modulation
+    biases: Sequence[TileBiases | FusedBias]
+    folded: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -157,17 +158,13 @@ class UNet(nn.Module):
         halvings = len(self.config.widths) - 1
         blocks = self.mid_block.transformer_blocks
         tables = [block.relative_position_bias.relative_bias_table for block in blocks]
-        biases = attention_biases(tables, _halve(height, halvings), _halve(width, halvings))
-        fold = not torch.is_grad_enabled()
+        upsamples = [] if torch.is_grad_enabled() else [up for block in self.up_blocks for up in block.upsamplers]
         return Conditioning(
             latent=F.interpolate(z, size=(height, width), mode="nearest"),
-            down=[[resnet.norm1.condition(context) for resnet in block.resnets] for block in self.down_blocks],
-            middle=[(block.norm1.condition(context), bias) for block, bias in zip(blocks, biases, strict=True)],
-            up=[[resnet.norm1.condition(context) for resnet in block.resnets] for block in self.up_blocks],
-            folded=[
-                [fold_upsampling(upsample.conv.weight) if fold else None for upsample in block.upsamplers]
-                for block in self.up_blocks
-            ],
+            resnets=modulations(context, self._resnet_norms()),
+            transformer=modulations(F.silu(context), [block.norm1 for block in blocks]),
+            biases=attention_biases(tables, _halve(height, halvings), _halve(width, halvings)),
+            folded=[fold_upsampling(upsample.conv.weight) for upsample in upsamples],
         )
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, token_layer: int | None = None) -> Prediction:
@@ -178,16 +175,23 @@ class UNet(nn.Module):
             t: (B,), or (1,) where all images share it, in [0, 1].
             conditioning: of the clean images' latents.
             token_layer: the transformer block after which tokens are also returned (representation alignment).
+
+        Raises:
+            ValueError: x_t is not F times the latent's size.
         """
+        expected = tuple(self.config.downscale * side for side in conditioning.resnets.cells)
+        if x_t.shape[2:] != expected:  # it also tells a compiler that all sizes are multiples of the latent's
+            raise ValueError(f"expected x_t with sides {expected} for this latent, got {tuple(x_t.shape[2:])}")
         time = self.time_embedding(t)
         x = x_t.to(self.conv_in.weight.dtype)
         if self.config.patch_size > 1:
             x = F.pixel_unshuffle(x, self.config.patch_size)
         x = torch.cat([x, conditioning.latent], dim=1).contiguous(memory_format=torch.channels_last)
         h = self.conv_in(x)
-        h, skips = self._down(h, conditioning, time)
+        resnets = conditioning.resnets.split([norm.channels for norm in self._resnet_norms()])
+        h, skips = self._down(h, resnets, time)
         h, tokens = self._middle(h, conditioning, token_layer)
-        h = self._up(h, skips, conditioning, time)
+        h = self._up(h, skips, resnets, time, conditioning.folded)
         norm = self.conv_norm_out
         h = self.conv_out(silu(group_norm(h, norm.num_groups, norm.weight, norm.bias, norm.eps)))
         if self.config.patch_size > 1:
@@ -200,11 +204,15 @@ class UNet(nn.Module):
         """Velocity (B, 3, H, W) of noisy images x_t (B, 3, H, W) at times t (B,) given latents z (B, C, h, w)."""
         return self.predict(x_t, t, self.condition(z)).velocity
 
-    def _down(self, h: Tensor, conditioning: Conditioning, time: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _resnet_norms(self) -> list[AdaGroupNorm]:
+        blocks: list[DownBlock | UpBlock] = [*self.down_blocks, *self.up_blocks]
+        return [resnet.norm1 for block in blocks for resnet in block.resnets]
+
+    def _down(self, h: Tensor, modulations: Iterator[Modulation], time: Tensor) -> tuple[Tensor, list[Tensor]]:
         skips = [h]
-        for block, modulations in zip(self.down_blocks, conditioning.down, strict=True):
-            for resnet, modulation in zip(block.resnets, modulations, strict=True):
-                h = self._run(resnet, h, modulation, time)
+        for block in self.down_blocks:
+            for resnet in block.resnets:
+                h = self._run(resnet, h, next(modulations), time)
                 skips.append(h)
             for downsample in block.downsamplers:
                 h = downsample(h)
@@ -213,20 +221,24 @@ class UNet(nn.Module):
 
     def _middle(self, h: Tensor, conditioning: Conditioning, token_layer: int | None) -> tuple[Tensor, Tensor | None]:
         tokens, middle = None, self.mid_block
+        modulations = conditioning.transformer.split([block.norm1.channels for block in middle.transformer_blocks])
         x = middle.proj_in(middle.norm(h).permute(0, 2, 3, 1).contiguous())  # (B, N_y, N_x, D)
-        for i, (block, state) in enumerate(zip(middle.transformer_blocks, conditioning.middle, strict=True)):
-            x = self._run(block, x, *state)
+        for i, block in enumerate(middle.transformer_blocks):
+            x = self._run(block, x, next(modulations), conditioning.biases[i])
             if i == token_layer:
                 tokens = x
         return h + middle.proj_out(x).permute(0, 3, 1, 2), tokens
 
-    def _up(self, h: Tensor, skips: list[Tensor], conditioning: Conditioning, time: Tensor) -> Tensor:
-        for block, modulations, kernels in zip(self.up_blocks, conditioning.up, conditioning.folded, strict=True):
-            for resnet, modulation in zip(block.resnets, modulations, strict=True):
-                h = self._run(resnet, h, modulation, time, skips.pop())
-            for upsample, kernel in zip(block.upsamplers, kernels, strict=True):
+    def _up(
+        self, h: Tensor, skips: list[Tensor], modulations: Iterator[Modulation], time: Tensor, folded: list[Tensor]
+    ) -> Tensor:
+        kernels = iter(folded)
+        for block in self.up_blocks:
+            for resnet in block.resnets:
+                h = self._run(resnet, h, next(modulations), time, skips.pop())
+            for upsample in block.upsamplers:
                 height, width = skips[-1].shape[2:]
-                h = upsample(h, kernel)[:, :, :height, :width]  # a side that was odd on the way down loses its last row
+                h = upsample(h, next(kernels, None))[:, :, :height, :width]  # an odd side loses its last row again
         return h
 
     def _run(self, block: nn.Module, *arguments: Any) -> Tensor:

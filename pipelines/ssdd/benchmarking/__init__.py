@@ -1,0 +1,1 @@
+"""Speed, memory and arithmetic of decoders, side by side in one process."""

@@ -1,0 +1,125 @@
+"""The decoder as one would write it down first: the same weights and results, without what makes ours fast.
+
+Every transformer block builds the bias of all pairs of tokens; context is projected anew in every step and upsampled to
+the features; upsampling makes four times the pixels before its convolution. Convolutions, matrix products, attention
+and memory format are PyTorch's best, as for all that is compared.
+"""
+
+# B batch, C channels, H W feature map, N = H W tokens, K heads
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssdd_decoder import Decoder
+from ssdd_decoder.blocks import ResnetBlock, TransformerBlock
+from ssdd_decoder.times import sampling_grid
+
+RADIUS = 7
+
+
+class DenseForm(nn.Module):
+    """Computes what a decoder computes, plainly.
+
+    Args:
+        decoder: its weights are shared.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """Velocity (B, 3, H, W) of x_t (B, 3, H, W) at t (B,) given z (B, C, h, w)."""
+        net, config = self.decoder, self.decoder.config
+        time = net.time_embedding(t)
+        context = net.ada_ctx_proj(z)
+        x = F.pixel_unshuffle(x_t, config.patch_size)
+        x = torch.cat([x, F.interpolate(z, x.shape[2:])], dim=1)
+        h = net.conv_in(x.contiguous(memory_format=torch.channels_last))
+        skips = [h]
+        for block in net.down_blocks:
+            for resnet in block.resnets:
+                h = _resnet(resnet, h, time, context)
+                skips.append(h)
+            for downsample in block.downsamplers:
+                h = downsample.conv(h)
+                skips.append(h)
+        h = self._middle(h, context)
+        for up in net.up_blocks:
+            for resnet in up.resnets:
+                h = _resnet(resnet, torch.cat([h, skips.pop()], dim=1), time, context)
+            for upsample in up.upsamplers:
+                height, width = skips[-1].shape[2:]
+                h = upsample.conv(F.interpolate(h, scale_factor=2.0))[:, :, :height, :width]
+        h = F.pixel_shuffle(net.conv_out(F.silu(net.conv_norm_out(h))), config.patch_size)
+        return h if config.prediction == "velocity" else (h - x_t) / t.clamp(min=0.05)[:, None, None, None]
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, steps: int, noise: Tensor) -> Tensor:
+        """Images (B, 3, H, W) of latents (B, C, h, w), in Euler steps from the noise (B, 3, H, W)."""
+        dtype = self.decoder.conv_in.weight.dtype
+        z, x = z.to(dtype), noise
+        for t, s in pairwise(torch.tensor(sampling_grid(steps), device=z.device)):
+            x = x + (t - s) * self(x.to(dtype), t.expand(len(z)), z).to(x.dtype)
+        return x
+
+    def _middle(self, h: Tensor, context: Tensor) -> Tensor:
+        middle, (height, width) = self.decoder.mid_block, h.shape[2:]
+        x = _linear(middle.proj_in, middle.norm(h).flatten(2).transpose(1, 2))  # (B, N, C)
+        for block in middle.transformer_blocks:
+            x = _transformer(block, x, context, height, width)
+        return h + _linear(middle.proj_out, x).transpose(1, 2).reshape(h.shape)
+
+
+def _resnet(block: ResnetBlock, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+    scale, shift = F.interpolate(block.norm1.ctx_proj(context), x.shape[2:]).chunk(2, dim=1)
+    h = F.group_norm(x, block.norm1.groups, eps=block.norm1.eps) * (1 + scale) + shift
+    h = block.norm2(block.conv1(F.silu(h)))
+    scale, shift = block.time_emb_proj(time)[:, :, None, None].chunk(2, dim=1)
+    h = block.conv2(F.silu(h * (1 + scale) + shift))
+    return h + (block.conv_shortcut(x) if hasattr(block, "conv_shortcut") else x)
+
+
+def _transformer(block: TransformerBlock, x: Tensor, context: Tensor, height: int, width: int) -> Tensor:
+    modulation = _linear(block.norm1.linear, F.silu(context).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    shift, scale = F.interpolate(modulation, (height, width)).flatten(2).transpose(1, 2).chunk(2, dim=2)
+    h = F.layer_norm(x, x.shape[2:], eps=block.norm1.eps) * (1 + scale) + shift
+    attention = block.attn1
+    q, k, v = (
+        _linear(part, h).unflatten(2, (attention.heads, -1)).transpose(1, 2)
+        for part in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    bias = dense_bias(block.relative_position_bias.relative_bias_table, height, width)
+    h = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype)).transpose(1, 2).flatten(2)
+    x = x + _linear(attention.out_proj, h)
+    value, gate = _linear(block.ff.proj_in_act.proj, block.norm2(x)).chunk(2, dim=2)
+    return x + _linear(block.ff.proj_out, value * F.gelu(gate))
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def dense_bias(table: Tensor, height: int, width: int) -> Tensor:
+    """Attention bias of all pairs of tokens of a grid: (15, 15, K) -> (K, N, N), -inf outside the window."""
+    rows, columns = (_offsets(length, table.device) for length in (height, width))
+    near = _pairs([rows.abs() <= RADIUS, columns.abs() <= RADIUS]).all(dim=-1)
+    row, column = _pairs([rows.clamp(-RADIUS, RADIUS) + RADIUS, columns.clamp(-RADIUS, RADIUS) + RADIUS]).unbind(-1)
+    return table[row, column].masked_fill(~near[..., None], float("-inf")).permute(2, 0, 1)
+
+
+def _offsets(length: int, device: torch.device) -> Tensor:
+    place = torch.arange(length, device=device)
+    return place[:, None] - place
+
+
+def _pairs(axes: Sequence[Tensor]) -> Tensor:
+    """What holds of each axis's pairs, (H, H) and (W, W), for all pairs of tokens: (N, N, 2)."""
+    rows, columns = axes
+    shape = (rows.shape[0], columns.shape[0], rows.shape[0], columns.shape[0])
+    both = [rows[:, None, :, None].expand(shape), columns[None, :, None, :].expand(shape)]
+    return torch.stack(both, dim=-1).flatten(2, 3).flatten(0, 1)
