@@ -271,6 +271,7 @@ def test_reference_statistics_of_another_protocol_are_refused(tmp_path, rfid_opt
             load_references(tmp_path / other, keys)
     with pytest.raises(ValueError, match="at least one batch"):
         compute_references([], **rfid_options)
+    assert compute_references([], ["psnr"], Protocol()) == {}
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, rfid_options, monkeypatch):

@@ -43,6 +43,11 @@ class ReferenceStatistics:
             raise ValueError(f"expected statistics of one protocol, they differ: {_differences(self, other.protocol)}")
         return ReferenceStatistics(self.moments + other.moments, self.protocol)
 
+    def cpu(self) -> "ReferenceStatistics":
+        """The same in main memory."""
+        parts = (getattr(self.moments, part).cpu() for part in _PARTS)
+        return ReferenceStatistics(Moments(*parts), self.protocol)
+
 
 def reference_protocols(
     metrics: str | Sequence[str], protocol: Protocol, judges: Mapping[str, nn.Module] | None = None
@@ -85,6 +90,8 @@ def compute_references(
         ValueError: no image at all, or images that `to_uint8` refuses.
     """
     names = [name for name in metric_names(metrics) if name in FRECHET_JUDGES]
+    if not names:
+        return {}
     networks = {name: get_judge(FRECHET_JUDGES[name], judges or {}).to(device) for name in names}
     protocols = reference_protocols(names, protocol, {FRECHET_JUDGES[name]: networks[name] for name in names})
     found: dict[str, Moments] = {}
@@ -95,7 +102,7 @@ def compute_references(
             with torch.no_grad(), strict_float32(clean.device):
                 moments = Moments.of(frechet_features(name, networks[name], clean))
             found[name] = found[name] + moments if name in found else moments
-    if not found and names:
+    if not found:
         raise ValueError("expected at least one batch of reference images, got none")
     return {name: ReferenceStatistics(moments, protocols[name]) for name, moments in found.items()}
 
