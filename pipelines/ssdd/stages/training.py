@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssdd.parameters import DataParameters, RuntimeConfig, StageParameters
+from ssdd.parameters import DataParameters, JudgeFiles, RuntimeConfig, StageParameters
 from ssdd.stages.sources import held_out_images, training_images
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ def make_job(
     index: "pandas.DataFrame",
     stage: StageParameters,
     data: DataParameters,
+    judges: JudgeFiles,
     runtime: RuntimeConfig,
     limit: int | None = None,
     **networks: Any,
@@ -28,6 +29,7 @@ def make_job(
         index: of the images.
         stage: what decides the result.
         data: where the images are.
+        judges: the pretrained networks of losses and metrics.
         runtime: what decides nothing.
         limit: of the training images.
         networks: the other arguments of `TrainingJob`.
@@ -48,6 +50,7 @@ def make_job(
         validation=held_out_images(index, data, stage.im_size, stage.eval_images),
         train=train,
         evaluation=evaluation,
+        judges=judges,
         runtime=runtime,
         folder=state_folder(),
         fingerprint=current_fingerprint(),
@@ -55,11 +58,11 @@ def make_job(
     )
 
 
-def run(job: "TrainingJob") -> tuple[Path, Path, "pandas.DataFrame"]:
+def run(job: "TrainingJob") -> tuple[Path, Path, "pandas.DataFrame | None"]:
     """Trains, and copies what the catalog keeps out of the folder of the resume state.
 
     Returns:
-        the last checkpoint, the best one, and the history.
+        the last checkpoint, the best one, and the history (None where rank 0 of several processes has it).
     """
     import shutil
 
@@ -67,8 +70,11 @@ def run(job: "TrainingJob") -> tuple[Path, Path, "pandas.DataFrame"]:
 
     from ssdd.files import atomic_write
     from ssdd.training.jobs import run_job
+    from ssdd.training.launch import is_main
 
     result = run_job(job)
+    if not is_main():
+        return result.last, result.best, None
     copies = []
     for name, file in (("finished", result.last), ("finished-best", result.best)):
         copy = job.folder / f"{name}.safetensors"

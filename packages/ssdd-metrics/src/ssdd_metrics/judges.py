@@ -1,4 +1,4 @@
-"""Pretrained networks that judge images: Inception, LPIPS, DINOv2, DreamSim. Frozen, always in eval mode.
+"""Pretrained networks that judge images: Inception, LPIPS, DINOv2. Frozen, always in eval mode.
 
 All take images in [0, 1] (Inception: uint8). LPIPS and DINOv2 pass gradients to their inputs, for use as
 losses.
@@ -9,6 +9,7 @@ Legend: B batch, H W pixels, D features.
 import importlib
 import io
 import os
+import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,6 @@ from ssdd_metrics.weights import (
     ALEXNET,
     INCEPTION,
     VGG16,
-    JudgeUnavailable,
     dinov2_file,
     find_weights,
     read_pth_weights,
@@ -131,24 +131,11 @@ class DinoV2(Judge):
         return self._tokens(images, grid)[:, prefix:]
 
     def _tokens(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        size = (self.patch * grid[0], self.patch * grid[1])
+        size = (self.patch * grid[1], self.patch * grid[0])
         images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         network: Any = self.network
         return network.forward_features((images - mean) / std)
-
-
-class DreamSim(Judge):
-    """DreamSim (Fu et al. 2023, arXiv 2306.09344), at its own 224 px: two (B, 3, H, W) in [0, 1] -> (B,)."""
-
-    @torch.no_grad()
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of each pair of images."""
-        a, b = (
-            F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-            for images in (a, b)
-        )
-        return self.network(a, b).flatten()
 
 
 def load_inception(path: PathLike | None = None, sha256: str | None = None) -> InceptionFeatures:
@@ -162,7 +149,7 @@ def load_inception(path: PathLike | None = None, sha256: str | None = None) -> I
         JudgeUnavailable: the file is nowhere and cannot be fetched.
         ValueError: the file is not the expected one.
     """
-    extractor = _optional("torch_fidelity.feature_extractor_inceptionv3", "fid")
+    extractor = optional_module("torch_fidelity.feature_extractor_inceptionv3", "fid")
     file = find_weights(INCEPTION, path, sha256)
     # The extractor would read the file unrestricted; it gets our own copy of the plain tensors instead.
     tensors = io.BytesIO()
@@ -198,7 +185,7 @@ def load_lpips(
     files = {"vgg": VGG16, "alex": ALEXNET}
     if net not in files:
         raise ValueError(f'expected net "vgg" or "alex", got {net!r}')
-    lpips = _optional("lpips", "perceptual")
+    lpips = optional_module("lpips", "perceptual")
     file = find_weights(files[net], path, sha256)
     calibration = Path(str(lpips.__file__)).parent / "weights" / "v0.1" / f"{net}.pth"
 
@@ -229,7 +216,7 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
         JudgeUnavailable: the file is nowhere and cannot be fetched.
         ValueError: the file does not fit the model.
     """
-    timm = _optional("timm", "perceptual")
+    timm = optional_module("timm", "perceptual")
     file = find_weights(dinov2_file(model), path, sha256)
 
     def build() -> nn.Module:
@@ -240,26 +227,6 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
     return DinoV2(model, sha256_file(file), _build(build, file))
 
 
-def load_dreamsim(path: PathLike) -> DreamSim:
-    """Loads the DreamSim ensemble from a folder with its unpacked checkpoint. Needs the extra `dreamsim`.
-
-    Args:
-        path: the folder that the published `dreamsim_ensemble_checkpoint.zip` was unpacked to.
-
-    Raises:
-        JudgeUnavailable: the folder is not there: nothing is downloaded.
-    """
-    package = _optional("dreamsim", "dreamsim")
-    adapters = sorted(Path(path).glob("ensemble_lora/adapter_model.*"))
-    if not adapters:
-        raise JudgeUnavailable(
-            f"expected DreamSim's ensemble_lora/adapter_model.* under {path}, found none: unpack "
-            "dreamsim_ensemble_checkpoint.zip (https://github.com/ssundaram21/dreamsim/releases) there"
-        )
-    network, _ = package.dreamsim(pretrained=True, cache_dir=str(path), device="cpu")
-    return DreamSim("dreamsim-ensemble", sha256_file(adapters[0]), network)
-
-
 def _build(build: Callable[[], nn.Module], file: Path) -> nn.Module:
     """Builds a network without touching the caller's random state; says which file does not fit."""
     try:
@@ -267,10 +234,16 @@ def _build(build: Callable[[], nn.Module], file: Path) -> nn.Module:
             warnings.simplefilter("ignore")  # torchvision: arguments that lpips still uses
             return build()
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"expected weights that fit this network, {file} holds others: {error}") from error
+        what = textwrap.shorten(str(error), 300)  # PyTorch lists every key
+        raise ValueError(f"expected weights that fit this network, {file} holds others: {what}") from error
 
 
-def _optional(module: str, extra: str) -> ModuleType:
+def optional_module(module: str, extra: str) -> ModuleType:
+    """Imports what only some judges need.
+
+    Raises:
+        ImportError: it is not installed; names this package's extra that has it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

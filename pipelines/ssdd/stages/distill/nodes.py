@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssdd.parameters import DataParameters, RuntimeConfig, StageParameters, TargetParameters
+from ssdd.parameters import DataParameters, JudgeFiles, RuntimeConfig, StageParameters, TargetParameters
 from ssdd.stages.training import make_job, run
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ def cache_teacher_targets(
 
     from ssdd.lineage import current_fingerprint, state_folder
     from ssdd.training.jobs import cache_targets
+    from ssdd.training.launch import is_main
 
     folder = state_folder() / "targets"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if targets.cached:
         stage = StageParameters(im_size=im_size, aug_scale=aug_scale, seed=seed)
         job = make_job(
@@ -49,6 +50,7 @@ def cache_teacher_targets(
             index,
             stage,
             data,
+            JudgeFiles(),
             runtime,
             targets.images,
             checkpoint=finetuned,
@@ -57,7 +59,8 @@ def cache_teacher_targets(
             targets_fingerprint=current_fingerprint(),
         )
         cache_targets(dataclasses.replace(job, validation=None))
-    (folder / FINGERPRINT).write_text(current_fingerprint(), encoding="utf-8")
+    if is_main():
+        (folder / FINGERPRINT).write_text(current_fingerprint(), encoding="utf-8")
     return folder
 
 
@@ -68,6 +71,7 @@ def distill_teacher(
     distill: StageParameters,
     targets: TargetParameters,
     data: DataParameters,
+    judges: JudgeFiles,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains a one-step student of the teacher: last checkpoint, best checkpoint, history.
@@ -79,6 +83,7 @@ def distill_teacher(
         distill: see there.
         targets: whether results are cached, and the teacher's steps.
         data: where the images are.
+        judges: the pretrained networks of losses and metrics.
         runtime: see there.
     """
     cached: dict[str, Any] = {}
@@ -87,7 +92,7 @@ def distill_teacher(
         cached = {"targets": teacher_targets, "targets_fingerprint": fingerprint}
     limit = targets.images if targets.cached else None
     networks = {"checkpoint": finetuned, "distill": _config(targets), **cached}
-    return run(make_job("distillation", index, distill, data, runtime, limit, **networks))
+    return run(make_job("distillation", index, distill, data, judges, runtime, limit, **networks))
 
 
 def _config(targets: TargetParameters) -> "DistillConfig":
