@@ -18,6 +18,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "distill": _REPORT,
     "evaluate": (*_TEACHER, "distill", "evaluate"),
     "report": _REPORT,
+    "benchmark": (*_TEACHER, "distill", "evaluate", "benchmark"),
 }
 
 

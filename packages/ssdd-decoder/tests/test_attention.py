@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssdd_decoder import Decoder
+from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_decoder.attention import WINDOW, local_attention, tile_biases
 from ssdd_decoder.fused import fused_biases
 
+SMALL = DecoderConfig(base_channels=8, multipliers=(1, 1, 2, 2), transformer_blocks=2, heads=2, norm_groups=4)
 HEADS, CHANNELS = 2, 4
 GRIDS = [
     (1, 1),

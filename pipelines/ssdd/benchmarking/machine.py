@@ -1,0 +1,65 @@
+"""The machine that figures are from: its name, its versions, and what it can do at best."""
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssdd.benchmarking.timing import synchronize
+
+COPY_BYTES = 2**28
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+
+
+def describe_machine(device: torch.device, dtypes: set[str]) -> dict[str, Any]:
+    """Names, versions, and the measured copy bandwidth (bytes/s) and matrix rates (FLOP/s) by dtype."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "kind": device.type,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "copy_bandwidth": copy_bandwidth(device),
+        "matrix_rate": {dtype: matrix_rate(device, getattr(torch, dtype)) for dtype in sorted(dtypes)},
+    }
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of a large copy: the best of several."""
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * COPY_BYTES / _best(lambda: target.copy_(source), device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product: the best of several."""
+    side = MATRIX_SIDE.get(device.type, 2048)
+    a = torch.randn(side, side, device=device).to(dtype)
+    return 2 * side**3 / _best(lambda: a @ a, device)
+
+
+def _best(call: Any, device: torch.device, rounds: int = 8) -> float:
+    best = float("inf")
+    for _ in range(rounds):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,80 @@
+"""Training steps side by side: ours and the dense form, with and without checkpointing, distillation live and cached."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssdd.benchmarking.config import TrainingSweep
+from ssdd.benchmarking.cost import count_work, peak_memory
+from ssdd.benchmarking.dense import DenseForm
+from ssdd.benchmarking.timing import time_sides
+from ssdd.progress import bar
+from ssdd_decoder import Decoder
+from ssdd_decoder.distill import distillation_loss, teacher_target
+from ssdd_decoder.flow import interpolate
+from ssdd_decoder.losses import flow_matching_loss
+
+LATENT_CHANNELS, DOWNSCALE = 4, 8
+
+
+def measure_training(sweep: TrainingSweep, device: torch.device) -> list[dict[str, Any]]:
+    """One row per comparison and side, with the ratio of its time to the first side's."""
+    comparisons = [
+        ("step", sweep.pixels, sweep.batch_size, ("ssdd", "dense")),
+        ("checkpointing", sweep.checkpointing_pixels, sweep.checkpointing_batch_size, ("kept", "checkpointed")),
+        ("distillation", sweep.distillation_pixels, sweep.distillation_batch_size, ("live", "cached")),
+    ]
+    rows = []
+    with bar("training steps", sweep.rounds * len(comparisons)) as advance:
+        for comparison, pixels, batch, names in comparisons:
+            made = make_steps(sweep, pixels, batch, device)
+            sides = {name: made[name] for name in names}
+            timings = time_sides(sides, names[0], sweep.rounds, device, advance)
+            case = {"comparison": comparison, "size": sweep.size, "pixels": pixels, "batch": batch}
+            for name, timing in timings.items():
+                peak, work = peak_memory(sides[name], device), count_work(sides[name])
+                cost = {"flops": work.flops, "bytes": work.bytes, "peak_bytes": peak, "rounds": sweep.rounds}
+                rows.append({**case, "dtype": sweep.dtype, "side": name, **timing.summary(), **cost})
+    return rows
+
+
+def make_steps(sweep: TrainingSweep, pixels: int, batch: int, device: torch.device) -> dict[str, Callable[[], Tensor]]:
+    """Training steps by name: forward, backward, and AdamW; the teacher's targets of `cached` are there already."""
+    dtype = getattr(torch, sweep.dtype)
+    generator = torch.Generator().manual_seed(0)
+    cells = pixels // DOWNSCALE
+    x, noise = torch.randn(2, batch, 3, pixels, pixels, generator=generator).to(device, dtype).unbind()
+    x, noise = (each.contiguous(memory_format=torch.channels_last) for each in (x, noise))
+    z = torch.randn(batch, LATENT_CHANNELS, cells, cells, generator=generator).to(device, dtype)
+    t = torch.rand(batch, generator=generator).to(device)
+    x_t = interpolate(x, noise, t.to(dtype))
+    decoder = Decoder(sweep.size).to(device, dtype, memory_format=torch.channels_last)
+    teacher = Decoder(sweep.size).to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+    dense = DenseForm(decoder)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-6)
+    target = teacher_target(teacher, z, noise, steps=1).to(dtype)
+
+    def finish(loss: Tensor) -> Tensor:
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    def flow(network: torch.nn.Module, checkpointing: bool = False) -> Tensor:
+        decoder.gradient_checkpointing = checkpointing
+        return finish(flow_matching_loss(network(x_t, t, z), x, noise))
+
+    def live() -> Tensor:
+        wanted = teacher_target(teacher, z, noise, sweep.teacher_steps).to(dtype)
+        return finish(distillation_loss(decoder, z, noise, wanted).loss)
+
+    return {
+        "ssdd": lambda: flow(decoder),
+        "dense": lambda: flow(dense),
+        "kept": lambda: flow(decoder),
+        "checkpointed": lambda: flow(decoder, checkpointing=True),
+        "live": live,
+        "cached": lambda: finish(distillation_loss(decoder, z, noise, target).loss),
+    }

@@ -1,0 +1,82 @@
+"""The benchmark as a page to read."""
+
+from typing import Any
+
+GIB = 2**30
+
+
+def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> str:
+    """Returns Markdown: the machine, then every measurement with its spread."""
+    rates = ", ".join(f"{dtype} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in machine["matrix_rate"].items())
+    lines = [
+        f"Machine: {machine['device']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"torch {machine['torch']}, Python {machine['python']}.",
+        f"Measured at best: copies {machine['copy_bandwidth'] / 1e9:.1f} GB/s; matrix products {rates}.",
+        "",
+        "Times are medians; a ratio is the median over rounds of this side's time over the first side's in the same",
+        "round, its quartiles in brackets. Memory is the peak beyond the weights and inputs. The last column is the",
+        "time that the counted products or traffic (each operator by itself) would take at best, over the time taken.",
+        "",
+        "### Decoding",
+        "",
+        *_table(
+            [
+                "size",
+                "pixels",
+                "batch",
+                "steps",
+                "dtype",
+                "side",
+                "s",
+                "images/s",
+                "ratio",
+                "GFLOP",
+                "GB",
+                "GiB",
+                "of best",
+            ],
+            [
+                [
+                    *(row[name] for name in ("size", "pixels", "batch", "steps", "dtype", "side")),
+                    f"{row['seconds']:.3f}",
+                    f"{row['images_per_second']:.2f}",
+                    _ratio(row),
+                    f"{row['flops'] / 1e9:.0f}",
+                    f"{row['bytes'] / 1e9:.1f}",
+                    _gib(row),
+                    f"{100 * row['roofline']:.0f} %",
+                ]
+                for _, row in decoding.iterrows()
+            ],
+        ),
+        "",
+        "### Training steps",
+        "",
+        *_table(
+            ["comparison", "size", "pixels", "batch", "dtype", "side", "s", "ratio", "GiB"],
+            [
+                [
+                    *(row[name] for name in ("comparison", "size", "pixels", "batch", "dtype", "side")),
+                    f"{row['seconds']:.3f}",
+                    _ratio(row),
+                    _gib(row),
+                ]
+                for _, row in training.iterrows()
+            ],
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _ratio(row: Any) -> str:
+    return f"{row['ratio']:.2f} [{row['ratio_q25']:.2f}, {row['ratio_q75']:.2f}]"
+
+
+def _gib(row: Any) -> str:
+    return f"{row['peak_bytes'] / GIB:.2f}" if row["peak_bytes"] == row["peak_bytes"] else "not known"
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *([str(cell) for cell in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
