@@ -16,7 +16,8 @@ from ssdd.autoencoder import SSDD
 from ssdd.data import EvalTransform, ImageDataset, StepSampler, make_loader
 from ssdd.devices import device_of, use_threads
 from ssdd.files import sha256_file
-from ssdd.parameters import EvaluateParameters, RuntimeConfig
+from ssdd.judges import load_judges
+from ssdd.parameters import EvaluateParameters, JudgeFiles, RuntimeConfig
 from ssdd.progress import bar
 from ssdd.training.keyed import keys, normal
 from ssdd.training.launch import launch
@@ -47,6 +48,7 @@ def evaluate(
     dataset: ImageDataset,
     steps: Sequence[int],
     parameters: EvaluateParameters,
+    judges: JudgeFiles,
     runtime: RuntimeConfig,
     title: str,
 ) -> list[Evaluated]:
@@ -57,6 +59,7 @@ def evaluate(
         dataset: images with an `EvalTransform`.
         steps: numbers of sampler steps.
         parameters: see there; the noise of an image depends on `noise_seed` and its number alone.
+        judges: the pretrained networks of the metrics.
         runtime: see there.
         title: what the progress bar says.
 
@@ -65,7 +68,7 @@ def evaluate(
         JudgeUnavailable: a metric's network is not there; the message says where to put it.
     """
     use_threads(runtime)
-    return launch(_evaluate, runtime.processes, checkpoint, dataset, list(steps), parameters, runtime, title)
+    return launch(_evaluate, runtime.processes, checkpoint, dataset, list(steps), parameters, judges, runtime, title)
 
 
 def _evaluate(
@@ -73,6 +76,7 @@ def _evaluate(
     dataset: ImageDataset,
     steps: list[int],
     parameters: EvaluateParameters,
+    judges: JudgeFiles,
     runtime: RuntimeConfig,
     title: str,
 ) -> list[Evaluated]:
@@ -81,10 +85,12 @@ def _evaluate(
     dtype = getattr(torch, parameters.precision)
     model = SSDD.from_pretrained(checkpoint).to(device, dtype).to(memory_format=torch.channels_last)
     sha256 = sha256_file(checkpoint)
+    loaded = load_judges(parameters.judges, judges)
     suites = {
         count: MetricSuite(
             parameters.metrics if isinstance(parameters.metrics, str) else list(parameters.metrics),
             protocol_of(dataset, parameters, count, sha256),
+            loaded,
             device=device,
         )
         for count in steps

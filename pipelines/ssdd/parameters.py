@@ -4,11 +4,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ssdd.training.config import Frozen, RuntimeConfig, TrainConfig
+from ssdd.training.config import Frozen, JudgeFiles, RuntimeConfig, TrainConfig
 
 __all__ = [
     "DataParameters",
     "EvaluateParameters",
+    "JudgeFiles",
     "ModelParameters",
     "PrepareParameters",
     "PretrainParameters",
@@ -68,6 +69,11 @@ class StageParameters(TrainConfig):
     eval_batch_size: int = Field(default=32, ge=1, description="images at a time per process")
     eval_shown: int = Field(default=8, ge=0, le=64, description="sample images for the trackers")
 
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The pretrained networks that the loss and the periodic evaluation ask."""
+        return (*self.loss.judges, *_judges_of(self.eval_metrics))
+
 
 class PretrainParameters(StageParameters):
     """Stage 1; `initialize=joint` goes on from the decoder that was trained along with the encoder."""
@@ -105,3 +111,14 @@ class EvaluateParameters(Frozen):
     noise_seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"
     shown: int = Field(default=8, ge=1, le=64, description="images kept to look at")
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The pretrained networks that the metrics ask."""
+        return _judges_of(self.metrics)
+
+
+def _judges_of(metrics: str | tuple[str, ...]) -> tuple[str, ...]:
+    from ssdd_metrics import judges_of
+
+    return judges_of(metrics)

@@ -10,6 +10,7 @@ from kedro.framework.session import session as kedro_session
 from ssdd.hooks import ProjectHooks
 from ssdd.lineage.runner import LineageRunner
 from ssdd.lineage.start import StartingPoint
+from ssdd.stages.needs import check_judges
 
 HOOKS = (ProjectHooks(),)
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
@@ -30,6 +31,9 @@ STARTING_POINTS: dict[str, StartingPoint] = {
     "teacher": StartingPoint("finetuned", best="finetuned_best", replaces=_BEFORE_TEACHER),
     "student": StartingPoint("distilled", best="distilled_best", replaces=("distill",)),
 }
+
+# Called once, when something is about to run, with the nodes that may run: finds what they need before hours are spent.
+BEFORE_RUN = check_judges
 
 # A session runs with the runner that its module names by default. SESSION_CLASS would cover the command line
 # and notebooks, but not scripts that create a plain KedroSession.

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import nn
 
 from ssdd.training import keyed
-from ssdd.training.config import DistillConfig, GanConfig, LossWeights, RuntimeConfig, TrainConfig
-from ssdd.training.judges import Judges, load_judges, perceptual_distance
+from ssdd.training.config import DistillConfig, GanConfig, JudgeFiles, LossWeights, TrainConfig
+from ssdd.training.judges import Judges, load_loss_judges, perceptual_distance
 from ssdd.training.steps import AutoencoderStep, DistillationStep
 from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_encoder import Encoder, EncoderConfig, Posterior
@@ -270,9 +270,9 @@ def test_lpips_is_the_packages_up_to_its_smoothing():
 
 def test_missing_judges_are_named_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    runtime = RuntimeConfig(lpips_file=str(tmp_path / "none.pth"))
+    files = JudgeFiles.model_validate({"lpips_vgg": {"file": str(tmp_path / "none.pth")}})
     with pytest.raises(ValueError, match=r"vgg16.*msgrad"):
-        load_judges(LossWeights(), runtime)
-    assert load_judges(PLAIN, runtime) == Judges()
+        load_loss_judges(LossWeights(), files)
+    assert load_loss_judges(PLAIN, files) == Judges()
     with pytest.raises(ValueError, match="repa"):
         AutoencoderStep(tiny_model(), config(loss=LossWeights(perceptual="none")), Judges())

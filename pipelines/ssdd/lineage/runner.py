@@ -162,6 +162,8 @@ class LineageRunner(SequentialRunner):
                 continue
             decision = decide(node, self._fingerprints, self._folder, self._force)
             if decision.runs:
+                if not done:
+                    self._check_needs(pipeline, catalog)
                 execute(node, decision)
             else:
                 logger.info("up to date: %s", node.name)
@@ -173,6 +175,14 @@ class LineageRunner(SequentialRunner):
                 report_skipped(node, hook_manager)
         if not done:
             logger.info("nothing to do: run %r is up to date", self._run_name)
+
+    def _check_needs(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Lets the project look for what the nodes that may run need, before the first of them runs."""
+        check = getattr(_settings(), "BEFORE_RUN", None)
+        if check is not None:
+            decisions = plan(pipeline, self._fingerprints, self._folder, self._force)
+            idle = {decision.node for decision in decisions if decision.action in ("up to date", "not needed")}
+            check([node for node in pipeline.nodes if node.name not in idle], catalog)
 
     def _execute(self, node: Node, decision: Decision, task: Task) -> None:
         made = decision.made
@@ -231,8 +241,12 @@ class LineageRunner(SequentialRunner):
 
 def starting_points() -> dict[str, StartingPoint]:
     """Returns the project's starting points, from its settings."""
+    return dict(getattr(_settings(), "STARTING_POINTS", {}))
+
+
+def _settings() -> Any:
     package = kedro_project.PACKAGE_NAME
-    return dict(getattr(import_module(f"{package}.settings"), "STARTING_POINTS", {})) if package else {}
+    return import_module(f"{package}.settings") if package else None
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssdd.parameters import DataParameters, RuntimeConfig, StageParameters
+from ssdd.parameters import DataParameters, JudgeFiles, RuntimeConfig, StageParameters
 from ssdd.stages.sources import held_out_images, training_images
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ def make_job(
     index: "pandas.DataFrame",
     stage: StageParameters,
     data: DataParameters,
+    judges: JudgeFiles,
     runtime: RuntimeConfig,
     limit: int | None = None,
     **networks: Any,
@@ -28,6 +29,7 @@ def make_job(
         index: of the images.
         stage: what decides the result.
         data: where the images are.
+        judges: the pretrained networks of losses and metrics.
         runtime: what decides nothing.
         limit: of the training images.
         networks: the other arguments of `TrainingJob`.
@@ -48,6 +50,7 @@ def make_job(
         validation=held_out_images(index, data, stage.im_size, stage.eval_images),
         train=train,
         evaluation=evaluation,
+        judges=judges,
         runtime=runtime,
         folder=state_folder(),
         fingerprint=current_fingerprint(),

@@ -1,6 +1,6 @@
 """What a training run is made of, typed: every key is known, every default is the published one where one is."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -48,6 +48,12 @@ class LossWeights(Frozen):
     repa: float = Field(default=0.25, ge=0)
     kl: float = Field(default=1e-6, ge=0, description="counts only while the encoder trains")
 
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The pretrained networks that these terms ask."""
+        lpips = self.perceptual == "lpips" and self.perceptual_weight > 0
+        return (("lpips_vgg",) if lpips else ()) + (("dinov2",) if self.repa > 0 else ())
+
 
 class GanConfig(Frozen):
     """The adversarial term; off by default, as published."""
@@ -85,6 +91,25 @@ class TrainConfig(Frozen):
     gan: GanConfig = GanConfig()
 
 
+class JudgeFile(Frozen):
+    """Where a pretrained judge's weights lie, if not in the usual cache. The place never changes a result."""
+
+    neutral: ClassVar[tuple[str, ...]] = ("file",)
+
+    file: str | None = Field(default=None, description="local file; for dreamsim, its folder")
+    sha256: str | None = Field(default=None, description="leading digits to insist on, instead of the published ones")
+
+
+class JudgeFiles(Frozen):
+    """The judges of losses and metrics, by the names that `ssdd_metrics` gives them."""
+
+    inception: JudgeFile = JudgeFile()
+    lpips_alex: JudgeFile = JudgeFile()
+    lpips_vgg: JudgeFile = JudgeFile()
+    dinov2: JudgeFile = JudgeFile()
+    dreamsim: JudgeFile = JudgeFile()
+
+
 class EvalConfig(Frozen):
     """Periodic evaluation on the validation images.
 
@@ -117,8 +142,6 @@ class RuntimeConfig(Frozen):
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     progress: bool = True
-    lpips_file: str | None = Field(default=None, description="local file of the LPIPS network's weights")
-    dinov2_file: str | None = Field(default=None, description="local file of DINOv2-base's weights")
 
 
 def pieces_per_process(config: TrainConfig, processes: int) -> int:

@@ -1,11 +1,11 @@
 """Periodic evaluation: reconstructs the validation images and measures them with the metric suite."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssdd.autoencoder import SSDD
 from ssdd.data import ImageDataset, StepSampler, make_loader
@@ -27,16 +27,25 @@ class Evaluator:
         config: metrics, sampling steps, batch size.
         seed: of the noise.
         workers: data loader workers.
+        judges: the networks that the metrics ask, by name; the others are loaded from the usual cache.
 
     Raises:
         ValueError: an unknown metric.
         JudgeUnavailable: a metric's network is not there (at once, not after the first epochs).
     """
 
-    def __init__(self, model: SSDD, dataset: ImageDataset, config: EvalConfig, seed: int, workers: int = 0):
+    def __init__(
+        self,
+        model: SSDD,
+        dataset: ImageDataset,
+        config: EvalConfig,
+        seed: int,
+        workers: int = 0,
+        judges: Mapping[str, nn.Module] | None = None,
+    ):
         self.model, self.dataset, self.config = model, dataset, config
         self.seed, self.workers = seed, workers
-        self.judges = MetricSuite(config.metrics).judges
+        self.judges = MetricSuite(config.metrics, judges=judges).judges
 
     def __call__(self, accelerator: Accelerator) -> Evaluation:
         """Evaluates the networks as they are."""

@@ -10,15 +10,17 @@ import torch
 
 from ssdd.autoencoder import SSDD
 from ssdd.data import ImageDataset
-from ssdd.training.config import DistillConfig, EvalConfig, RuntimeConfig, TrainConfig
+from ssdd.judges import find_judges, load_judges
+from ssdd.training.config import DistillConfig, EvalConfig, JudgeFiles, RuntimeConfig, TrainConfig
 from ssdd.training.evaluation import Evaluator
-from ssdd.training.judges import load_judges
+from ssdd.training.judges import load_loss_judges
 from ssdd.training.launch import launch
 from ssdd.training.loop import TrainResult, train
 from ssdd.training.steps import AutoencoderStep, DecoderStep, DistillationStep
 from ssdd.training.targets import CachedTargets, clean_targets, write_targets
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import Encoder, EncoderConfig
+from ssdd_metrics import judges_of
 
 Kind = Literal["autoencoder", "decoder", "distillation"]
 
@@ -39,6 +41,7 @@ class TrainingJob:
         train: what decides the result.
         evaluation: of the periodic evaluation.
         distill: for `distillation`.
+        judges: the pretrained networks of losses and metrics.
         runtime: what decides nothing.
         folder: the run's own folder, written to by no one else.
         fingerprint: of everything that decides the result, except `train.epochs` and `runtime`.
@@ -58,6 +61,7 @@ class TrainingJob:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluation: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
+    judges: JudgeFiles = dataclasses.field(default_factory=JudgeFiles)
     runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
     targets: Path | None = None
     targets_fingerprint: str = ""
@@ -81,7 +85,7 @@ def run_job(job: TrainingJob) -> TrainResult:
         SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
     if job.runtime.processes > 1:  # fail, or download, once and here
-        load_judges(job.train.loss, job.runtime)
+        find_judges((*job.train.loss.judges, *judges_of(job.evaluation.metrics)), job.judges)
         build_model(job)
     return launch(_train, job.runtime.processes, job)
 
@@ -113,7 +117,7 @@ def build_model(job: TrainingJob) -> SSDD:
 
 def build_step(job: TrainingJob, model: SSDD) -> DecoderStep:
     """Makes the step module of a job; new parts (alignment head, discriminator) are drawn from the seed."""
-    judges = load_judges(job.train.loss, job.runtime)
+    judges = load_loss_judges(job.train.loss, job.judges)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.train.seed)
         if job.kind == "distillation":
@@ -146,7 +150,8 @@ def _train(job: TrainingJob) -> TrainResult:
     workers = job.runtime.workers
     evaluate = None
     if job.validation is not None:
-        evaluate = Evaluator(model, job.validation, job.evaluation, job.train.seed, workers)
+        judges = load_judges(judges_of(job.evaluation.metrics), job.judges)
+        evaluate = Evaluator(model, job.validation, job.evaluation, job.train.seed, workers, judges)
 
     def export(path: Path) -> None:
         model.save_pretrained(path)

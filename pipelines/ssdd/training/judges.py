@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssdd.training.config import LossWeights, RuntimeConfig
+from ssdd.judges import load_loss_judge
+from ssdd.training.config import JudgeFiles, LossWeights
 from ssdd_decoder.losses import multiscale_gradient_loss
-from ssdd_metrics import load_dinov2, load_lpips
 
 
 @dataclass
@@ -24,24 +24,19 @@ class Judges:
     vision: nn.Module | None = None
 
 
-def load_judges(weights: LossWeights, runtime: RuntimeConfig) -> Judges:
-    """Loads what the loss weights ask for, from hub, usual cache or the files that `runtime` names.
+def load_loss_judges(weights: LossWeights, files: JudgeFiles) -> Judges:
+    """Loads what the loss weights ask for, from the named files, hub or usual cache.
 
     Raises:
         ValueError: a file is nowhere or not the expected one; says which file to put where, and what to switch off.
     """
-    judges = Judges()
     try:
-        if weights.perceptual == "lpips" and weights.perceptual_weight > 0:
-            judges.lpips = load_lpips("vgg", runtime.lpips_file, smooth=True)
-        if weights.repa > 0:
-            judges.vision = load_dinov2(runtime.dinov2_file)
+        found = {name: load_loss_judge(name, files) for name in weights.judges}
     except ValueError as error:
         raise ValueError(
-            f"{error}. Or name a local file (runtime.lpips_file, runtime.dinov2_file), or train without: "
-            "loss.perceptual 'msgrad' and loss.repa 0 need no download"
+            f"{error}. Or train without: loss.perceptual 'msgrad' and loss.repa 0 need no download"
         ) from error
-    return judges
+    return Judges(found.get("lpips_vgg"), found.get("dinov2"))
 
 
 def perceptual_distance(
@@ -56,7 +51,7 @@ def perceptual_distance(
     if weights.perceptual == "msgrad":
         return multiscale_gradient_loss
     if lpips is None:
-        raise ValueError("expected an LPIPS network for loss.perceptual 'lpips', got none: load_judges loads it")
+        raise ValueError("expected an LPIPS network for loss.perceptual 'lpips', got none: load_loss_judges loads it")
     judge = lpips
     return lambda x, estimate: judge((x.float() + 1) / 2, (estimate.float() + 1) / 2).float().mean()
 

@@ -26,7 +26,7 @@ class DecoderStep(TrainingStep):
     Args:
         model: encoder and decoder; the decoder trains.
         config: weights of the losses and the seed of all draws.
-        judges: see `judges.load_judges`.
+        judges: see `judges.load_loss_judges`.
         train_encoder: whether the encoder trains along.
 
     Raises:

@@ -14,12 +14,13 @@ from ssdd_metrics.bootstrap import (
     paired_difference,
 )
 from ssdd_metrics.images import to_uint8
-from ssdd_metrics.judges import load_dinov2, load_dreamsim, load_inception, load_lpips
+from ssdd_metrics.judges import find_judge, load_dinov2, load_dreamsim, load_inception, load_judge, load_lpips
 from ssdd_metrics.moments import Moments, frechet_distance
 from ssdd_metrics.pixelwise import gradient_energy_ratio, mae, mse, psnr
 from ssdd_metrics.protocol import Protocol
 from ssdd_metrics.random_conv import RandomConvFeatures
 from ssdd_metrics.reference import ReferenceStatistics, compute_reference
+from ssdd_metrics.registry import judges_of
 from ssdd_metrics.ssim import ssim_gaussian, ssim_uniform
 from ssdd_metrics.tables import extremes, merge_tables
 from ssdd_metrics.weights import JudgeUnavailable, convert_to_safetensors
@@ -45,11 +46,14 @@ __all__ = [
     "compute_reference",
     "convert_to_safetensors",
     "extremes",
+    "find_judge",
     "frechet_distance",
     "gradient_energy_ratio",
+    "judges_of",
     "load_dinov2",
     "load_dreamsim",
     "load_inception",
+    "load_judge",
     "load_lpips",
     "mae",
     "merge_tables",

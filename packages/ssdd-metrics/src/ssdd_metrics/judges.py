@@ -9,6 +9,7 @@ Legend: B batch, H W pixels, D features.
 import importlib
 import io
 import os
+import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,15 @@ DINOV2_BASE = "vit_base_patch14_dinov2.lvd142m"
 SMALLEST_SIDES = {"vgg": 16, "alex": 31}  # of which each network's poolings leave a pixel
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PathLike = str | os.PathLike[str]
+# the judges by name, and the extra and the module that each needs
+JUDGES = {
+    "inception": ("fid", "torch_fidelity.feature_extractor_inceptionv3"),
+    "lpips_alex": ("perceptual", "lpips"),
+    "lpips_vgg": ("perceptual", "lpips"),
+    "dinov2": ("perceptual", "timm"),
+    "dreamsim": ("dreamsim", "dreamsim"),
+}
+_FILES = {"inception": INCEPTION, "lpips_alex": ALEXNET, "lpips_vgg": VGG16, "dinov2": dinov2_file(DINOV2_BASE)}
 
 
 class Judge(nn.Module):
@@ -151,6 +161,52 @@ class DreamSim(Judge):
         return self.network(a, b).flatten()
 
 
+def find_judge(name: str, path: PathLike | None = None, sha256: str | None = None) -> Path:
+    """Finds, or else downloads, a judge's weights and checks them, without building the network.
+
+    For the start of a long run: what this accepts, `load_judge` finds again when it is needed.
+
+    Args:
+        name: one of `JUDGES`.
+        path: see the judge's loader.
+        sha256: see the judge's loader.
+
+    Returns:
+        the weight file; of DreamSim, its adapter's.
+
+    Raises:
+        JudgeUnavailable, ValueError: see the judge's loader.
+        ImportError: a package that the judge needs is not installed.
+    """
+    _check_name(name)
+    extra, module = JUDGES[name]
+    _optional(module, extra)
+    if name == "dreamsim":
+        return _dreamsim_adapter(path)
+    return find_weights(_FILES[name], path, sha256)
+
+
+def load_judge(name: str, path: PathLike | None = None, sha256: str | None = None) -> Judge:
+    """Loads a judge by name, with its loader's defaults.
+
+    Args:
+        name: one of `JUDGES`.
+        path: see the judge's loader.
+        sha256: see the judge's loader.
+
+    Raises:
+        JudgeUnavailable, ValueError: see the judge's loader.
+    """
+    _check_name(name)
+    if name == "inception":
+        return load_inception(path, sha256)
+    if name == "dinov2":
+        return load_dinov2(path, sha256)
+    if name == "dreamsim":
+        return load_dreamsim(path)
+    return load_lpips("vgg" if name == "lpips_vgg" else "alex", path, sha256)
+
+
 def load_inception(path: PathLike | None = None, sha256: str | None = None) -> InceptionFeatures:
     """Loads the Inception network of 2015-12-05 that FID is defined with. Needs the extra `fid`.
 
@@ -240,7 +296,7 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
     return DinoV2(model, sha256_file(file), _build(build, file))
 
 
-def load_dreamsim(path: PathLike) -> DreamSim:
+def load_dreamsim(path: PathLike | None) -> DreamSim:
     """Loads the DreamSim ensemble from a folder with its unpacked checkpoint. Needs the extra `dreamsim`.
 
     Args:
@@ -250,14 +306,24 @@ def load_dreamsim(path: PathLike) -> DreamSim:
         JudgeUnavailable: the folder is not there: nothing is downloaded.
     """
     package = _optional("dreamsim", "dreamsim")
-    adapters = sorted(Path(path).glob("ensemble_lora/adapter_model.*"))
+    adapter = _dreamsim_adapter(path)
+    network, _ = package.dreamsim(pretrained=True, cache_dir=str(path), device="cpu")
+    return DreamSim("dreamsim-ensemble", sha256_file(adapter), network)
+
+
+def _dreamsim_adapter(path: PathLike | None) -> Path:
+    adapters = sorted(Path(path).glob("ensemble_lora/adapter_model.*")) if path is not None else []
     if not adapters:
         raise JudgeUnavailable(
             f"expected DreamSim's ensemble_lora/adapter_model.* under {path}, found none: unpack "
             "dreamsim_ensemble_checkpoint.zip (https://github.com/ssundaram21/dreamsim/releases) there"
         )
-    network, _ = package.dreamsim(pretrained=True, cache_dir=str(path), device="cpu")
-    return DreamSim("dreamsim-ensemble", sha256_file(adapters[0]), network)
+    return adapters[0]
+
+
+def _check_name(name: str) -> None:
+    if name not in JUDGES:
+        raise ValueError(f"expected one of the judges {list(JUDGES)}, got {name!r}")
 
 
 def _build(build: Callable[[], nn.Module], file: Path) -> nn.Module:
@@ -267,7 +333,8 @@ def _build(build: Callable[[], nn.Module], file: Path) -> nn.Module:
             warnings.simplefilter("ignore")  # torchvision: arguments that lpips still uses
             return build()
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f"expected weights that fit this network, {file} holds others: {error}") from error
+        what = textwrap.shorten(str(error), 300)  # PyTorch lists every key
+        raise ValueError(f"expected weights that fit this network, {file} holds others: {what}") from error
 
 
 def _optional(module: str, extra: str) -> ModuleType:

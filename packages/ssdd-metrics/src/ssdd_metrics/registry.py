@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from ssdd_metrics import pixelwise, ssim
-from ssdd_metrics.judges import load_dinov2, load_inception, load_lpips
+from ssdd_metrics.judges import JUDGES, load_judge
 from ssdd_metrics.random_conv import RandomConvFeatures
 
 PIXEL_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -26,14 +26,6 @@ FULL = (*OFFLINE, "lpips_alex", "lpips_vgg", "rfid", "fdd")
 SETS = {"offline": OFFLINE, "full": FULL}
 KNOWN = (*FULL, "dreamsim")
 
-JUDGE_LOADERS: dict[str, Callable[[], nn.Module]] = {
-    "random_conv": RandomConvFeatures,
-    "inception": load_inception,
-    "dinov2": load_dinov2,
-    "lpips_alex": lambda: load_lpips("alex"),
-    "lpips_vgg": lambda: load_lpips("vgg"),
-}
-
 
 def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
     """Expands "offline" and "full", and checks names.
@@ -49,6 +41,16 @@ def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(metrics)
 
 
+def judges_of(metrics: str | Sequence[str]) -> tuple[str, ...]:
+    """The pretrained judges that metrics ask, by the names of `load_judge`; none for "offline".
+
+    Raises:
+        ValueError: see `metric_names`.
+    """
+    asked = PAIR_JUDGES | FRECHET_JUDGES
+    return tuple(asked[name] for name in metric_names(metrics) if asked.get(name) in JUDGES)
+
+
 def get_judge(name: str, given: Mapping[str, nn.Module]) -> nn.Module:
     """The given judge of that name, or else the one loaded from the usual cache.
 
@@ -57,6 +59,4 @@ def get_judge(name: str, given: Mapping[str, nn.Module]) -> nn.Module:
     """
     if name in given:
         return given[name]
-    if name not in JUDGE_LOADERS:
-        raise ValueError(f"expected a loaded judge {name!r}: pass judges={{{name!r}: load_{name}(path)}}")
-    return JUDGE_LOADERS[name]()
+    return RandomConvFeatures() if name == "random_conv" else load_judge(name)

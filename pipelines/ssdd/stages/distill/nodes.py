@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssdd.parameters import DataParameters, RuntimeConfig, StageParameters, TargetParameters
+from ssdd.parameters import DataParameters, JudgeFiles, RuntimeConfig, StageParameters, TargetParameters
 from ssdd.stages.training import make_job, run
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def cache_teacher_targets(
             index,
             stage,
             data,
+            JudgeFiles(),
             runtime,
             targets.images,
             checkpoint=finetuned,
@@ -68,6 +69,7 @@ def distill_teacher(
     distill: StageParameters,
     targets: TargetParameters,
     data: DataParameters,
+    judges: JudgeFiles,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains a one-step student of the teacher: last checkpoint, best checkpoint, history.
@@ -79,6 +81,7 @@ def distill_teacher(
         distill: see there.
         targets: whether results are cached, and the teacher's steps.
         data: where the images are.
+        judges: the pretrained networks of losses and metrics.
         runtime: see there.
     """
     cached: dict[str, Any] = {}
@@ -87,7 +90,7 @@ def distill_teacher(
         cached = {"targets": teacher_targets, "targets_fingerprint": fingerprint}
     limit = targets.images if targets.cached else None
     networks = {"checkpoint": finetuned, "distill": _config(targets), **cached}
-    return run(make_job("distillation", index, distill, data, runtime, limit, **networks))
+    return run(make_job("distillation", index, distill, data, judges, runtime, limit, **networks))
 
 
 def _config(targets: TargetParameters) -> "DistillConfig":

@@ -35,6 +35,7 @@ def create_pipeline() -> Pipeline:
                 "params:distill",
                 "params:teacher_targets",
                 "params:data",
+                "params:judges",
                 "params:runtime",
             ],
             ["distilled", "distilled_best", "distill_history"],

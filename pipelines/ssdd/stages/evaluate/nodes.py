@@ -4,22 +4,32 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, EvaluateParameters, RuntimeConfig
+from ssdd.parameters import DataParameters, EvaluateParameters, JudgeFiles, RuntimeConfig
 from ssdd.stages.sources import held_out_images
 
 
 def evaluate_teacher(
-    finetuned: Path, index: Any, data: DataParameters, evaluate: EvaluateParameters, runtime: RuntimeConfig
+    finetuned: Path,
+    index: Any,
+    data: DataParameters,
+    evaluate: EvaluateParameters,
+    judges: JudgeFiles,
+    runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Judges the teacher with each of `evaluate.teacher_steps`; see `_evaluate` for what it returns."""
-    return _evaluate("teacher", finetuned, index, data, evaluate, evaluate.teacher_steps, runtime)
+    return _evaluate("teacher", finetuned, index, data, evaluate, evaluate.teacher_steps, judges, runtime)
 
 
 def evaluate_student(
-    distilled: Path, index: Any, data: DataParameters, evaluate: EvaluateParameters, runtime: RuntimeConfig
+    distilled: Path,
+    index: Any,
+    data: DataParameters,
+    evaluate: EvaluateParameters,
+    judges: JudgeFiles,
+    runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Judges the student with each of `evaluate.student_steps`; see `_evaluate` for what it returns."""
-    return _evaluate("student", distilled, index, data, evaluate, evaluate.student_steps, runtime)
+    return _evaluate("student", distilled, index, data, evaluate, evaluate.student_steps, judges, runtime)
 
 
 def collect_metrics(teacher: list[dict[str, Any]], student: list[dict[str, Any]]) -> Any:
@@ -43,6 +53,7 @@ def _evaluate(
     data: DataParameters,
     parameters: EvaluateParameters,
     steps: tuple[int, ...],
+    judges: JudgeFiles,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Returns pictures (safetensors, by path), a table of per-image values, and a report per number of steps."""
@@ -54,7 +65,7 @@ def _evaluate(
     from ssdd.lineage import state_folder
 
     dataset = held_out_images(index, data, parameters.im_size, parameters.limit)
-    found = evaluate(checkpoint, dataset, steps, parameters, runtime, f"evaluating the {model}")
+    found = evaluate(checkpoint, dataset, steps, parameters, judges, runtime, f"evaluating the {model}")
     pictures = {f"steps{part.steps}.{name}": t for part in found for name, t in part.pictures.items()}
     file = state_folder() / f"{model}_reconstructions.safetensors"
     with atomic_write(file) as temporary:

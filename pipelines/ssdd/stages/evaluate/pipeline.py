@@ -5,7 +5,7 @@ from kedro.pipeline import Node, Pipeline
 from ssdd.stages.evaluate.nodes import collect_metrics, evaluate_student, evaluate_teacher
 from ssdd.stages.names import stage
 
-_COMMON = ["image_index", "params:data", "params:evaluate", "params:runtime"]
+_COMMON = ["image_index", "params:data", "params:evaluate", "params:judges", "params:runtime"]
 
 
 def create_pipeline() -> Pipeline:

@@ -3,12 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, RuntimeConfig, StageParameters
+from ssdd.parameters import DataParameters, JudgeFiles, RuntimeConfig, StageParameters
 from ssdd.stages.training import make_job, run
 
 
 def finetune(
-    pretrained: Path, index: Any, finetune: StageParameters, data: DataParameters, runtime: RuntimeConfig
+    pretrained: Path,
+    index: Any,
+    finetune: StageParameters,
+    data: DataParameters,
+    judges: JudgeFiles,
+    runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Goes on with the pretrained decoder: last checkpoint, best checkpoint, history."""
-    return run(make_job("decoder", index, finetune, data, runtime, checkpoint=pretrained))
+    return run(make_job("decoder", index, finetune, data, judges, runtime, checkpoint=pretrained))

@@ -12,7 +12,7 @@ def create_pipeline() -> Pipeline:
         "finetune",
         Node(
             finetune,
-            ["pretrained", "image_index", "params:finetune", "params:data", "params:runtime"],
+            ["pretrained", "image_index", "params:finetune", "params:data", "params:judges", "params:runtime"],
             ["finetuned", "finetuned_best", "finetune_history"],
             name="finetune",
             tags=["distributed"],

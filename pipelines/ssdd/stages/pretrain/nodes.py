@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, ModelParameters, PretrainParameters, RuntimeConfig
+from ssdd.parameters import DataParameters, JudgeFiles, ModelParameters, PretrainParameters, RuntimeConfig
 from ssdd.stages.training import make_job, run
 
 
@@ -13,6 +13,7 @@ def pretrain(
     model: ModelParameters,
     pretrain: PretrainParameters,
     data: DataParameters,
+    judges: JudgeFiles,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains a fresh decoder, or goes on with the encoder's own: last checkpoint, best checkpoint, history."""
@@ -20,4 +21,4 @@ def pretrain(
         networks: dict[str, Any] = {"checkpoint": encoder}
     else:
         networks = {"encoder_checkpoint": encoder, "decoder": model.decoder}
-    return run(make_job("decoder", index, pretrain, data, runtime, **networks))
+    return run(make_job("decoder", index, pretrain, data, judges, runtime, **networks))

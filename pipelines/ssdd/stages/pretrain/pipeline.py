@@ -12,7 +12,15 @@ def create_pipeline() -> Pipeline:
         "pretrain",
         Node(
             pretrain,
-            ["encoder", "image_index", "params:model", "params:pretrain", "params:data", "params:runtime"],
+            [
+                "encoder",
+                "image_index",
+                "params:model",
+                "params:pretrain",
+                "params:data",
+                "params:judges",
+                "params:runtime",
+            ],
             ["pretrained", "pretrained_best", "pretrain_history"],
             name="pretrain",
             tags=["distributed"],

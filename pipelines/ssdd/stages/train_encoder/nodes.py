@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, ModelParameters, RuntimeConfig, StageParameters
+from ssdd.parameters import DataParameters, JudgeFiles, ModelParameters, RuntimeConfig, StageParameters
 from ssdd.stages.training import make_job, run
 
 
@@ -12,8 +12,9 @@ def train_encoder(
     model: ModelParameters,
     train_encoder: StageParameters,
     data: DataParameters,
+    judges: JudgeFiles,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains an encoder with a decoder, both from scratch: last checkpoint, best checkpoint, history."""
     networks: dict[str, Any] = {"encoder": model.encoder, "decoder": model.decoder}
-    return run(make_job("autoencoder", index, train_encoder, data, runtime, **networks))
+    return run(make_job("autoencoder", index, train_encoder, data, judges, runtime, **networks))

@@ -12,7 +12,7 @@ def create_pipeline() -> Pipeline:
         "train_encoder",
         Node(
             train_encoder,
-            ["image_index", "params:model", "params:train_encoder", "params:data", "params:runtime"],
+            ["image_index", "params:model", "params:train_encoder", "params:data", "params:judges", "params:runtime"],
             ["encoder", "encoder_best", "encoder_history"],
             name="train_encoder",
             tags=["distributed"],
