@@ -36,6 +36,6 @@ def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
 def test_notebook_is_small_and_whole():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
-    assert NOTEBOOK.stat().st_size < 500_000
+    assert NOTEBOOK.stat().st_size < 200_000
     errors = [out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "error"]
     assert errors == []

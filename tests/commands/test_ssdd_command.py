@@ -346,6 +346,24 @@ def test_an_interruption_leaves_no_half_written_file(ssdd, small, tmp_path, chec
     assert (tmp_path / "out/d.png").read_bytes() == b"before"
 
 
+@pytest.mark.parametrize("moment", ["encoding", "writing"])
+def test_an_interruption_keeps_the_latents_of_before(ssdd, small, tmp_path, checkpoint, monkeypatch, moment):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/z.safetensors").write_bytes(b"before")
+    if moment == "writing":
+        monkeypatch.setattr("shutil.copyfileobj", stop)
+    else:
+        monkeypatch.setattr("ssdd.latent_files.LatentWriter.add", stop)
+    status, _, error = ssdd("encode", small, "-o", tmp_path / "out/z.safetensors", "--model", checkpoint)
+    assert status == 130
+    assert "Interrupted: no file is half-written" in error
+    assert tree(tmp_path / "out") == ["z.safetensors"]
+    assert (tmp_path / "out/z.safetensors").read_bytes() == b"before"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly(tmp_path, checkpoint, kind):
