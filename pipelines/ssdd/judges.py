@@ -7,7 +7,10 @@ from typing import Any
 from ssdd.files import sha256_file
 from ssdd.training.config import JudgeFile, JudgeFiles
 from ssdd_metrics import find_judge, load_judge, load_lpips
+from ssdd_metrics.dreamsim import dreamsim_sha256, find_dreamsim
 from ssdd_metrics.judges import Judge
+
+UNPUBLISHED = ("dinov2", "dreamsim")  # nobody made their hash known: the lineage would not notice another file
 
 
 def find_judges(names: Iterable[str], files: JudgeFiles) -> dict[str, Path]:
@@ -50,11 +53,16 @@ def _call(function: Any, name: str, files: JudgeFiles) -> Any:
     given: JudgeFile = getattr(files, name)
     path = Path(given.file).expanduser() if given.file else None
     try:
-        if name == "dinov2" and path is not None and path.is_file() and given.sha256 is None:
+        found = function(name, path, given.sha256)
+        if path is not None and given.sha256 is None and name in UNPUBLISHED:
             raise ValueError(
                 "expected a SHA-256 beside the file, since none is published: if you mean this one, set "
-                f"judges.{name}.sha256={sha256_file(path)}"
+                f"judges.{name}.sha256={_sha256(name, path)}"
             )
-        return function(name, path, given.sha256)
+        return found
     except (ValueError, ImportError) as error:
         raise ValueError(f"{error} [judges.{name}.file, judges.{name}.sha256]") from error
+
+
+def _sha256(name: str, path: Path) -> str:
+    return dreamsim_sha256(find_dreamsim(path)) if name == "dreamsim" else sha256_file(path)

@@ -30,6 +30,7 @@ STARTING_POINTS: dict[str, StartingPoint] = {
     "checkpoint": StartingPoint("pretrained", best="pretrained_best", replaces=_BEFORE_FINETUNING),
     "teacher": StartingPoint("finetuned", best="finetuned_best", replaces=_BEFORE_TEACHER),
     "student": StartingPoint("distilled", best="distilled_best", replaces=("distill",)),
+    "reference_statistics": StartingPoint("reference_statistics"),
 }
 
 # Called once, when something is about to run, with the nodes that may run: finds what they need before hours are spent.

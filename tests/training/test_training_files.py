@@ -2,8 +2,12 @@
 
 import dataclasses
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -270,6 +274,62 @@ def test_trackers_show_scalars_and_images(run_toy, options, tmp_path):
     scalars = {tag for event in events for tag in event.Tags()["scalars"]}
     assert {"train/loss", "train/mse", "eval/error"} <= scalars
     assert any("samples" in tag for event in events for tag in event.Tags()["images"])
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_trackers_on_request(name, toy_script, options, tmp_path):
+    """With the packages themselves, offline, where they are installed."""
+    pytest.importorskip(name)
+    run = options(config={"epochs": 3}, runtime={"trackers": [name]})
+    offline = {
+        "WANDB_MODE": "offline",
+        "MLFLOW_TRACKING_URI": (tmp_path / "mlruns").as_uri(),
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+    }
+    subprocess.run(
+        [sys.executable, str(toy_script)],
+        input=json.dumps([str(tmp_path / "run"), str(tmp_path / "log"), [run]]) + "\n",
+        text=True,
+        env=os.environ | offline | {"OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    assert (tmp_path / "log.codes").read_text() == "[0]", (tmp_path / "log").read_text()
+    assert list(tmp_path.rglob("samples*.png"))
+    if name == "wandb":
+        assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    else:
+        (losses,) = (tmp_path / "mlruns").rglob("metrics/train/loss")
+        assert [line.split()[2] for line in losses.read_text().splitlines()] == ["5", "10"]
+
+
+def test_images_reach_each_tracker_in_its_own_way(monkeypatch):
+    from ssdd.training.trackers import log_images
+
+    calls = []
+
+    def tracker(name):
+        take = lambda images, **options: calls.append((name, images, options))  # noqa: E731
+        return SimpleNamespace(name=name, log_images=take)
+
+    def log_image(array, key, step):
+        calls.append(("mlflow", {key: array}, {"step": step}))
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(log_image=log_image))
+    accelerator = SimpleNamespace(
+        trackers=[tracker(name) for name in ("tensorboard", "wandb", "mlflow")], is_main_process=True
+    )
+    images = torch.tensor([-1.0, 0.0, 3.0]).view(1, 3, 1, 1).expand(2, 3, 4, 5)
+    log_images(accelerator, "samples", images, step=7)
+    assert [name for name, _, _ in calls] == ["tensorboard", "wandb", "mlflow", "mlflow"]
+    assert all(options["step"] == 7 for _, _, options in calls)
+    board, wandb, *mlflow = (given for _, given, _ in calls)
+    assert board["samples"].shape == (2, 4, 5, 3)
+    assert [picture.shape for picture in wandb["samples"]] == [(4, 5, 3)] * 2
+    assert [list(given) for given in mlflow] == [["samples_0"], ["samples_1"]]
+    for picture in (board["samples"][0], wandb["samples"][1], mlflow[0]["samples_0"]):
+        assert picture.dtype == "uint8"
+        assert picture[0, 0].tolist() == [0, 128, 255]
 
 
 def test_missing_trackers_and_devices_are_named(monkeypatch):

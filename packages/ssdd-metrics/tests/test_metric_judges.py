@@ -255,32 +255,91 @@ def test_weights_that_do_not_fit_are_an_error_that_names_the_file(tmp_path, trun
         load_lpips("squeeze")
 
 
-def test_a_missing_extra_is_named(monkeypatch, tmp_path):
+def test_a_missing_extra_is_named(monkeypatch, dreamsim_folder):
     for module, extra, load in (
         ("lpips", "perceptual", load_lpips),
         ("timm", "perceptual", load_dinov2),
         ("torch_fidelity.feature_extractor_inceptionv3", "fid", load_inception),
-        ("dreamsim", "dreamsim", lambda: load_dreamsim(tmp_path)),
+        ("dreamsim", "dreamsim", lambda: load_dreamsim(dreamsim_folder)),
     ):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ImportError, match=rf"ssdd-metrics\[{extra}\]"):
             load()
 
 
-def test_dreamsim_resizes_and_asks_for_an_unpacked_folder(tmp_path, monkeypatch):
+@pytest.fixture
+def dreamsim_folder(tmp_path):
+    """Files under DreamSim's names, which only a stand-in for the package can read."""
+    folder = tmp_path / "dreamsim"
+    (folder / "ensemble_lora").mkdir(parents=True)
+    names = ("dino_vitb16_pretrain.pth", "clip_vitb16_pretrain.pth.tar", "open_clip_vitb16_pretrain.pth.tar")
+    for name in (*names, "ensemble_lora/adapter_config.json", "ensemble_lora/adapter_model.safetensors"):
+        (folder / name).write_bytes(name.encode())
+    torch.save({"weight": torch.full((1, 1), 3.0), "bias": torch.zeros(1)}, folder / "dino_vitbase16_pretrain.pth")
+    return folder
+
+
+@pytest.fixture
+def dreamsim_package(monkeypatch):
+    """Stands in for the package: asks torch hub for DINO as the package does, and compares means."""
+
     class Sees(torch.nn.Module):
+        def __init__(self, trunk):
+            super().__init__()
+            self.trunk = trunk
+
         def forward(self, a, b):
             assert a.shape[-2:] == b.shape[-2:] == (224, 224)
             assert a.min() >= 0
             assert a.max() <= 1
-            return (a - b).abs().mean((1, 2, 3), keepdim=True)
+            return self.trunk((a - b).abs().mean((1, 2, 3))[:, None])
 
-    package = type(sys)("dreamsim")
-    package.dreamsim = lambda pretrained, cache_dir, device: (Sees(), None)
+    def build(pretrained, cache_dir, device):
+        torch.hub.set_dir(cache_dir)
+        return Sees(torch.hub.load("facebookresearch/dino:main", "dino_vitb16")), None
+
+    package, vision = type(sys)("dreamsim"), type(sys)("dreamsim.feature_extraction.vision_transformer")
+    package.dreamsim = build
+    vision.vit_base = lambda patch_size, num_classes: torch.nn.Linear(1, 1)
     monkeypatch.setitem(sys.modules, "dreamsim", package)
-    with pytest.raises(JudgeUnavailable, match=r"dreamsim_ensemble_checkpoint\.zip"):
-        load_dreamsim(tmp_path)
-    (tmp_path / "ensemble_lora").mkdir()
-    (tmp_path / "ensemble_lora" / "adapter_model.safetensors").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, vision.__name__, vision)
+
+
+def test_dreamsim_is_built_from_local_files_alone(dreamsim_folder, dreamsim_package):
+    before = (torch.hub.get_dir(), torch.hub.load)
+    judge = load_dreamsim(dreamsim_folder)
+    assert (torch.hub.get_dir(), torch.hub.load) == before
     a = torch.rand(2, 3, 40, 50)
-    assert load_dreamsim(tmp_path)(a, a).tolist() == [0, 0]
+    assert judge(a, a).tolist() == [0, 0]
+    torch.testing.assert_close(judge(torch.zeros_like(a), torch.ones_like(a)), torch.tensor([3.0, 3.0]))
+    assert not any(parameter.requires_grad for parameter in judge.parameters())
+    load_dreamsim(dreamsim_folder, sha256=judge.sha256[:10])
+    (dreamsim_folder / "clip_vitb16_pretrain.pth.tar").write_bytes(b"other")
+    assert load_dreamsim(dreamsim_folder).sha256 != judge.sha256
+    with pytest.raises(ValueError, match=rf"SHA-256 {judge.sha256[:10]}"):
+        load_dreamsim(dreamsim_folder, sha256=judge.sha256[:10])
+
+
+def test_dreamsim_names_the_file_that_is_missing(dreamsim_folder, dreamsim_package):
+    trunk = dreamsim_folder / "dino_vitbase16_pretrain.pth"
+    (dreamsim_folder / "checkpoints").mkdir()
+    trunk.rename(dreamsim_folder / "checkpoints" / trunk.name)  # where torch hub puts it
+    load_dreamsim(dreamsim_folder)
+    sources = {
+        "checkpoints/dino_vitbase16_pretrain.pth": "dl.fbaipublicfiles.com",
+        "clip_vitb16_pretrain.pth.tar": "dreamsim_ensemble_checkpoint.zip",
+        "ensemble_lora/adapter_model.safetensors": "dreamsim_ensemble_checkpoint.zip",
+    }
+    for name, source in sources.items():
+        (dreamsim_folder / name).rename(dreamsim_folder / "away")
+        with pytest.raises(JudgeUnavailable, match=source):
+            load_dreamsim(dreamsim_folder)
+        (dreamsim_folder / "away").rename(dreamsim_folder / name)
+
+
+def test_dreamsim_of_a_pickle_with_code_is_refused(dreamsim_folder, dreamsim_package, tmp_path):
+    (dreamsim_folder / "ensemble_lora" / "adapter_model.safetensors").unlink()
+    torch.save({"weight": Malicious(tmp_path / "executed")}, dreamsim_folder / "ensemble_lora" / "adapter_model.bin")
+    with pytest.raises(ValueError, match="named tensors"):
+        load_dreamsim(dreamsim_folder)
+    assert not (tmp_path / "executed").exists()

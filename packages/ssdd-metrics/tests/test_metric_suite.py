@@ -7,7 +7,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ssdd_metrics import MetricSuite, Protocol, ReferenceStatistics, compute_reference, psnr
+from ssdd_metrics import (
+    MetricSuite,
+    Protocol,
+    compute_references,
+    load_references,
+    psnr,
+    reference_protocols,
+    save_references,
+)
 from ssdd_metrics.files import sha256_file
 from ssdd_metrics.judges import load_inception, load_lpips
 
@@ -166,7 +174,7 @@ def test_unknown_metrics_are_refused():
         MetricSuite(["mse", "mse"])
     with pytest.raises(ValueError, match="Frechet metrics of this suite"):
         MetricSuite(["mse"], references={"rfid": None})
-    with pytest.raises(ValueError, match="expected a loaded judge 'dreamsim'"):
+    with pytest.raises(ValueError, match="folder with DreamSim's files"):
         MetricSuite(["dreamsim"])
 
 
@@ -201,42 +209,75 @@ def rfid_options():
 
 def test_reference_statistics_are_computed_once_and_reused(tmp_path, rfid_options):
     streamed = filled(slice(0, 12), **rfid_options)
-    key = streamed.reference_protocol("rfid")
-    alone = compute_reference(images(12, 0)[0].split(5), Pooled(), key)
-    alone.save(tmp_path / "reference.safetensors")
-    assert [path.name for path in tmp_path.iterdir()] == ["reference.safetensors"]
-    stored = ReferenceStatistics.load(tmp_path / "reference.safetensors", key)
-    reused = filled(slice(0, 5), slice(5, 12), **rfid_options, references={"rfid": stored})
+    path = tmp_path / "reference.safetensors"
+    save_references(path, compute_references(images(12, 0)[0].split(5), **rfid_options))
+    assert [file.name for file in tmp_path.iterdir()] == ["reference.safetensors"]
+    stored = load_references(path, reference_protocols(**rfid_options))
+    reused = filled(slice(0, 5), slice(5, 12), **rfid_options, references=stored)
     assert_same_numbers(reused.compute(), streamed.compute())
-    streamed.reference_statistics("rfid").save(tmp_path / "second.safetensors")
-    second = ReferenceStatistics.load(tmp_path / "second.safetensors", key)
-    torch.testing.assert_close(second.moments.outer, stored.moments.outer, rtol=1e-12, atol=0)
-    parts = [filled(lot, **rfid_options, references={"rfid": stored}) for lot in (slice(0, 5), slice(5, 12))]
+    for suite in (streamed, reused):
+        save_references(path, suite.references())
+        again = load_references(path, reference_protocols(**rfid_options))
+        torch.testing.assert_close(again["rfid"].moments.outer, stored["rfid"].moments.outer, rtol=1e-12, atol=0)
+    parts = [filled(lot, **rfid_options, references=stored) for lot in (slice(0, 5), slice(5, 12))]
     parts[0].merge(parts[1])
     assert_same_numbers(parts[0].compute(), streamed.compute())
 
 
+def test_reference_statistics_of_all_metrics_equal_the_suites(rfid_options):
+    class Tokens(Pooled):
+        def forward(self, images):
+            assert images.is_floating_point()
+            return super().forward(images)
+
+    options = rfid_options | {"metrics": "full", "judges": {"inception": Pooled(), "dinov2": Tokens()}}
+    reference, reconstruction = images(12, 0)
+    found = compute_references(reference.split(7), **options)
+    assert set(found) == {"rfid", "fdd", "frechet_random_conv"}
+    options["metrics"] = ["fdd", "frechet_random_conv", "rfid"]
+    streamed, reused = MetricSuite(**options), MetricSuite(**options, references=found)
+    for suite in (streamed, reused):
+        suite.update(reference, reconstruction)
+    assert_same_numbers(reused.compute(), streamed.compute())
+
+
+def test_reference_statistics_of_disjoint_images_add_up(rfid_options):
+    reference = images(12, 0)[0]
+    whole, first, second = (
+        compute_references([part], **rfid_options)["rfid"] for part in (reference, reference[:4], reference[4:])
+    )
+    torch.testing.assert_close((first + second).moments.outer, whole.moments.outer)
+    assert (first + second).moments.count == 12
+    other = compute_references([reference], **rfid_options | {"protocol": Protocol(dataset="others")})["rfid"]
+    with pytest.raises(ValueError, match="dataset: expected 'others'"):
+        first + other
+
+
 def test_reference_statistics_of_another_protocol_are_refused(tmp_path, rfid_options):
-    key = filled(**rfid_options).reference_protocol("rfid")
+    keys = reference_protocols(**rfid_options)
     path = tmp_path / "reference.safetensors"
-    compute_reference([images(4, 0)[0]], Pooled(), key).save(path)
+    save_references(path, compute_references([images(4, 0)[0]], **rfid_options))
     for name, value in {"resize": "lanczos", "crop": "random", "weights_sha256": "1" * 64}.items():
         with pytest.raises(ValueError, match=rf"another protocol \({name}: expected '{value}', the file has"):
-            ReferenceStatistics.load(path, {**key, name: value})
+            load_references(path, {"rfid": {**keys["rfid"], name: value}})
+    with pytest.raises(ValueError, match=r"statistics of \['fdd'\], .* has \['rfid'\]"):
+        load_references(path, {**keys, "fdd": keys["rfid"]})
     with pytest.raises(ValueError, match="found no file"):
-        ReferenceStatistics.load(tmp_path / "nowhere", key)
+        load_references(tmp_path / "nowhere", keys)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "text").write_text("not safetensors")
     for other in ("other.safetensors", "text"):
         with pytest.raises(ValueError, match="holds none"):
-            ReferenceStatistics.load(tmp_path / other, key)
+            load_references(tmp_path / other, keys)
+    with pytest.raises(ValueError, match="at least one batch"):
+        compute_references([], **rfid_options)
+    assert compute_references([], ["psnr"], Protocol()) == {}
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, rfid_options, monkeypatch):
-    key = filled(**rfid_options).reference_protocol("rfid")
     path = tmp_path / "reference.safetensors"
-    statistics = compute_reference([images(4, 0)[0]], Pooled(), key)
-    statistics.save(path)
+    found = compute_references([images(4, 0)[0]], **rfid_options)
+    save_references(path, found)
     before = sha256_file(path)
 
     def fail(tensors, target, metadata):
@@ -245,7 +286,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, rfid_options, monkeypatch):
 
     monkeypatch.setattr("ssdd_metrics.reference.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        statistics.save(path)
+        save_references(path, found)
     assert sha256_file(path) == before
     assert [file.name for file in tmp_path.iterdir()] == ["reference.safetensors"]
 

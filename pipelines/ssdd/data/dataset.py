@@ -1,5 +1,6 @@
 """The map-style data set: rows of an index, opened and transformed one by one."""
 
+import hashlib
 from typing import TypedDict
 
 import pandas as pd
@@ -39,6 +40,9 @@ class ImageDataset(Dataset[Example]):
         split: `train`, `validation`, or None for all rows.
         limit: at most this many images, a fixed random choice.
 
+    Attributes:
+        content: SHA-256 of which images these are, by what is stored of them; not of their names or order.
+
     Raises:
         ValueError: the index has no such row.
     """
@@ -57,6 +61,7 @@ class ImageDataset(Dataset[Example]):
         self.transform = transform
         # Arrow's flat buffers: a list of Python strings would be copied page by page into every forked worker
         self._paths = pa.array(rows["path"].tolist(), pa.string())
+        self.content = hashlib.sha256("".join(sorted(rows["sha256"])).encode()).hexdigest()
         self._sizes = rows[["width", "height"]].to_numpy()
         source.preload()
 

@@ -58,11 +58,11 @@ def make_job(
     )
 
 
-def run(job: "TrainingJob") -> tuple[Path, Path, "pandas.DataFrame"]:
+def run(job: "TrainingJob") -> tuple[Path, Path, "pandas.DataFrame | None"]:
     """Trains, and copies what the catalog keeps out of the folder of the resume state.
 
     Returns:
-        the last checkpoint, the best one, and the history.
+        the last checkpoint, the best one, and the history (None where rank 0 of several processes has it).
     """
     import shutil
 
@@ -70,8 +70,11 @@ def run(job: "TrainingJob") -> tuple[Path, Path, "pandas.DataFrame"]:
 
     from ssdd.files import atomic_write
     from ssdd.training.jobs import run_job
+    from ssdd.training.launch import is_main
 
     result = run_job(job)
+    if not is_main():
+        return result.last, result.best, None
     copies = []
     for name, file in (("finished", result.last), ("finished-best", result.best)):
         copy = job.folder / f"{name}.safetensors"

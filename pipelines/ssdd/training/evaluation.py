@@ -8,8 +8,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ssdd.autoencoder import SSDD
-from ssdd.data import ImageDataset, StepSampler, make_loader
-from ssdd.training import keyed
+from ssdd.data import ImageDataset
+from ssdd.reconstruction import batches, reconstruct
 from ssdd.training.config import EvalConfig
 from ssdd.training.loop import Evaluation
 from ssdd_metrics.suite import MetricSuite
@@ -50,29 +50,15 @@ class Evaluator:
     def __call__(self, accelerator: Accelerator) -> Evaluation:
         """Evaluates the networks as they are."""
         rank, processes = accelerator.process_index, accelerator.num_processes
-        sampler = StepSampler(
-            len(self.dataset),
-            self.config.batch_size * processes,
-            shuffle=False,
-            drop_last=False,
-            rank=rank,
-            world_size=processes,
-        )
         suite = MetricSuite(self.config.metrics, judges=self.judges, device=accelerator.device)
         shown: list[Tensor] = []
-        for batch in make_loader(self.dataset, sampler, workers=self.workers):
-            image = batch["image"].to(accelerator.device)
-            reconstruction = self.reconstruct(image, batch["index"].tolist())
+        for batch in batches(self.dataset, self.config.batch_size, self.workers, rank, processes):
+            image, numbers = batch["image"].to(accelerator.device), batch["index"].tolist()
+            _, reconstruction = next(reconstruct(self.model, image, numbers, [self.config.steps], self.seed))
             suite.update((image.clamp(-1, 1) + 1) / 2, (reconstruction + 1) / 2, batch["index"])
             missing = self.config.shown - sum(len(pair) // 2 for pair in shown)
             shown += [torch.cat([image[:missing], reconstruction[:missing]])] if missing > 0 else []
         return Evaluation(metrics=self._figures(suite, accelerator), images=_rows(shown) if shown else None)
-
-    def reconstruct(self, image: Tensor, indices: Sequence[int]) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> the same through encoder (mode) and decoder, not clamped."""
-        seeds = keyed.keys(self.seed, "evaluation", 0, indices)
-        noise = keyed.normal(seeds, image.shape[1:]).to(image.device)
-        return self.model.reconstruct(image, steps=self.config.steps, noise=noise)
 
     def _figures(self, suite: MetricSuite, accelerator: Accelerator) -> dict[str, float]:
         if accelerator.num_processes > 1:

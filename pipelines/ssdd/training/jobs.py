@@ -14,13 +14,14 @@ from ssdd.judges import find_judges, load_judges
 from ssdd.training.config import DistillConfig, EvalConfig, JudgeFiles, RuntimeConfig, TrainConfig
 from ssdd.training.evaluation import Evaluator
 from ssdd.training.judges import load_loss_judges
-from ssdd.training.launch import launch
+from ssdd.training.launch import is_main, join_group, launch, wait_for_all
 from ssdd.training.loop import TrainResult, train
 from ssdd.training.steps import AutoencoderStep, DecoderStep, DistillationStep
 from ssdd.training.targets import CachedTargets, clean_targets, write_targets
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import Encoder, EncoderConfig
 from ssdd_metrics import judges_of
+from ssdd_metrics.registry import metric_names
 
 Kind = Literal["autoencoder", "decoder", "distillation"]
 
@@ -74,6 +75,12 @@ class TrainingJob:
             raise ValueError("expected encoder and decoder by name, configuration or checkpoint, one is missing")
         if self.kind == "distillation" and self.distill.cached and self.targets is None:
             raise ValueError("expected the folder of the teacher targets for distill.cached, got none")
+        figures = metric_names(self.evaluation.metrics)
+        if self.validation is not None and self.train.best_metric not in figures:
+            raise ValueError(
+                f"expected best_metric among the evaluation's {list(figures)}, got {self.train.best_metric!r}: "
+                "choose one of them, or add it to eval_metrics"
+            )
 
 
 def run_job(job: TrainingJob) -> TrainResult:
@@ -98,11 +105,12 @@ def cache_targets(job: TrainingJob) -> Path:
     """
     if job.targets is None:
         raise ValueError("expected the folder of the teacher targets, got none")
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_main():
         job.targets.mkdir(parents=True, exist_ok=True)
         clean_targets(job.targets, job.targets_fingerprint, len(job.images), job.distill)
     launch(_cache, job.runtime.processes, job)
-    CachedTargets(job.images, job.targets, job.targets_fingerprint)
+    if is_main():
+        CachedTargets(job.images, job.targets, job.targets_fingerprint)
     return job.targets
 
 
@@ -173,10 +181,11 @@ def _train(job: TrainingJob) -> TrainResult:
 def _cache(job: TrainingJob) -> None:
     model = build_model(job)
     on_cpu = job.runtime.device == "cpu" or not torch.cuda.is_available()
-    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, processes = join_group()
     device = torch.device("cpu" if on_cpu else f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     model.to(device).eval().requires_grad_(False)
     assert job.targets is not None
+    wait_for_all()  # rank 0 has removed what is of no use
     write_targets(
         model.encoder,
         model.decoder,
@@ -191,3 +200,4 @@ def _cache(job: TrainingJob) -> None:
         processes=processes,
         progress=job.runtime.progress,
     )
+    wait_for_all()

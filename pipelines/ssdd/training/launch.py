@@ -62,6 +62,37 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
     return results[0]
 
 
+def is_main() -> bool:
+    """Whether this process is the one that writes: the only one, the one that launched others, or rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def join_group() -> tuple[int, int]:
+    """Joins the group of the processes that `launch` called together, if any: (rank, processes)."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    return torch.distributed.get_rank(), processes
+
+
+def wait_for_all() -> None:
+    """Returns when every process of the group has called it."""
+    if join_group()[1] > 1:
+        torch.distributed.all_reduce(torch.zeros(1))
+
+
+def gather(mine: T) -> list[T]:
+    """Brings one object of each process to rank 0, in the order of ranks; the other ranks get an empty list."""
+    rank, processes = join_group()
+    if processes == 1:
+        return [mine]
+    everyone: list[Any] | None = [None] * processes if rank == 0 else None
+    torch.distributed.gather_object(mine, everyone)
+    return everyone or []
+
+
 @record
 def _work(parent: int, threads: int, function: Callable[..., T], args: Any, kwargs: Any) -> T:
     """One worker: ends with its parent, fails loudly, leaves its process group."""

@@ -27,9 +27,13 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def start_trackers(accelerator: Accelerator, folder: Path, config: dict[str, Any], step: int) -> None:
-    """Opens the trackers; TensorBoard forgets what an interrupted sitting logged past `step`."""
+    """Opens the trackers, with the run's settings; each sitting is a run of its own for Weights & Biases and MLflow.
+
+    TensorBoard forgets what an interrupted sitting logged past `step`. Weights & Biases writes to the run's folder
+    (offline with WANDB_MODE=offline), MLflow where MLFLOW_TRACKING_URI says.
+    """
     if accelerator.log_with:
-        options = {"tensorboard": {"purge_step": step + 1}}
+        options = {"tensorboard": {"purge_step": step + 1}, "wandb": {"dir": str(folder)}}
         accelerator.init_trackers(folder.name, config=_flat(config), init_kwargs=options)
 
 

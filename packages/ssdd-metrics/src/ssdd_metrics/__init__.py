@@ -13,14 +13,21 @@ from ssdd_metrics.bootstrap import (
     compare_tables,
     paired_difference,
 )
+from ssdd_metrics.dreamsim import load_dreamsim
 from ssdd_metrics.images import to_uint8
-from ssdd_metrics.judges import find_judge, load_dinov2, load_dreamsim, load_inception, load_judge, load_lpips
+from ssdd_metrics.judges import load_dinov2, load_inception, load_lpips
 from ssdd_metrics.moments import Moments, frechet_distance
 from ssdd_metrics.pixelwise import gradient_energy_ratio, mae, mse, psnr
 from ssdd_metrics.protocol import Protocol
 from ssdd_metrics.random_conv import RandomConvFeatures
-from ssdd_metrics.reference import ReferenceStatistics, compute_reference
-from ssdd_metrics.registry import judges_of
+from ssdd_metrics.reference import (
+    ReferenceStatistics,
+    compute_references,
+    load_references,
+    reference_protocols,
+    save_references,
+)
+from ssdd_metrics.registry import find_judge, judges_of, load_judge
 from ssdd_metrics.ssim import ssim_gaussian, ssim_uniform
 from ssdd_metrics.tables import extremes, merge_tables
 from ssdd_metrics.weights import JudgeUnavailable, convert_to_safetensors
@@ -43,7 +50,7 @@ __all__ = [
     "SlicedWasserstein",
     "bootstrap_interval",
     "compare_tables",
-    "compute_reference",
+    "compute_references",
     "convert_to_safetensors",
     "extremes",
     "find_judge",
@@ -55,11 +62,14 @@ __all__ = [
     "load_inception",
     "load_judge",
     "load_lpips",
+    "load_references",
     "mae",
     "merge_tables",
     "mse",
     "paired_difference",
     "psnr",
+    "reference_protocols",
+    "save_references",
     "ssim_gaussian",
     "ssim_uniform",
     "to_uint8",

@@ -1,4 +1,4 @@
-"""Pretrained networks that judge images: Inception, LPIPS, DINOv2, DreamSim. Frozen, always in eval mode.
+"""Pretrained networks that judge images: Inception, LPIPS, DINOv2. Frozen, always in eval mode.
 
 All take images in [0, 1] (Inception: uint8). LPIPS and DINOv2 pass gradients to their inputs, for use as
 losses.
@@ -26,7 +26,6 @@ from ssdd_metrics.weights import (
     ALEXNET,
     INCEPTION,
     VGG16,
-    JudgeUnavailable,
     dinov2_file,
     find_weights,
     read_pth_weights,
@@ -37,15 +36,6 @@ DINOV2_BASE = "vit_base_patch14_dinov2.lvd142m"
 SMALLEST_SIDES = {"vgg": 16, "alex": 31}  # of which each network's poolings leave a pixel
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PathLike = str | os.PathLike[str]
-# the judges by name, and the extra and the module that each needs
-JUDGES = {
-    "inception": ("fid", "torch_fidelity.feature_extractor_inceptionv3"),
-    "lpips_alex": ("perceptual", "lpips"),
-    "lpips_vgg": ("perceptual", "lpips"),
-    "dinov2": ("perceptual", "timm"),
-    "dreamsim": ("dreamsim", "dreamsim"),
-}
-_FILES = {"inception": INCEPTION, "lpips_alex": ALEXNET, "lpips_vgg": VGG16, "dinov2": dinov2_file(DINOV2_BASE)}
 
 
 class Judge(nn.Module):
@@ -148,65 +138,6 @@ class DinoV2(Judge):
         return network.forward_features((images - mean) / std)
 
 
-class DreamSim(Judge):
-    """DreamSim (Fu et al. 2023, arXiv 2306.09344), at its own 224 px: two (B, 3, H, W) in [0, 1] -> (B,)."""
-
-    @torch.no_grad()
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of each pair of images."""
-        a, b = (
-            F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-            for images in (a, b)
-        )
-        return self.network(a, b).flatten()
-
-
-def find_judge(name: str, path: PathLike | None = None, sha256: str | None = None) -> Path:
-    """Finds, or else downloads, a judge's weights and checks them, without building the network.
-
-    For the start of a long run: what this accepts, `load_judge` finds again when it is needed.
-
-    Args:
-        name: one of `JUDGES`.
-        path: see the judge's loader.
-        sha256: see the judge's loader.
-
-    Returns:
-        the weight file; of DreamSim, its adapter's.
-
-    Raises:
-        JudgeUnavailable, ValueError: see the judge's loader.
-        ImportError: a package that the judge needs is not installed.
-    """
-    _check_name(name)
-    extra, module = JUDGES[name]
-    _optional(module, extra)
-    if name == "dreamsim":
-        return _dreamsim_adapter(path)
-    return find_weights(_FILES[name], path, sha256)
-
-
-def load_judge(name: str, path: PathLike | None = None, sha256: str | None = None) -> Judge:
-    """Loads a judge by name, with its loader's defaults.
-
-    Args:
-        name: one of `JUDGES`.
-        path: see the judge's loader.
-        sha256: see the judge's loader.
-
-    Raises:
-        JudgeUnavailable, ValueError: see the judge's loader.
-    """
-    _check_name(name)
-    if name == "inception":
-        return load_inception(path, sha256)
-    if name == "dinov2":
-        return load_dinov2(path, sha256)
-    if name == "dreamsim":
-        return load_dreamsim(path)
-    return load_lpips("vgg" if name == "lpips_vgg" else "alex", path, sha256)
-
-
 def load_inception(path: PathLike | None = None, sha256: str | None = None) -> InceptionFeatures:
     """Loads the Inception network of 2015-12-05 that FID is defined with. Needs the extra `fid`.
 
@@ -218,7 +149,7 @@ def load_inception(path: PathLike | None = None, sha256: str | None = None) -> I
         JudgeUnavailable: the file is nowhere and cannot be fetched.
         ValueError: the file is not the expected one.
     """
-    extractor = _optional("torch_fidelity.feature_extractor_inceptionv3", "fid")
+    extractor = optional_module("torch_fidelity.feature_extractor_inceptionv3", "fid")
     file = find_weights(INCEPTION, path, sha256)
     # The extractor would read the file unrestricted; it gets our own copy of the plain tensors instead.
     tensors = io.BytesIO()
@@ -254,7 +185,7 @@ def load_lpips(
     files = {"vgg": VGG16, "alex": ALEXNET}
     if net not in files:
         raise ValueError(f'expected net "vgg" or "alex", got {net!r}')
-    lpips = _optional("lpips", "perceptual")
+    lpips = optional_module("lpips", "perceptual")
     file = find_weights(files[net], path, sha256)
     calibration = Path(str(lpips.__file__)).parent / "weights" / "v0.1" / f"{net}.pth"
 
@@ -285,7 +216,7 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
         JudgeUnavailable: the file is nowhere and cannot be fetched.
         ValueError: the file does not fit the model.
     """
-    timm = _optional("timm", "perceptual")
+    timm = optional_module("timm", "perceptual")
     file = find_weights(dinov2_file(model), path, sha256)
 
     def build() -> nn.Module:
@@ -294,36 +225,6 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
         return network
 
     return DinoV2(model, sha256_file(file), _build(build, file))
-
-
-def load_dreamsim(path: PathLike | None) -> DreamSim:
-    """Loads the DreamSim ensemble from a folder with its unpacked checkpoint. Needs the extra `dreamsim`.
-
-    Args:
-        path: the folder that the published `dreamsim_ensemble_checkpoint.zip` was unpacked to.
-
-    Raises:
-        JudgeUnavailable: the folder is not there: nothing is downloaded.
-    """
-    package = _optional("dreamsim", "dreamsim")
-    adapter = _dreamsim_adapter(path)
-    network, _ = package.dreamsim(pretrained=True, cache_dir=str(path), device="cpu")
-    return DreamSim("dreamsim-ensemble", sha256_file(adapter), network)
-
-
-def _dreamsim_adapter(path: PathLike | None) -> Path:
-    adapters = sorted(Path(path).glob("ensemble_lora/adapter_model.*")) if path is not None else []
-    if not adapters:
-        raise JudgeUnavailable(
-            f"expected DreamSim's ensemble_lora/adapter_model.* under {path}, found none: unpack "
-            "dreamsim_ensemble_checkpoint.zip (https://github.com/ssundaram21/dreamsim/releases) there"
-        )
-    return adapters[0]
-
-
-def _check_name(name: str) -> None:
-    if name not in JUDGES:
-        raise ValueError(f"expected one of the judges {list(JUDGES)}, got {name!r}")
 
 
 def _build(build: Callable[[], nn.Module], file: Path) -> nn.Module:
@@ -337,7 +238,12 @@ def _build(build: Callable[[], nn.Module], file: Path) -> nn.Module:
         raise ValueError(f"expected weights that fit this network, {file} holds others: {what}") from error
 
 
-def _optional(module: str, extra: str) -> ModuleType:
+def optional_module(module: str, extra: str) -> ModuleType:
+    """Imports what only some judges need.
+
+    Raises:
+        ImportError: it is not installed; names this package's extra that has it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,8 +1,8 @@
-"""Reference statistics of a Frechet distance: computed once, stored, and tied to their protocol."""
+"""Reference statistics of Frechet distances: computed once, stored, and tied to their protocol."""
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,10 @@ from ssdd_metrics.files import atomic_write
 from ssdd_metrics.images import check_reference_range, to_uint8
 from ssdd_metrics.moments import Moments
 from ssdd_metrics.precision import strict_float32
+from ssdd_metrics.protocol import Protocol
+from ssdd_metrics.registry import FRECHET_JUDGES, frechet_features, get_judge, identity, metric_names
+
+_PARTS = ("count", "total", "outer")
 
 
 @dataclass(frozen=True)
@@ -23,75 +27,137 @@ class ReferenceStatistics:
 
     Args:
         moments: count, sum and sum of outer products of the features.
-        protocol: `Protocol.reference_side(judge, sha256)` of the images and the judge.
+        protocol: see `reference_protocols`.
     """
 
     moments: Moments
     protocol: dict[str, str]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a safetensors file, whole or not at all, with the protocol in its header."""
-        tensors = {
-            "count": self.moments.count.cpu().reshape(1),
-            "total": self.moments.total.cpu(),
-            "outer": self.moments.outer.cpu(),
-        }
-        with atomic_write(path) as temporary:
-            save_file(tensors, temporary, metadata={"protocol": json.dumps(self.protocol)})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], protocol: dict[str, str]) -> "ReferenceStatistics":
-        """Reads statistics and refuses those of another protocol.
-
-        Args:
-            path: a file that `save` wrote.
-            protocol: `Protocol.reference_side(judge, sha256)` of the evaluation at hand.
+    def __add__(self, other: "ReferenceStatistics") -> "ReferenceStatistics":
+        """Those of two disjoint sets of images together.
 
         Raises:
-            ValueError: the file does not exist, is none of `save`, or belongs to another protocol: every
-                entry that differs is named.
+            ValueError: the protocols differ.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"expected reference statistics at {path}, found no file: compute and save them first")
-        try:
-            with safe_open(path, "pt") as handle:
-                stored = json.loads((handle.metadata() or {})["protocol"])
-                tensors = {name: handle.get_tensor(name) for name in ("count", "total", "outer")}
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(
-                f"expected reference statistics, {path} holds none ({error}): compute them anew"
-            ) from error
-        names = sorted(stored.keys() | protocol.keys())
-        differences = [
-            f"{name}: expected {protocol.get(name)!r}, the file has {stored.get(name)!r}"
-            for name in names
-            if stored.get(name) != protocol.get(name)
-        ]
-        if differences:
-            raise ValueError(
-                f"the reference statistics {path} belong to another protocol ({'; '.join(differences)}): "
-                "compute statistics for this one, or evaluate as the file says"
-            )
-        return cls(Moments(tensors["count"][0], tensors["total"], tensors["outer"]), stored)
+        if self.protocol != other.protocol:
+            raise ValueError(f"expected statistics of one protocol, they differ: {_differences(self, other.protocol)}")
+        return ReferenceStatistics(self.moments + other.moments, self.protocol)
+
+    def cpu(self) -> "ReferenceStatistics":
+        """The same in main memory."""
+        parts = (getattr(self.moments, part).cpu() for part in _PARTS)
+        return ReferenceStatistics(Moments(*parts), self.protocol)
 
 
-def compute_reference(batches: Iterable[Tensor], extractor: nn.Module, protocol: dict[str, str]) -> ReferenceStatistics:
-    """Runs the reference images through a feature network once, in constant memory.
+def reference_protocols(
+    metrics: str | Sequence[str], protocol: Protocol, judges: Mapping[str, nn.Module] | None = None
+) -> dict[str, dict[str, str]]:
+    """What the reference statistics of each Frechet metric depend on.
 
     Args:
-        batches: (B, 3, H, W) images, uint8 or in [0, 1], on the extractor's device.
-        extractor: uint8 images -> (B, D) features, with the attribute `features` = D.
-        protocol: `Protocol.reference_side(judge, sha256)`.
+        metrics: as for `MetricSuite`; those without reference statistics are passed over.
+        protocol: of the reference images.
+        judges: as for `MetricSuite`.
+    """
+    found = {}
+    for metric in metric_names(metrics):
+        if metric in FRECHET_JUDGES:
+            name = FRECHET_JUDGES[metric]
+            found[metric] = protocol.reference_side(*identity(name, get_judge(name, judges or {})))
+    return found
+
+
+def compute_references(
+    batches: Iterable[Tensor],
+    metrics: str | Sequence[str],
+    protocol: Protocol,
+    judges: Mapping[str, nn.Module] | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[str, ReferenceStatistics]:
+    """Runs the reference images through the feature networks once, in constant memory.
+
+    Args:
+        batches: (B, 3, H, W) images, uint8 or in [0, 1].
+        metrics: as for `MetricSuite`; those without reference statistics are passed over.
+        protocol: of the images.
+        judges: as for `MetricSuite`.
+        device: where the judges run.
+
+    Returns:
+        statistics by metric, for `save_references` or the argument `references` of `MetricSuite`.
 
     Raises:
         ValueError: no image at all, or images that `to_uint8` refuses.
     """
-    total: Moments | None = None
+    names = [name for name in metric_names(metrics) if name in FRECHET_JUDGES]
+    if not names:
+        return {}
+    networks = {name: get_judge(FRECHET_JUDGES[name], judges or {}).to(device) for name in names}
+    protocols = reference_protocols(names, protocol, {FRECHET_JUDGES[name]: networks[name] for name in names})
+    found: dict[str, Moments] = {}
     for images in batches:
         check_reference_range(images)
-        with torch.no_grad(), strict_float32(images.device):
-            moments = Moments.of(extractor(to_uint8(images)))
-        total = moments if total is None else total + moments
-    if total is None:
+        clean = to_uint8(images.to(device))
+        for name in names:
+            with torch.no_grad(), strict_float32(clean.device):
+                moments = Moments.of(frechet_features(name, networks[name], clean))
+            found[name] = found[name] + moments if name in found else moments
+    if not found:
         raise ValueError("expected at least one batch of reference images, got none")
-    return ReferenceStatistics(total, protocol)
+    return {name: ReferenceStatistics(moments, protocols[name]) for name, moments in found.items()}
+
+
+def save_references(path: str | os.PathLike[str], references: Mapping[str, ReferenceStatistics]) -> None:
+    """Writes statistics to one safetensors file, whole or not at all, with their protocols in its header."""
+    tensors = {}
+    for name, statistics in references.items():
+        moments = statistics.moments
+        for part, tensor in zip(_PARTS, (moments.count.reshape(1), moments.total, moments.outer), strict=True):
+            tensors[f"{name}.{part}"] = tensor.cpu().contiguous()
+    protocols = {name: statistics.protocol for name, statistics in references.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"reference_protocols": json.dumps(protocols)})
+
+
+def load_references(
+    path: str | os.PathLike[str], protocols: Mapping[str, dict[str, str]]
+) -> dict[str, ReferenceStatistics]:
+    """Reads statistics and refuses those of another protocol.
+
+    Args:
+        path: a file of `save_references`.
+        protocols: of the evaluation at hand, by metric, see `reference_protocols`; the file may hold more metrics.
+
+    Raises:
+        ValueError: the file does not exist, is none of `save_references`, lacks a metric, or belongs to another
+            protocol: every entry that differs is named.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"expected reference statistics at {path}, found no file: compute and save them first")
+    found = {}
+    try:
+        with safe_open(path, "pt") as handle:
+            stored = json.loads((handle.metadata() or {})["reference_protocols"])
+            for name in stored.keys() & protocols.keys():
+                count, total, outer = (handle.get_tensor(f"{name}.{part}") for part in _PARTS)
+                found[name] = ReferenceStatistics(Moments(count[0], total, outer), stored[name])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"expected reference statistics, {path} holds none ({error}): compute them anew") from error
+    if lacking := sorted(protocols.keys() - found.keys()):
+        raise ValueError(f"expected reference statistics of {lacking}, {path} has {sorted(stored)}: compute them anew")
+    for name, protocol in protocols.items():
+        if differences := _differences(found[name], protocol):
+            raise ValueError(
+                f"the {name} reference statistics of {path} belong to another protocol ({differences}): "
+                "compute statistics for this one, or evaluate as the file says"
+            )
+    return found
+
+
+def _differences(statistics: ReferenceStatistics, protocol: dict[str, str]) -> str:
+    stored = statistics.protocol
+    return "; ".join(
+        f"{name}: expected {protocol.get(name)!r}, the file has {stored.get(name)!r}"
+        for name in sorted(stored.keys() | protocol.keys())
+        if stored.get(name) != protocol.get(name)
+    )

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from ssdd_metrics.bootstrap import bootstrap_interval, finite_mean
 from ssdd_metrics.frechet import FrechetDistance
 from ssdd_metrics.images import check_reference_range, check_shapes, to_uint8, to_unit
-from ssdd_metrics.moments import Moments
 from ssdd_metrics.precision import strict_float32
 from ssdd_metrics.protocol import Protocol
-from ssdd_metrics.reference import ReferenceStatistics
+from ssdd_metrics.reference import ReferenceStatistics, reference_protocols
 from ssdd_metrics.registry import (
     CAN_BE_INFINITE,
     FRECHET_JUDGES,
     PAIR_JUDGES,
     PIXEL_METRICS,
+    frechet_features,
     get_judge,
+    identity,
     metric_names,
 )
 from ssdd_metrics.swd import PATCH, SlicedWasserstein
@@ -165,22 +166,14 @@ class MetricSuite:
         }
         return {**rows, **sums}
 
-    def reference_statistics(self, metric: str) -> ReferenceStatistics:
-        """The reference side of a Frechet metric, to be saved and given to later suites as `references`.
-
-        Raises:
-            ValueError: the metric is not in this suite or has no such statistics.
-        """
-        distance = self._distances.get(metric)
-        if not isinstance(distance, FrechetDistance):
-            raise ValueError(f"expected one of {sorted(FRECHET_JUDGES)} that this suite computes, got {metric!r}")
-        moments: Moments = distance.reference or distance.moments("reference")
-        return ReferenceStatistics(moments, self.reference_protocol(metric))
-
-    def reference_protocol(self, metric: str) -> dict[str, str]:
-        """What the reference statistics of a Frechet metric depend on, for `ReferenceStatistics.load`."""
-        name = FRECHET_JUDGES[metric]
-        return self._declared.reference_side(*_identity(name, self.judges[name]))
+    def references(self) -> dict[str, ReferenceStatistics]:
+        """The reference side of each Frechet metric, for `save_references` or as `references` of later suites."""
+        protocols = reference_protocols(self.metrics, self._declared, self.judges)
+        return {
+            name: ReferenceStatistics(distance.reference or distance.moments("reference"), protocols[name])
+            for name, distance in self._distances.items()
+            if isinstance(distance, FrechetDistance)
+        }
 
     @property
     def protocol(self) -> Protocol:
@@ -189,7 +182,7 @@ class MetricSuite:
             self._declared,
             images=sum(len(rows[KEY]) for rows in self._rows),
             metrics=self.metrics,
-            weights=dict(_identity(name, judge) for name, judge in self.judges.items()),
+            weights=dict(identity(name, judge) for name, judge in self.judges.items()),
         )
 
     def report(self, confidence: float = 0.95) -> dict[str, Any]:
@@ -224,10 +217,8 @@ class MetricSuite:
             distance.update(clean, decoded)
             return
         judge = self.judges[FRECHET_JUDGES[name]]
-        # DINOv2 takes floats; Inception and the random network ask for, or take, the 8-bit images themselves.
-        view = to_unit if name == "fdd" else to_uint8
-        reference = judge(view(clean)) if distance.reference is None else None
-        distance.update(reference, judge(view(decoded)))
+        reference = frechet_features(name, judge, clean) if distance.reference is None else None
+        distance.update(reference, frechet_features(name, judge, decoded))
 
     def _numbers(self, images: Any, batch: int) -> np.ndarray:
         if images is None:
@@ -237,8 +228,3 @@ class MetricSuite:
         if numbers.shape != (batch,) or not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"expected {batch} integer image numbers, got {numbers.dtype} {numbers.shape}")
         return numbers.astype(np.int64)
-
-
-def _identity(name: str, judge: nn.Module) -> tuple[str, str]:
-    """A judge's name and weights' SHA-256 for protocols."""
-    return str(getattr(judge, "name", name)), str(getattr(judge, "sha256", "drawn from a fixed seed"))

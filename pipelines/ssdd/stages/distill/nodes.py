@@ -39,9 +39,10 @@ def cache_teacher_targets(
 
     from ssdd.lineage import current_fingerprint, state_folder
     from ssdd.training.jobs import cache_targets
+    from ssdd.training.launch import is_main
 
     folder = state_folder() / "targets"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if targets.cached:
         stage = StageParameters(im_size=im_size, aug_scale=aug_scale, seed=seed)
         job = make_job(
@@ -58,7 +59,8 @@ def cache_teacher_targets(
             targets_fingerprint=current_fingerprint(),
         )
         cache_targets(dataclasses.replace(job, validation=None))
-    (folder / FINGERPRINT).write_text(current_fingerprint(), encoding="utf-8")
+    if is_main():
+        (folder / FINGERPRINT).write_text(current_fingerprint(), encoding="utf-8")
     return folder
 
 

@@ -8,28 +8,60 @@ from ssdd.parameters import DataParameters, EvaluateParameters, JudgeFiles, Runt
 from ssdd.stages.sources import held_out_images
 
 
+def compute_reference_statistics(
+    index: Any,
+    data: DataParameters,
+    im_size: int,
+    batch_size: int,
+    limit: int | None,
+    metrics: Any,
+    judges: JudgeFiles,
+    runtime: RuntimeConfig,
+) -> Path:
+    """Lets the networks of the Frechet metrics (rFID, FDD) see the held-out images once, for all models.
+
+    Args:
+        index: of the images.
+        data: where they are.
+        im_size, batch_size, limit, metrics: of the evaluation.
+        judges: the pretrained networks.
+        runtime: see there.
+
+    Returns:
+        a safetensors file, see `ssdd_metrics.save_references`.
+    """
+    from ssdd.lineage import state_folder
+    from ssdd.references import write_references
+
+    dataset = held_out_images(index, data, im_size, limit)
+    file = state_folder() / "reference_statistics.safetensors"
+    return write_references(file, dataset, im_size, batch_size, metrics, judges, runtime)
+
+
 def evaluate_teacher(
     finetuned: Path,
     index: Any,
+    references: Path,
     data: DataParameters,
     evaluate: EvaluateParameters,
     judges: JudgeFiles,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Judges the teacher with each of `evaluate.teacher_steps`; see `_evaluate` for what it returns."""
-    return _evaluate("teacher", finetuned, index, data, evaluate, evaluate.teacher_steps, judges, runtime)
+    return _evaluate("teacher", finetuned, index, references, data, evaluate, evaluate.teacher_steps, judges, runtime)
 
 
 def evaluate_student(
     distilled: Path,
     index: Any,
+    references: Path,
     data: DataParameters,
     evaluate: EvaluateParameters,
     judges: JudgeFiles,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Judges the student with each of `evaluate.student_steps`; see `_evaluate` for what it returns."""
-    return _evaluate("student", distilled, index, data, evaluate, evaluate.student_steps, judges, runtime)
+    return _evaluate("student", distilled, index, references, data, evaluate, evaluate.student_steps, judges, runtime)
 
 
 def collect_metrics(teacher: list[dict[str, Any]], student: list[dict[str, Any]]) -> Any:
@@ -50,6 +82,7 @@ def _evaluate(
     model: str,
     checkpoint: Path,
     index: Any,
+    references: Path,
     data: DataParameters,
     parameters: EvaluateParameters,
     steps: tuple[int, ...],
@@ -63,9 +96,12 @@ def _evaluate(
     from ssdd.evaluation import evaluate
     from ssdd.files import atomic_write
     from ssdd.lineage import state_folder
+    from ssdd.training.launch import is_main
 
     dataset = held_out_images(index, data, parameters.im_size, parameters.limit)
-    found = evaluate(checkpoint, dataset, steps, parameters, judges, runtime, f"evaluating the {model}")
+    found = evaluate(checkpoint, dataset, steps, parameters, references, judges, runtime, f"evaluating the {model}")
+    if not is_main():
+        return checkpoint, None, []
     pictures = {f"steps{part.steps}.{name}": t for part in found for name, t in part.pictures.items()}
     file = state_folder() / f"{model}_reconstructions.safetensors"
     with atomic_write(file) as temporary:

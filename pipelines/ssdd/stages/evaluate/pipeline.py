@@ -1,17 +1,38 @@
-"""finetuned, distilled, image_index -> reconstructions, per-image values, metrics."""
+"""finetuned, distilled, image_index -> reference_statistics, reconstructions, per-image values, metrics."""
 
 from kedro.pipeline import Node, Pipeline
 
-from ssdd.stages.evaluate.nodes import collect_metrics, evaluate_student, evaluate_teacher
+from ssdd.stages.evaluate.nodes import (
+    collect_metrics,
+    compute_reference_statistics,
+    evaluate_student,
+    evaluate_teacher,
+)
 from ssdd.stages.names import stage
 
-_COMMON = ["image_index", "params:data", "params:evaluate", "params:judges", "params:runtime"]
+_COMMON = ["image_index", "reference_statistics", "params:data", "params:evaluate", "params:judges", "params:runtime"]
 
 
 def create_pipeline() -> Pipeline:
     """The stage `evaluate`."""
     return stage(
         "evaluate",
+        Node(
+            compute_reference_statistics,
+            [
+                "image_index",
+                "params:data",
+                "params:evaluate.im_size",
+                "params:evaluate.batch_size",
+                "params:evaluate.limit",
+                "params:evaluate.metrics",
+                "params:judges",
+                "params:runtime",
+            ],
+            "reference_statistics",
+            name="compute_reference_statistics",
+            tags=["distributed"],
+        ),
         Node(
             evaluate_teacher,
             ["finetuned", *_COMMON],

@@ -1,0 +1,75 @@
+"""A student that learns from cached targets is as good as one whose teacher computes for each batch."""
+
+import dataclasses
+
+import pytest
+
+from ssdd.data import EvalTransform, ImageDataset, TrainTransform, open_source, prepare
+from ssdd.training.config import (
+    DistillConfig,
+    EmaConfig,
+    EvalConfig,
+    LossWeights,
+    OptimConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
+from ssdd.training.history import read_rows
+from ssdd.training.jobs import TrainingJob, cache_targets, run_job
+
+TRAIN = TrainConfig(
+    epochs=3,
+    batch_size=8,
+    precision="no",
+    eval_every=3,
+    best_metric="psnr",
+    best_is="highest",
+    optim=OptimConfig(lr=0.01),
+    ema=EmaConfig(start_step=0),
+    loss=LossWeights(perceptual="msgrad", repa=0),
+)
+
+
+@pytest.mark.slow
+def test_cached_targets_teach_as_well_as_a_live_teacher(tmp_path):
+    """The quickstart's networks and photographs, held-out ones for the figures; smaller and shorter."""
+    source = open_source("sample", train_images=384, validation_images=32)
+    index = prepare(source, progress=False).index
+    images = ImageDataset(index, source, TrainTransform(im_size=32), split="train")
+    first = TrainingJob(
+        kind="autoencoder",
+        images=images,
+        validation=ImageDataset(index, source, EvalTransform(im_size=32), split="validation"),
+        encoder="quickstart",
+        decoder="quickstart",
+        train=TRAIN,
+        evaluation=EvalConfig(metrics=("psnr", "ssim_gaussian"), steps=8),
+        runtime=RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False),
+        folder=tmp_path / "teacher",
+        fingerprint="f",
+    )
+    cached = dataclasses.replace(
+        first,
+        kind="distillation",
+        images=ImageDataset(index, source, TrainTransform(im_size=32), split="train", limit=192),
+        encoder=None,
+        decoder=None,
+        checkpoint=run_job(first).last,
+        train=TRAIN.model_copy(update={"optim": OptimConfig(lr=0.002)}),
+        evaluation=EvalConfig(metrics=("psnr", "ssim_gaussian"), steps=1),
+        distill=DistillConfig(teacher_steps=8, cached=True, shard_size=64),
+        targets=tmp_path / "targets",
+        targets_fingerprint="t",
+        folder=tmp_path / "cached",
+    )
+    cache_targets(cached)
+    live = dataclasses.replace(cached, folder=tmp_path / "live", distill=DistillConfig(teacher_steps=8))
+    idle = TRAIN.model_copy(update={"optim": OptimConfig(lr=1e-9), "epochs": 1})
+    before = dataclasses.replace(live, folder=tmp_path / "idle", train=idle)
+    found = {}
+    for name, job in {"before": before, "cached": cached, "live": live}.items():
+        found[name] = next(row for row in read_rows(run_job(job).history) if row["split"] == "eval")
+    for name in ("cached", "live"):
+        assert found[name]["psnr"] > found["before"]["psnr"] + 0.15, found
+    assert found["cached"]["psnr"] == pytest.approx(found["live"]["psnr"], abs=0.2), found
+    assert found["cached"]["ssim_gaussian"] == pytest.approx(found["live"]["ssim_gaussian"], abs=0.02), found
