@@ -1,0 +1,17 @@
+"""`python -m ssdd --pipeline=distill --conf-source=conf-ssdd.tar.gz`: the project as `kedro package` packs it.
+
+Results go below the working directory.
+"""
+
+from kedro.framework.cli.utils import find_run_command
+from kedro.framework.project import configure_project
+
+
+def main() -> None:
+    """Runs a pipeline of the installed package, with the options of `kedro run`."""
+    configure_project("ssdd")
+    find_run_command("ssdd")(prog_name="python -m ssdd")
+
+
+if __name__ == "__main__":
+    main()
