@@ -20,7 +20,7 @@ def cli() -> None:
     """Commands of this project."""
 
 
-def run(plan: bool, force: bool, full_traceback: bool, **options: Any) -> None:
+def run_stale(plan: bool, force: bool, full_traceback: bool, **options: Any) -> None:
     """Run what is stale of a pipeline.
 
     A node is skipped when its outputs are there, unmodified, and made of what it is made of now.
@@ -76,7 +76,7 @@ def join_params(arguments: list[str]) -> list[str]:
     return [*others, f"--params={','.join(item for item in params if item)}"] if params else others
 
 
-class Run(click.Command):
+class RunCommand(click.Command):
     """`kedro run`, with `--params` given as often as one likes."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -116,16 +116,15 @@ def _check_names(options: dict[str, Any]) -> None:
                 raise ValueError(f"unknown {kind} {name!r}{nearest(name, sorted(names))}")
 
 
-cli.add_command(
-    Run(
-        "run",
-        callback=run,
-        help=run.__doc__,
-        params=[
-            click.Option(["--plan"], is_flag=True, help="Only print what would run, and why."),
-            click.Option(["--force"], is_flag=True, help="Run every chosen node anew, whatever holds."),
-            click.Option(["--traceback", "full_traceback"], is_flag=True, help="Show where an error came from."),
-            *kedro_cli.run.params,
-        ],
-    )
+run = RunCommand(  # the name by which Kedro finds it
+    "run",
+    callback=run_stale,
+    help=run_stale.__doc__,
+    params=[
+        click.Option(["--plan"], is_flag=True, help="Only print what would run, and why."),
+        click.Option(["--force"], is_flag=True, help="Run every chosen node anew, whatever holds."),
+        click.Option(["--traceback", "full_traceback"], is_flag=True, help="Show where an error came from."),
+        *kedro_cli.run.params,
+    ],
 )
+cli.add_command(run)
