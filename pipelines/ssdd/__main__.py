@@ -1,6 +1,6 @@
-"""`python -m ssdd --pipeline=distill --conf-source=conf-ssdd.tar.gz`: the project as `kedro package` packs it.
+"""The project as `kedro package` packs it: `tar xf conf-ssdd.tar.gz; python -m ssdd --pipeline=distill`.
 
-Results go below the working directory.
+It takes the options of `kedro run`; results go below the working directory.
 """
 
 from kedro.framework.cli.utils import find_run_command
@@ -8,7 +8,7 @@ from kedro.framework.project import configure_project
 
 
 def main() -> None:
-    """Runs a pipeline of the installed package, with the options of `kedro run`."""
+    """Runs a pipeline of the installed package."""
     configure_project("ssdd")
     find_run_command("ssdd")(prog_name="python -m ssdd")
 
