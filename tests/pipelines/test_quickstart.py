@@ -78,6 +78,7 @@ def test_metrics_table_has_teacher_and_student(finished, project):
     assert list(zip(table["model"], table["steps"], strict=True)) == [("teacher", 2), ("teacher", 1), ("student", 1)]
     assert (table["psnr_low"] <= table["psnr"]).all()
     assert (table["psnr"] <= table["psnr_high"]).all()
+    assert table["psnr"].nunique() == 3  # each stage has moved the weights
     protocol = json.loads(table["protocol"].iloc[0])
     assert (protocol["steps"], protocol["images"], protocol["resize"]) == (2, 12, "bilinear, Pillow")
 

@@ -27,7 +27,7 @@ AFTER_DECODING = {
     "report.write_report",
 }
 SAMPLER = "packages/ssdd-decoder/src/ssdd_decoder/sampler.py"
-EPOCHS = 6
+EPOCHS, STEPS = 4, 8
 
 
 def sources(project):
@@ -119,7 +119,7 @@ def raised(copied):
     assert stale["finetune.finetune"] == ("continue", f"finetune.epochs: 1 -> {EPOCHS}")
     assert {"train_encoder.train_encoder", "pretrain.pretrain"}.isdisjoint(stale)
     said = copied.run("--to-nodes=finetune.finetune", more).stdout
-    assert f"goes on after step 4 of {4 * EPOCHS}" in said
+    assert f"goes on after step {STEPS} of {STEPS * EPOCHS}" in said
     return copied
 
 
@@ -140,5 +140,5 @@ def test_a_killed_stage_resumes_and_ends_where_a_continued_one_ends(raised):
     assert (decision, why) == ("resume", "missing finetuned; missing finetuned_best; missing finetune_history")
     said = raised.run(*command).stdout
     assert "resume: finetune.finetune" in said
-    assert re.search(rf"goes on after step \d+ of {4 * EPOCHS}", said)
+    assert re.search(rf"goes on after step \d+ of {STEPS * EPOCHS}", said)
     assert (raised.folder / "data/killed" / weights).read_bytes() == (raised.run_folder / weights).read_bytes()
