@@ -54,7 +54,7 @@ class Project:
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Starts a kedro command."""
+        """Starts a kedro command, in a process group of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "kedro", *arguments],
             cwd=self.folder,
@@ -63,6 +63,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def kedro(self, *arguments: str, stdin: str | None = None, timeout: float = 400) -> Finished:
