@@ -19,27 +19,14 @@ from ssdd.canvas import Canvas, batches, decode_pictures, pad, to_images
 from ssdd.data import BadImage
 from ssdd.data.source import Rejection
 from ssdd.files import atomic_write
+from ssdd.latent_files import StoredLatents
 from ssdd.pictures import READERS, Found, find, output_names, read_all
 from ssdd.progress import bar
 from ssdd_decoder import Decoder
 from ssdd_encoder import Encoder
 
 REJECTED_FILE = "rejected.csv"
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Latents of a set of images.
-
-    Args:
-        latents: image name -> (C, h, w), on the CPU.
-        sizes: image name -> (height, width) of the image, before padding.
-        rejected: files that gave none.
-    """
-
-    latents: dict[str, Tensor]
-    sizes: dict[str, tuple[int, int]]
-    rejected: list[Rejection]
+Keep = Callable[[str, Tensor, tuple[int, int]], None]
 
 
 @dataclass(frozen=True)
@@ -56,35 +43,38 @@ class Reconstructed:
 
 
 @torch.no_grad()
-def encode_images(encoder: Encoder, places: Sequence[Path], batch_size: int = 16, progress: bool = True) -> Encoded:
+def encode_images(
+    encoder: Encoder, places: Sequence[Path], keep: Keep, batch_size: int = 16, progress: bool = True
+) -> list[Rejection]:
     """Encodes images of any size to the mode of their posterior; see `canvas.pad` for what surrounds them.
 
     Args:
         encoder: where and in what precision it shall run.
         places: image files and folders.
+        keep: takes each image's name, latent (C, h, w), and (height, width) before padding.
         batch_size: images of equal padded size at a time.
         progress: shows a bar.
+
+    Returns:
+        the files that gave none.
 
     Raises:
         ValueError: two images have the same name, or there is nothing that could be one.
     """
     found, rejected = find(places)
     _check_any(found, rejected, ", ".join(str(place) for place in places))
-    latents: dict[str, Tensor] = {}
-    sizes: dict[str, tuple[int, int]] = {}
     with bar("encoding", len(found), show=progress) as advance:
         for group in batches(_canvases(found, encoder.config.downscale, rejected, advance), batch_size):
             modes = encoder(to_images(group, encoder.conv_in.weight.device)).mode().cpu()
-            latents |= {canvas.name: z.clone() for canvas, z in zip(group, modes, strict=True)}
-            sizes |= {canvas.name: canvas.size for canvas in group}
+            for canvas, z in zip(group, modes, strict=True):
+                keep(canvas.name, z, canvas.size)
             advance(len(group))
-    return Encoded(latents, sizes, rejected)
+    return rejected
 
 
 def decode_latents(
     decoder: Decoder,
-    latents: dict[str, Tensor],
-    sizes: dict[str, tuple[int, int]],
+    latents: StoredLatents,
     out: Path,
     *,
     steps: int = 1,
@@ -96,8 +86,7 @@ def decode_latents(
 
     Args:
         decoder: where and in what precision it shall run.
-        latents: image name -> (C, h, w).
-        sizes: image name -> (height, width) to crop to.
+        latents: with the sizes to crop to.
         out: the folder to write to.
         steps: of the sampler.
         seed: of the noise, which also depends on the image's name.
@@ -108,17 +97,18 @@ def decode_latents(
         ValueError: the latents do not fit the decoder.
         OSError: the disk is full or not writable.
     """
-    outputs = dict(zip(latents, output_names(list(latents)), strict=True))
+    outputs = dict(zip(latents.shapes, output_names(list(latents.shapes)), strict=True))
     groups: dict[tuple[int, ...], list[str]] = {}
-    for name, z in latents.items():
-        groups.setdefault(tuple(z.shape), []).append(name)
+    for name, shape in latents.shapes.items():
+        groups.setdefault(shape, []).append(name)
     weight = decoder.conv_in.weight
-    with bar("decoding", len(latents), show=progress) as advance, ThreadPoolExecutor(READERS) as pool:
+    with bar("decoding", len(outputs), show=progress) as advance, ThreadPoolExecutor(READERS) as pool:
         for names in groups.values():
             for start in range(0, len(names), batch_size):
                 some = names[start : start + batch_size]
                 z = torch.stack([latents[name] for name in some]).to(weight.device)
-                pictures = decode_pictures(decoder, z, some, [sizes[name] for name in some], steps, seed)
+                sizes = [(height, width) for height, width in (latents.header.sizes[name] for name in some)]
+                pictures = decode_pictures(decoder, z, some, sizes, steps, seed)
                 _write(pool, pictures, [out / outputs[name] for name in some])
                 advance(len(some))
     return list(outputs.values())

@@ -4,12 +4,13 @@
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ssdd.files import atomic_write
@@ -17,6 +18,8 @@ from ssdd_decoder import DecoderConfig
 
 HEADER = "ssdd_latents"
 _RESERVED = "__metadata__"
+_LONGEST_HEADER = 100_000_000  # bytes, of every safetensors file
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,27 +45,55 @@ class LatentHeader:
     version: str
 
 
-def write_latents(path: str | os.PathLike[str], latents: dict[str, Tensor], header: LatentHeader) -> None:
-    """Writes latents whole or not at all.
+class LatentWriter:
+    """Writes latents one after another, holding none of them: first to `spool`, at the end behind their header.
 
     Args:
-        path: the file.
-        latents: image name -> (C, h, w).
-        header: with the same names.
-
-    Raises:
-        ValueError: an image has a name that the format keeps for itself.
-        OSError: the disk is full or not writable; the previous file is untouched.
+        spool: a temporary file.
     """
-    if _RESERVED in latents:
-        raise ValueError(f"expected image names other than {_RESERVED!r}: rename that file")
-    with atomic_write(path) as temporary:
-        try:
-            save_file(
-                {name: z.contiguous() for name, z in latents.items()}, temporary, {HEADER: json.dumps(asdict(header))}
+
+    def __init__(self, spool: BinaryIO) -> None:
+        self.sizes: dict[str, list[int]] = {}
+        self._spool = spool
+        self._tensors: dict[str, dict[str, Any]] = {}
+
+    def add(self, name: str, z: Tensor, size: tuple[int, int]) -> None:
+        """Takes the latent (C, h, w) of an image of (height, width) pixels.
+
+        Raises:
+            ValueError: the image has a name that the format keeps for itself.
+            OSError: the disk is full or not writable.
+        """
+        if name == _RESERVED:
+            raise ValueError(f"expected image names other than {_RESERVED!r}: rename that file")
+        begin = self._spool.tell()
+        self._spool.write(z.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        kind = _DTYPES[z.dtype]
+        self._tensors[name] = {
+            "dtype": kind,
+            "shape": list(z.shape),
+            "data_offsets": [begin, self._spool.tell()],
+        }
+        self.sizes[name] = list(size)
+
+    def finish(self, path: str | os.PathLike[str], header: LatentHeader) -> None:
+        """Writes the file, whole or not at all.
+
+        Raises:
+            ValueError: there are more names than the format can hold.
+            OSError: the disk is full or not writable; the previous file is untouched.
+        """
+        text = json.dumps({_RESERVED: {HEADER: json.dumps(asdict(header))}, **self._tensors}).encode()
+        text += b" " * (-len(text) % 8)
+        if len(text) > _LONGEST_HEADER:
+            raise ValueError(
+                f"expected names of at most {_LONGEST_HEADER:,} bytes in one file, got {len(text):,} for "
+                f"{len(self.sizes):,} images: encode them in several parts"
             )
-        except SafetensorError as error:
-            raise OSError(f"{path} could not be written: {error}") from error
+        self._spool.seek(0)
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            shutil.copyfileobj(self._spool, file, 2**20)
 
 
 def read_header(path: str | os.PathLike[str]) -> LatentHeader | None:
@@ -71,24 +102,35 @@ def read_header(path: str | os.PathLike[str]) -> LatentHeader | None:
     Raises:
         ValueError: the file is missing, damaged, or its header is of another version.
     """
-    _, header = _open(Path(path), tensors=False)
-    return header
+    return _open(Path(path))[1]
 
 
-def read_latents(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], LatentHeader]:
-    """Reads latents (C, h, w) by image name, in the order of the names, and their header.
+class StoredLatents:
+    """Latents of a file, each read when it is asked for.
+
+    Args:
+        path: the file.
 
     Raises:
         ValueError: the file is missing, damaged, holds something else, or a name or size in it is not possible.
     """
-    latents, header = _open(Path(path), tensors=True)
-    if header is None:
-        raise ValueError(f"expected latents of `ssdd encode`, got another safetensors file: {path}")
-    if set(latents) != set(header.sizes):
-        raise ValueError(f"{path} is damaged: its header and its tensors name different images")
-    for name, z in latents.items():
-        _check(name, z, header)
-    return {name: latents[name] for name in sorted(latents)}, header
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file, header = _open(Path(path))
+        if header is None:
+            raise ValueError(f"expected latents of `ssdd encode`, got another safetensors file: {path}")
+        if set(self._file.keys()) != set(header.sizes):
+            raise ValueError(f"{path} is damaged: its header and its tensors name different images")
+        self.header = header
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for name in sorted(header.sizes):
+            part = self._file.get_slice(name)
+            self.shapes[name] = tuple(part.get_shape())
+            _check(name, self.shapes[name], part.get_dtype(), header)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Reads the latent (C, h, w) of an image."""
+        return self._file.get_tensor(name)
 
 
 def check_fits(header: LatentHeader, decoder: DecoderConfig) -> None:
@@ -105,25 +147,21 @@ def check_fits(header: LatentHeader, decoder: DecoderConfig) -> None:
         )
 
 
-def _open(path: Path, tensors: bool) -> tuple[dict[str, Tensor], LatentHeader | None]:
+def _open(path: Path) -> tuple[Any, LatentHeader | None]:
     if not path.is_file():
         raise ValueError(f"there is no file of latents at {path}")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(HEADER)
-            header = LatentHeader(**json.loads(text)) if text is not None else None
-            names = list(file.keys()) if tensors and header is not None else []
-            return {name: file.get_tensor(name) for name in names}, header
+        file = safe_open(path, framework="pt")
+        text = (file.metadata() or {}).get(HEADER)
+        return file, LatentHeader(**json.loads(text)) if text is not None else None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a whole file of latents ({error}): encode the images again") from error
 
 
-def _check(name: str, z: Tensor, header: LatentHeader) -> None:
+def _check(name: str, shape: tuple[int, ...], dtype: str, header: LatentHeader) -> None:
     if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name or "\0" in name:
         raise ValueError(f"expected image names below one folder, got {name!r}: this file of latents was tampered with")
     height, width = header.sizes[name]
-    fits = z.ndim == 3 and z.shape[0] == header.latent_channels and z.is_floating_point()
-    if not fits or not (0 < height <= z.shape[1] * header.downscale and 0 < width <= z.shape[2] * header.downscale):
-        raise ValueError(
-            f"{name!r} has latents of shape {tuple(z.shape)} for {height} x {width} pixels: encode it again"
-        )
+    fits = len(shape) == 3 and shape[0] == header.latent_channels and dtype in ("F64", "F32", "F16", "BF16")
+    if not fits or not (0 < height <= shape[1] * header.downscale and 0 < width <= shape[2] * header.downscale):
+        raise ValueError(f"{name!r} has latents of shape {shape} for {height} x {width} pixels: encode it again")

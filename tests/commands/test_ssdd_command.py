@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ssdd import SSDD
+from ssdd.canvas import pad, to_images
 from ssdd.data import EvalTransform
 from ssdd_encoder import Encoder, LatentStatistics
 
@@ -85,6 +86,29 @@ def test_a_reconstruction_is_the_models(ssdd, tmp_path, checkpoint):
     x = torch.from_numpy(levels).permute(2, 0, 1)[None] / 127.5 - 1
     want = SSDD.from_pretrained(checkpoint).encode(x).mode()[0]
     torch.testing.assert_close(load_file(tmp_path / "z.safetensors")["x.png"], want)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_latents_are_kept_as_they_come(ssdd, small, tmp_path, checkpoint, precision):
+    out = tmp_path / "new/z.safetensors"
+    places = ["encode", small, "-o", out, "--model", checkpoint]
+    assert ssdd(*places, "--precision", precision, "--batch-size", 1)[0] == 0
+    assert tree(tmp_path / "new") == ["z.safetensors"]  # nothing temporary
+    latents = load_file(out)
+    encoder = Encoder.from_pretrained(checkpoint).to(getattr(torch, precision))
+    for name, z in latents.items():
+        with Image.open(small / name) as image:
+            x = to_images([pad(name, image, encoder.config.downscale)], torch.device("cpu"))
+        with torch.no_grad():
+            want = encoder(x).mode()[0]
+        assert z.dtype == want.dtype == getattr(torch, precision)
+        assert torch.equal(z, want)
+    status, said, _ = ssdd("decode", out, "-o", tmp_path / "out", "--model", checkpoint)
+    assert (status, said.splitlines()[-1]) == (0, f"{tmp_path / 'out'}: 3 images")
+    out.write_bytes(out.read_bytes()[:-1])
+    assert "is not a whole file of latents" in one_line(
+        ssdd("decode", out, "-o", tmp_path / "no", "--model", checkpoint)[2]
+    )
 
 
 def test_bad_files_are_skipped_named_and_listed(ssdd, folder, tmp_path, checkpoint, bad):
@@ -320,6 +344,24 @@ def test_an_interruption_leaves_no_half_written_file(ssdd, small, tmp_path, chec
     assert "a.png" in tree(tmp_path / "out")
     assert [name for name in tree(tmp_path / "out") if "partial" in name] == []
     assert (tmp_path / "out/d.png").read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("moment", ["encoding", "writing"])
+def test_an_interruption_keeps_the_latents_of_before(ssdd, small, tmp_path, checkpoint, monkeypatch, moment):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/z.safetensors").write_bytes(b"before")
+    if moment == "writing":
+        monkeypatch.setattr("shutil.copyfileobj", stop)
+    else:
+        monkeypatch.setattr("ssdd.latent_files.LatentWriter.add", stop)
+    status, _, error = ssdd("encode", small, "-o", tmp_path / "out/z.safetensors", "--model", checkpoint)
+    assert status == 130
+    assert "Interrupted: no file is half-written" in error
+    assert tree(tmp_path / "out") == ["z.safetensors"]
+    assert (tmp_path / "out/z.safetensors").read_bytes() == b"before"
 
 
 @pytest.mark.slow

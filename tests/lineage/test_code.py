@@ -57,6 +57,8 @@ def passed_around():
     from pack import units
     return vars(units)
 def by_text(): return "pack.shapes:circle"
+def by_dotted_text(): return "pack.shapes.circle"
+def file_name(): return "pack.safetensors"
 def template(): return "page.html"
 def registered():
     import pack.plugins
@@ -110,6 +112,8 @@ def reached(name):
         ("aliased", {"pack.shapes:circle", "pack.shapes:TAU"}),
         ("passed_around", {"pack.units:SCALE", "pack.units:OTHER"}),
         ("by_text", {"pack.shapes:circle", "pack.shapes:TAU"}),
+        ("by_dotted_text", {"pack.shapes:circle", "pack.shapes:TAU"}),
+        ("file_name", set()),
         ("template", {"pack.nodes:page.html"}),
         ("typed", set()),
         ("starred", {"pack.units:SCALE"}),

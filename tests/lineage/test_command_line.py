@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 
@@ -39,8 +40,12 @@ def invoke(*arguments):
         (["--env", "othr"], "unknown env 'othr'; did you mean 'other'?"),
         (["--pipeline", "trainin"], "unknown pipeline 'trainin'; did you mean 'training'?"),
         (["--pipelines", "trainin"], "unknown pipeline 'trainin'; did you mean 'training'?"),
-        (["--from-nodes", "drew"], "drew"),
-        (["--tags", "erly"], "no nodes after applying all provided filters"),
+        (["--from-nodes", "drew"], "unknown node 'drew'; did you mean 'draw'?"),
+        (["--to-nodes", "train"], "unknown node 'train'; did you mean 'training.train'?"),
+        (["--nodes", "draw,tel"], "unknown node 'tel'; did you mean 'tell'?"),
+        (["--tags", "erly"], "unknown tag 'erly'; did you mean 'early'?"),
+        (["--to-outputs", "wieghts"], "unknown dataset 'wieghts'; did you mean 'weights'?"),
+        (["--namespaces", "trainin"], "unknown namespace 'trainin'; did you mean 'training'?"),
         (["--runner", "ThreadRunner"], "expected this project's own runner"),
     ],
 )
@@ -78,6 +83,21 @@ def test_pipeline_is_read_as_pipelines_without_a_warning(project, recwarn):
     assert not [item for item in recwarn if "pipeline" in str(item.message)]
     status, output = invoke("--pipeline", "training", "--pipelines", "training")
     assert (status, "not both" in output) == (2, True)
+
+
+def test_params_given_twice_both_count(project):
+    project.run()
+    given = [
+        "--params=train.lr=0.25",
+        "--params",
+        "tell.title=good evening,runtime.workers=1",
+        "--params",
+        "run_name=first",
+    ]
+    status, output = invoke("--plan", *given)
+    assert status == 0
+    assert "train.lr: 0.5 -> 0.25" in output
+    assert 'tell.title: "hello" -> "good evening"' in output
 
 
 def test_plan_prints_and_writes_nothing(project):
@@ -152,6 +172,13 @@ def test_kedros_own_commands_work(project):
     status, output = project.kedro("catalog", "describe-datasets")
     assert status == 0
     assert "weights_best" in output
+    status, output = project.kedro("catalog", "resolve-patterns")
+    assert status == 0
+    entry = yaml.safe_load(output[output.index("figure:") :])["weights"]
+    assert entry == {
+        "type": "ssdd.datasets.checkpoint.CheckpointDataset",
+        "filepath": str(project.data / "weights.safetensors"),
+    }
 
 
 def test_kedro_viz_sees_skipped_nodes_and_their_statistics(project):

@@ -45,6 +45,12 @@ def test_tables_come_back_exactly(tmp_path, suffix):
     assert (tmp_path / f"deep/er/table.{suffix}").read_bytes() == first
 
 
+def test_a_preview_is_shortened_for_the_eye(tmp_path):
+    dataset = TableDataset(filepath=str(tmp_path / "a.csv"))
+    dataset.save(pandas.DataFrame({"protocol": ["x" * 500], "psnr": [24.793141696558347], "steps": [8]}))
+    assert dataset.preview()["data"] == [["x" * 48 + "…", 24.793, 8]]
+
+
 def test_a_table_of_another_kind_is_refused():
     with pytest.raises(ValueError, match=r"ending in .csv or .parquet"):
         TableDataset(filepath="table.xlsx")
@@ -140,7 +146,7 @@ def test_a_checkpoint_is_moved_to_its_place_and_loaded_as_a_path(tmp_path):
     assert dataset.load().read_bytes() == content
     dataset.save(dataset.load())  # already there
     assert dataset.load().read_bytes() == content
-    assert json.loads(dataset.preview()) == {"metadata": {"config": "{}"}, "tensors": 1, "parameters": 6}
+    assert json.loads(dataset.preview()) == {"metadata": {"config": {}}, "tensors": 1, "parameters": 6}
 
 
 def test_a_checkpoint_from_another_disk_is_copied_whole(tmp_path, monkeypatch):

@@ -154,6 +154,16 @@ def test_a_state_of_something_else_is_never_continued(project):
         assert "train from 0" in project.run()
 
 
+def test_a_stage_that_saved_nothing_is_not_called_resumed(project):
+    project.edit("training.py", 'file = folder / "state.json"', "raise RuntimeError('no luck')")
+    with pytest.raises(RuntimeError, match="no luck"):
+        project.run()
+    project.edit("training.py", "raise RuntimeError('no luck')", 'file = folder / "state.json"')
+    project.load()
+    assert project.plan()["train"][0] == "run"
+    assert project.run()[1] == "train from 0"
+
+
 def test_a_damaged_hash_cache_costs_time_only(project):
     project.run()
     cache = project.folder / "data/.hashes.sqlite"

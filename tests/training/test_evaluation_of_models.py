@@ -1,5 +1,6 @@
 """Periodic and final evaluation are one computation; reference statistics are computed once and fit or are refused."""
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -10,10 +11,11 @@ from ssdd.evaluation import evaluate
 from ssdd.parameters import EvaluateParameters
 from ssdd.reconstruction import batches, reconstruct
 from ssdd.references import image_protocol, write_references
+from ssdd.statistics import latent_statistics
 from ssdd.training.config import EvalConfig, JudgeFiles, RuntimeConfig
 from ssdd.training.evaluation import Evaluator
 from ssdd_decoder import DecoderConfig
-from ssdd_encoder import EncoderConfig
+from ssdd_encoder import Encoder, EncoderConfig
 from ssdd_metrics import MetricSuite, load_references, reference_protocols
 
 ENCODER = EncoderConfig(base_channels=8, multipliers=(1, 1), resnets_per_level=1, patch_size=2, norm_groups=4)
@@ -139,6 +141,19 @@ def test_the_protocol_names_images_by_content_not_by_place(index, images, tmp_pa
     assert str(tmp_path) not in str(image_protocol(here, 32))
     fewer = ImageDataset(tables["here"][:2], ImageFolder(tmp_path / "here"), EvalTransform(im_size=32))
     assert image_protocol(fewer, 32) != image_protocol(here, 32)
+
+
+def test_latent_statistics_are_numpys(checkpoint, images):
+    found = latent_statistics(checkpoint, images, batch_size=3, progress=False)
+    encoder = Encoder.from_pretrained(checkpoint)
+    with torch.no_grad():
+        latents = [encoder(batch["image"]).mode().double().numpy() for batch in batches(images, 3)]
+    z = np.concatenate(latents).swapaxes(0, 1).reshape(latents[0].shape[1], -1)
+    np.testing.assert_allclose(found.mean, z.mean(1), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.std, z.std(1, ddof=1), rtol=1e-10)
+    assert found.overall_mean == pytest.approx(z.mean(), rel=1e-10, abs=1e-12)
+    assert found.overall_std == pytest.approx(z.std(ddof=1), rel=1e-10)
+    assert found.count == z.shape[1]
 
 
 def test_the_report_says_what_produced_it(evaluated, images, references):

@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(job):
     with pytest.raises(ValueError, match="encoder and decoder"):
         job("decoder", "a", decoder=DECODER)
     with pytest.raises(ValueError, match="best_metric among"):
-        run_job(job("autoencoder", "b", encoder=ENCODER, decoder=DECODER, evaluation=EvalConfig(metrics=("mae",))))
+        job("autoencoder", "b", encoder=ENCODER, decoder=DECODER, evaluation=EvalConfig(metrics=("mae",)))
     fp16 = TRAIN.model_copy(update={"precision": "fp16"})
     with pytest.raises(ValueError, match="expected a GPU for precision"):
         run_job(job("autoencoder", "c", encoder=ENCODER, decoder=DECODER, train=fp16))

@@ -1,6 +1,8 @@
 """Decoders from files: saved equals loaded bitwise, published layouts load, and misfits are named."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import pytest
@@ -196,3 +198,10 @@ def test_metadata_of_the_writer_comes_back(make_decoder, tmp_path):
     assert contents.metadata == {"run": "α", "step": "3"}
     assert contents.parts == ("decoder",)
     assert equal(Decoder.from_contents(contents), decoder)
+
+
+def test_loading_does_not_import_the_compiler(tmp_path):
+    Decoder("debug").save_pretrained(tmp_path / "decoder.safetensors")
+    code = f"import sys; from ssdd_decoder import Decoder; Decoder.from_pretrained({str(tmp_path)!r}); "
+    code += "sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

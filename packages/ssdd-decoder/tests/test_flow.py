@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssdd_decoder import flow
@@ -22,6 +22,7 @@ def pair(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(batch, 3, 4, 6, dtype=F64, generator=generator) for _ in range(2))
 
 
+@settings(deadline=None)
 @given(t=times)
 def test_true_velocity_leads_back_to_the_image(t):
     x, noise = pair()
@@ -31,6 +32,7 @@ def test_true_velocity_leads_back_to_the_image(t):
     torch.testing.assert_close(flow.predict_clean(x_t, v, t), x, atol=1e-12, rtol=0)
 
 
+@settings(deadline=None)
 @given(t=times, s=times)
 def test_euler_step_along_the_true_velocity_stays_on_the_path(t, s):
     x, noise = pair()
@@ -53,6 +55,7 @@ def test_velocity_is_minus_the_paths_derivative():
     torch.testing.assert_close(derivative, -flow.target_velocity(x, noise))
 
 
+@settings(deadline=None)
 @given(t=st.floats(flow.SMALLEST_TIME, 1))
 def test_velocity_from_a_clean_image_inverts_the_prediction(t):
     x, noise = pair()
@@ -105,6 +108,7 @@ def test_grid_is_the_published_one():
     assert sampling_grid(np.int64(2)) == [1.0, 0.25, 0.0]
 
 
+@settings(deadline=None)
 @given(steps=st.integers(1, 300), power=st.floats(0.5, 4))
 def test_grid_falls_from_one_to_zero(steps, power):
     grid = sampling_grid(steps, power)

@@ -1,5 +1,6 @@
 """`ssdd encode`: images to latents; `ssdd decode`: latents to images."""
 
+import tempfile
 from pathlib import Path
 
 import click
@@ -16,7 +17,8 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
 
     It holds a latent (C, h, w) per image, called by the image's name relative to its folder, and in its header the
     sizes of the images, the encoder's configuration and its file's hash. Sides are padded to multiples of the
-    down-scale factor. Files that cannot be read are skipped and named; the command fails only if all are.
+    down-scale factor; memory does not grow with the number of images. Files that cannot be read are skipped and named;
+    the command fails only if all are.
 
     \b
     ssdd encode photos/ -o latents.safetensors --model distilled.safetensors
@@ -26,27 +28,30 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     from ssdd import __version__
     from ssdd.files import sha256_file
     from ssdd.folders import encode_images
-    from ssdd.latent_files import LatentHeader, write_latents
+    from ssdd.latent_files import LatentHeader, LatentWriter
     from ssdd_encoder import Encoder
 
     _check_output(output, images)
     file = options.encoder_file(model)
     encoder = Encoder.from_pretrained(file).to(options.chosen_device(device), getattr(torch, precision))
-    done = encode_images(encoder, images, batch_size)
-    options.report_rejected(done.rejected)
-    if not done.latents:
-        raise click.ClickException(f"none of {len(done.rejected)} files could be read; {output} was not written")
-    header = LatentHeader(
-        downscale=encoder.config.downscale,
-        latent_channels=encoder.config.latent_channels,
-        sizes={name: list(size) for name, size in done.sizes.items()},
-        model={"file": file.name, "sha256": sha256_file(file)},
-        encoder=_plain(encoder.config),
-        precision=precision,
-        version=__version__,
-    )
-    write_latents(output, done.latents, header)
-    click.echo(f"{output}: {_count(len(done.latents))}, {len(done.rejected)} skipped")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=output.parent) as spool:
+        writer = LatentWriter(spool)
+        rejected = encode_images(encoder, images, writer.add, batch_size)
+        options.report_rejected(rejected)
+        if not writer.sizes:
+            raise click.ClickException(f"none of {len(rejected)} files could be read; {output} was not written")
+        header = LatentHeader(
+            downscale=encoder.config.downscale,
+            latent_channels=encoder.config.latent_channels,
+            sizes=writer.sizes,
+            model={"file": file.name, "sha256": sha256_file(file)},
+            encoder=_plain(encoder.config),
+            precision=precision,
+            version=__version__,
+        )
+        writer.finish(output, header)
+    click.echo(f"{output}: {_count(len(writer.sizes))}, {len(rejected)} skipped")
 
 
 @click.command(short_help="Latents to images.")
@@ -69,15 +74,14 @@ def decode(
     import torch
 
     from ssdd.folders import decode_latents
-    from ssdd.latent_files import check_fits, read_latents
+    from ssdd.latent_files import StoredLatents, check_fits
     from ssdd_decoder import Decoder
 
-    tensors, header = read_latents(latents)
+    stored = StoredLatents(latents)
     decoder = Decoder.from_pretrained(model)
-    check_fits(header, decoder.config)
+    check_fits(stored.header, decoder.config)
     decoder.to(options.chosen_device(device), getattr(torch, precision))
-    sizes = {name: (height, width) for name, (height, width) in header.sizes.items()}
-    written = decode_latents(decoder, tensors, sizes, output, steps=steps, seed=seed, batch_size=batch_size)
+    written = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size)
     click.echo(f"{output}: {_count(len(written))}")
 
 

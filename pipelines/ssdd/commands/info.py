@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="What a checkpoint holds.")
-@click.argument("file", type=options.EXISTING)
-def info(file: Path) -> None:
-    """Tell what FILE holds: a checkpoint (or its folder), or the latents of `ssdd encode`.
+@options.held
+def info(file: str) -> None:
+    """Tell what FILE holds: a checkpoint (or its folder, or RUN, RUN@best), or the latents of `ssdd encode`.
 
     For a checkpoint: its parts, their configurations, parameter counts and number formats, whether its content matches
     the hash in its header, and, where a run made it, which one.
 
     \b
     ssdd info data/quickstart/models/distilled.safetensors
+    ssdd info quickstart@best
     """
     from rich.console import Console
     from rich.table import Table

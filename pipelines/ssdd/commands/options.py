@@ -19,9 +19,25 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 
+
+def _found_model(context: click.Context, parameter: click.Parameter, source: str) -> str:
+    from ssdd.commands.models import find_model
+
+    file = find_model(source)
+    if file != source:
+        click.echo(f"{source} is {file}", err=True)
+    return file
+
+
 model = click.option(
-    "--model", required=True, metavar="FILE", help="Checkpoint: a safetensors file, its folder, or a hub id owner/name."
+    "--model",
+    required=True,
+    metavar="MODEL",
+    callback=_found_model,
+    help="Checkpoint: a safetensors file, its folder, a hub id owner/name; or a run of the project you are in: RUN, "
+    "RUN@best, of the last stage that it has finished.",
 )
+held = click.argument("file", metavar="FILE", callback=_found_model)
 batch_size = click.option(
     "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images of equal size at a time."
 )

@@ -1,4 +1,4 @@
-"""The common part of the project's datasets: one local file, written whole or not at all."""
+"""The common part of the project's datasets: something local; one local file, written whole or not at all."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -9,7 +9,18 @@ from kedro.io import AbstractDataset
 from ssdd.files import atomic_write
 
 
-class FileDataset(AbstractDataset):
+class LocalDataset(AbstractDataset):
+    """Something on this machine's disk."""
+
+    def _init_config(self) -> dict[str, Any]:
+        """Returns the arguments by name; Kedro nests those of a class without a constructor of its own."""
+        config = super()._init_config()
+        config.pop("args", None)
+        config |= config.pop("kwargs", {})
+        return {key: value for key, value in config.items() if key != "metadata" and value is not None}
+
+
+class FileDataset(LocalDataset):
     """One local file.
 
     Args:

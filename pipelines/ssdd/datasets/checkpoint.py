@@ -48,7 +48,7 @@ class CheckpointDataset(FileDataset):
     def preview(self) -> JSONPreview:
         """Returns what the header says: configuration, number of tensors and parameters."""
         header = read_header(self._filepath)
-        metadata = header.pop("__metadata__", {})
+        metadata = {name: _unpacked(text) for name, text in header.pop("__metadata__", {}).items()}
         parameters = sum(_count(entry["shape"]) for entry in header.values())
         return JSONPreview(json.dumps({"metadata": metadata, "tensors": len(header), "parameters": parameters}))
 
@@ -89,6 +89,14 @@ def _span(name: str, entry: dict[str, Any]) -> tuple[int, int]:
     if wide is not None and _count(entry["shape"]) * wide != stop - start:
         raise ValueError(f"{name}: shape {entry['shape']} does not fill {stop - start} bytes")
     return start, stop
+
+
+def _unpacked(text: str) -> Any:
+    """What a text in the header says where it is JSON, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _count(shape: list[int]) -> int:

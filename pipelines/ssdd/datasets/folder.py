@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset
+from ssdd.datasets.base import LocalDataset
 
 
-class FolderDataset(AbstractDataset):
+class FolderDataset(LocalDataset):
     """A folder to read from; its lineage is that of the names and contents below it.
 
     Args:

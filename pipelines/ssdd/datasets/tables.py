@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pandas
 
 
+_LONGEST = 48  # letters of a text in a preview
+
+
 class TableDataset(FileDataset):
     """A pandas DataFrame in a `.csv` or `.parquet` file; its index is not kept.
 
@@ -52,6 +55,16 @@ class TableDataset(FileDataset):
             data.to_parquet(path, index=False, **self._save_args)
 
     def preview(self, nrows: int = 10) -> TablePreview:
-        """Returns the first rows."""
-        table = json.loads(self.load().head(nrows).to_json(orient="split"))
+        """Returns the first rows, shortened for the eye."""
+        table = json.loads(self.load().head(nrows).to_json(orient="split", double_precision=15))
+        table["data"] = [[_short(value) for value in row] for row in table["data"]]
         return TablePreview(table)
+
+
+def _short(value: Any) -> Any:
+    """Five digits, and the beginning of long text."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return f"{value[:_LONGEST]}…"
+    return value

@@ -194,8 +194,11 @@ class _Walk:
             module, _, name = text.partition(":")
             if self.sources.get(module) is not None:
                 self.follow(module, [name] if name else [])
-            else:
-                self.follow(module.rpartition(".")[0], [module.rpartition(".")[2]])
+            else:  # `package.module.name`; anything else is a file's name or mere text
+                parent, _, last = module.rpartition(".")
+                found = self.sources.get(parent)
+                if found is not None and (last in found.definitions or last in found.imports):
+                    self.follow(parent, [last])
         elif "/" not in text and (source.path.parent / text).is_file() and not text.endswith(".py"):
             self.hashes[f"{source.name}:{text}"] = sha256_file(source.path.parent / text)
 

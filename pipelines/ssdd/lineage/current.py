@@ -113,6 +113,8 @@ def state_kind(folder: Path, fingerprint: str, extends: dict[str, Any]) -> State
     if not folder.exists():
         return "none"
     try:
+        if [item.name for item in folder.iterdir()] == [MARKER]:  # ended before it saved anything
+            return "none"
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         if marker["fingerprint"] != fingerprint:
             return "other"

@@ -123,6 +123,7 @@ def _open(path: Path) -> sqlite3.Connection | None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(path, timeout=1.0)
+            database.execute("PRAGMA synchronous = OFF")  # a slow disk is not waited for
             database.execute(
                 "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, "
                 "ctime INTEGER, inode INTEGER, hash TEXT)"

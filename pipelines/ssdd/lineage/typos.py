@@ -74,6 +74,8 @@ def _say(name: str, kind: Any, item: Any) -> str:
         return f"unknown parameter {path!r}{nearest(path, fields)}"
     if item["type"] == "missing":
         return f"missing parameter {path!r}"
+    if item["type"] == "value_error":  # a model's own check, which says all
+        return f"parameter {path!r}: {item['ctx']['error']}"
     message = item["msg"][:1].lower() + item["msg"][1:]
     return f"parameter {path!r}: {message}, got {item['input']!r}"
 

@@ -21,6 +21,7 @@ from ssdd.training.targets import CachedTargets, clean_targets, write_targets
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import Encoder, EncoderConfig
 from ssdd_metrics import judges_of
+from ssdd_metrics.registry import metric_names
 
 Kind = Literal["autoencoder", "decoder", "distillation"]
 
@@ -74,6 +75,12 @@ class TrainingJob:
             raise ValueError("expected encoder and decoder by name, configuration or checkpoint, one is missing")
         if self.kind == "distillation" and self.distill.cached and self.targets is None:
             raise ValueError("expected the folder of the teacher targets for distill.cached, got none")
+        figures = metric_names(self.evaluation.metrics)
+        if self.validation is not None and self.train.best_metric not in figures:
+            raise ValueError(
+                f"expected best_metric among the evaluation's {list(figures)}, got {self.train.best_metric!r}: "
+                "choose one of them, or add it to eval_metrics"
+            )
 
 
 def run_job(job: TrainingJob) -> TrainResult:

@@ -21,12 +21,11 @@ class TrainingBar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[speed]:.1f} images/s"),
+            TextColumn("{task.fields[said]}"),
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=rich.get_console(), disable=not shown)
-        self._task = self._progress.add_task(title, total=total, completed=done, loss=float("nan"), speed=0.0)
+        self._task = self._progress.add_task(title, total=total, completed=done, said="")
 
     def __enter__(self) -> "TrainingBar":
         self._progress.start()
@@ -39,4 +38,4 @@ class TrainingBar:
 
     def advance(self, loss: float, speed: float) -> None:
         """Counts one step."""
-        self._progress.update(self._task, advance=1, loss=loss, speed=speed)
+        self._progress.update(self._task, advance=1, said=f"loss {loss:.4f} {speed:.1f} images/s")

@@ -247,6 +247,8 @@ class UNet(nn.Module):
         return block(*arguments)
 
     def _initialize(self) -> None:
+        if self.conv_in.weight.is_meta:
+            return  # to be filled from a file; drawing there would import PyTorch's compiler, seconds of it
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -1,0 +1,41 @@
+"""The notebook is executed from top to bottom, on models with random weights in the quickstart's format."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+
+from ssdd import SSDD
+
+NOTEBOOK = Path(__file__).parents[1] / "demo.ipynb"
+
+
+@pytest.mark.slow
+def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    for name in ("finetuned", "distilled"):
+        SSDD("quickstart", "quickstart").save_pretrained(tmp_path / f"data/quickstart/models/{name}.safetensors")
+    shutil.copy(NOTEBOOK, tmp_path)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(tmp_path / "demo.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    text = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    assert "f4c4, 1," in text
+    assert "(3, 4, 32, 32): 12 times fewer" in text
+    assert text.count("PSNR") == 3
+    shown = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    assert len(shown) == 2
+
+
+def test_notebook_is_small_and_whole():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    assert NOTEBOOK.stat().st_size < 200_000
+    errors = [out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "error"]
+    assert errors == []
