@@ -1,6 +1,7 @@
 """Decoders side by side: ours, its dense form, and the KL autoencoder's, with random weights.
 
-Speed does not depend on the weights. All have the same generic care: channels-last memory, the same dtype, no gradients.
+Speed does not depend on the weights. All get the same generic care: channels-last memory, the same dtype, no
+gradients.
 """
 
 import gc
@@ -10,7 +11,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssdd.benchmarking.config import DecodeSweep, Side
 from ssdd.benchmarking.cost import Work, count_work, peak_memory
@@ -38,8 +39,7 @@ def measure_decoding(sweeps: tuple[DecodeSweep, ...], machine: dict[str, Any]) -
             timings = time_sides(sides, sweep.sides[0], sweep.rounds, device, advance)
             case = {"size": size, "pixels": pixels, "batch": batch, "steps": steps, "dtype": dtype}
             for side, timing in timings.items():
-                eager = make_sides((side,), size, getattr(torch, dtype), pixels, batch, steps, device, eager=True)[side]
-                work, peak = count_work(eager), peak_memory(sides[side], device)
+                work, peak = count_work(sides[side]), peak_memory(sides[side], device)
                 figures = timing.summary()
                 rows.append(
                     {
@@ -61,7 +61,7 @@ def measure_decoding(sweeps: tuple[DecodeSweep, ...], machine: dict[str, Any]) -
 
 def best_seconds(work: Work, dtype: str, machine: dict[str, Any]) -> float:
     """The time below which the machine cannot do this work: its products, or its traffic, at the measured rates."""
-    return max(work.flops / machine["matrix_rate"][dtype], work.bytes / machine["copy_bandwidth"])
+    return max(work.flops / machine["product_rate"][dtype], work.bytes / machine["copy_bandwidth"])
 
 
 def make_sides(
@@ -72,39 +72,37 @@ def make_sides(
     batch: int,
     steps: int,
     device: torch.device,
-    eager: bool = False,
 ) -> dict[str, Callable[[], Tensor]]:
-    """What decodes the same latents, by name; `eager` leaves compilation out."""
+    """What decodes the same latents, by name."""
     generator = torch.Generator().manual_seed(0)
     cells = pixels // DOWNSCALE
     z = torch.randn(batch, LATENT_CHANNELS, cells, cells, generator=generator).to(device)
     noise = torch.randn(batch, 3, pixels, pixels, generator=generator).to(device)
     sides: dict[str, Callable[[], Tensor]] = {}
     if any(not name.startswith("kl") for name in names):
-        decoder = Decoder(size).to(device, dtype, memory_format=torch.channels_last).eval()
+        decoder = Decoder(size).to(device, dtype).to(memory_format=torch.channels_last).eval()
         ours = {
             "ssdd": partial(decoder.decode, z, steps, noise),
-            "ssdd_compiled": partial(decoder.decode, z, steps, noise, compile=not eager),
+            "ssdd_compiled": partial(decoder.decode, z, steps, noise, compile=True),
             "dense": partial(DenseForm(decoder).decode, z, steps, noise),
         }
         sides |= {name: ours[name] for name in names if name in ours}
     if any(name.startswith("kl") for name in names):
-        autoencoder = kl_autoencoder().to(device, dtype, memory_format=torch.channels_last).eval()
-        compiled = torch.compile(autoencoder.decoder) if "kl_compiled" in names and not eager else autoencoder.decoder
+        decoder_of_kl = kl_decoder().to(device, dtype).to(memory_format=torch.channels_last).eval()
         latent = z.to(dtype)
         kl = {
-            "kl": partial(_decode_kl, autoencoder, autoencoder.decoder, latent),
-            "kl_compiled": partial(_decode_kl, autoencoder, compiled, latent),
+            "kl": partial(_without_gradient, decoder_of_kl, latent),
+            "kl_compiled": partial(_without_gradient, torch.compile(decoder_of_kl), latent),
         }
         sides |= {name: kl[name] for name in names if name in kl}
     return {name: sides[name] for name in names}
 
 
-def kl_autoencoder() -> Any:
-    """The autoencoder of Stable Diffusion (Rombach et al., 2022), as diffusers builds it, with random weights."""
+def kl_decoder() -> nn.Module:
+    """The decoder of Stable Diffusion (Rombach et al., 2022), as diffusers builds it, with random weights."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
+    autoencoder = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -114,11 +112,12 @@ def kl_autoencoder() -> Any:
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=32,
     )
+    return nn.Sequential(autoencoder.post_quant_conv, autoencoder.decoder)
 
 
 @torch.no_grad()
-def _decode_kl(autoencoder: Any, decoder: Any, z: Tensor) -> Tensor:
-    return decoder(autoencoder.post_quant_conv(z))
+def _without_gradient(network: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    return network(z)
 
 
 def _cases(sweep: DecodeSweep) -> Iterator[tuple[DecodeSweep, str, str, int, int, int]]:

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ssdd.benchmarking.timing import synchronize
 
 COPY_BYTES = 2**28
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+CONVOLUTION = {"cpu": (1, 256, 128, 128), "cuda": (16, 512, 256, 256)}  # batch, channels, sides
 
 
 def describe_machine(device: torch.device, dtypes: set[str]) -> dict[str, Any]:
-    """Names, versions, and the measured copy bandwidth (bytes/s) and matrix rates (FLOP/s) by dtype."""
+    """Names, versions, and the measured copy bandwidth (bytes/s) and product rates (FLOP/s) by dtype."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "kind": device.type,
@@ -26,7 +28,7 @@ def describe_machine(device: torch.device, dtypes: set[str]) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "copy_bandwidth": copy_bandwidth(device),
-        "matrix_rate": {dtype: matrix_rate(device, getattr(torch, dtype)) for dtype in sorted(dtypes)},
+        "product_rate": {dtype: product_rate(device, getattr(torch, dtype)) for dtype in sorted(dtypes)},
     }
 
 
@@ -47,11 +49,18 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * COPY_BYTES / _best(lambda: target.copy_(source), device)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product: the best of several."""
-    side = MATRIX_SIDE.get(device.type, 2048)
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product or a large 3x3 convolution, which other libraries compute: the better one."""
+    side = MATRIX_SIDE[device.type]
     a = torch.randn(side, side, device=device).to(dtype)
-    return 2 * side**3 / _best(lambda: a @ a, device)
+    batch, channels, height, width = CONVOLUTION[device.type]
+    x = torch.randn(batch, channels, height, width, device=device).to(dtype).to(memory_format=torch.channels_last)
+    kernel = torch.randn(channels, channels, 3, 3, device=device).to(dtype).to(memory_format=torch.channels_last)
+    convolution = 2 * x.numel() * kernel.numel() // channels
+    return max(
+        2 * side**3 / _best(lambda: a @ a, device),
+        convolution / _best(lambda: F.conv2d(x, kernel, padding=1), device),
+    )
 
 
 def _best(call: Any, device: torch.device, rounds: int = 8) -> float:

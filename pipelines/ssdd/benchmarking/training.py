@@ -1,4 +1,4 @@
-"""Training steps side by side: ours and the dense form, with and without checkpointing, distillation live and cached."""
+"""Training steps side by side: ours and the dense form, checkpointing or not, live and cached distillation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,8 +50,8 @@ def make_steps(sweep: TrainingSweep, pixels: int, batch: int, device: torch.devi
     z = torch.randn(batch, LATENT_CHANNELS, cells, cells, generator=generator).to(device, dtype)
     t = torch.rand(batch, generator=generator).to(device)
     x_t = interpolate(x, noise, t.to(dtype))
-    decoder = Decoder(sweep.size).to(device, dtype, memory_format=torch.channels_last)
-    teacher = Decoder(sweep.size).to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+    decoder = Decoder(sweep.size).to(device, dtype).to(memory_format=torch.channels_last)
+    teacher = Decoder(sweep.size).to(device, dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     dense = DenseForm(decoder)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-6)
     target = teacher_target(teacher, z, noise, steps=1).to(dtype)

@@ -8,10 +8,10 @@ from ssdd.parameters import EvaluateParameters, RuntimeConfig
 
 
 def look_at_machine(benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> dict[str, Any]:
-    """Names the machine and measures its copy bandwidth and matrix rates."""
+    """Names the machine and measures its copy bandwidth and product rates."""
     from ssdd.benchmarking.machine import describe_machine
 
-    dtypes = {dtype for sweep in benchmark.decoding for dtype in sweep.dtypes}
+    dtypes = {str(dtype) for sweep in benchmark.decoding for dtype in sweep.dtypes}
     return describe_machine(_prepare(benchmark, runtime), dtypes)
 
 

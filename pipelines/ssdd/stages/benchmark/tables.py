@@ -3,15 +3,16 @@
 from typing import Any
 
 GIB = 2**30
+CASE = ("size", "pixels", "batch", "steps", "dtype", "side")
 
 
 def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> str:
     """Returns Markdown: the machine, then every measurement with its spread."""
-    rates = ", ".join(f"{dtype} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in machine["matrix_rate"].items())
+    rates = ", ".join(f"{dtype} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in machine["product_rate"].items())
     lines = [
         f"Machine: {machine['device']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"torch {machine['torch']}, Python {machine['python']}.",
-        f"Measured at best: copies {machine['copy_bandwidth'] / 1e9:.1f} GB/s; matrix products {rates}.",
+        f"Measured at best: copies {machine['copy_bandwidth'] / 1e9:.1f} GB/s; products {rates}.",
         "",
         "Times are medians; a ratio is the median over rounds of this side's time over the first side's in the same",
         "round, its quartiles in brackets. Memory is the peak beyond the weights and inputs. The last column is the",
@@ -37,7 +38,7 @@ def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> s
             ],
             [
                 [
-                    *(row[name] for name in ("size", "pixels", "batch", "steps", "dtype", "side")),
+                    *(row[name] for name in CASE),
                     f"{row['seconds']:.3f}",
                     f"{row['images_per_second']:.2f}",
                     _ratio(row),
