@@ -102,7 +102,7 @@ def kl_decoder() -> nn.Module:
     """The decoder of Stable Diffusion (Rombach et al., 2022), as diffusers builds it, with random weights."""
     from diffusers import AutoencoderKL
 
-    autoencoder = AutoencoderKL(
+    autoencoder: Any = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 4,
