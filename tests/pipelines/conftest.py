@@ -22,6 +22,11 @@ teacher_targets: {{teacher_steps: 2, images: 32, shard_size: 16}}
 distill: {STAGE}
 evaluate:
   {{im_size: 32, batch_size: 8, teacher_steps: [2, 1], metrics: [psnr, ssim_gaussian, frechet_random_conv], shown: 4}}
+benchmark:
+  decoding: [{{sizes: [debug], pixels: [32], sides: [ssdd, dense], rounds: 2}}]
+  training:
+    {{size: debug, pixels: 16, batch_size: 2, checkpointing_pixels: 16, distillation_pixels: 16, rounds: 1}}
+  quality_rounds: 2
 runtime: {{trackers: []}}
 """
 FILES = ("pyproject.toml", ".telemetry", "README.md", "LICENSE")

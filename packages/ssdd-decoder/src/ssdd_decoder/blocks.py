@@ -130,10 +130,8 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, folded: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2 H, 2 W); with the kernel of `fold_upsampling`, at inference, in fewer products."""
-        if folded is None:
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, folded: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W), with the kernel of `fold_upsampling`."""
         return F.conv_transpose2d(x, folded, self.conv.bias, stride=2, padding=1)
 
 

@@ -39,7 +39,7 @@ class Conditioning:
         resnets: modulations of the residual blocks, down then up, side by side in their channels.
         transformer: modulations of the transformer blocks, likewise.
         biases: attention biases of each transformer block.
-        folded: kernel of each upsampling; none where gradients are recorded.
+        folded: kernel of each upsampling.
     """
 
     latent: Tensor
@@ -158,13 +158,12 @@ class UNet(nn.Module):
         halvings = len(self.config.widths) - 1
         blocks = self.mid_block.transformer_blocks
         tables = [block.relative_position_bias.relative_bias_table for block in blocks]
-        upsamples = [] if torch.is_grad_enabled() else [up for block in self.up_blocks for up in block.upsamplers]
         return Conditioning(
             latent=F.interpolate(z, size=(height, width), mode="nearest"),
             resnets=modulations(context, self._resnet_norms()),
             transformer=modulations(F.silu(context), [block.norm1 for block in blocks]),
             biases=attention_biases(tables, _halve(height, halvings), _halve(width, halvings)),
-            folded=[fold_upsampling(upsample.conv.weight) for upsample in upsamples],
+            folded=[fold_upsampling(up.conv.weight) for block in self.up_blocks for up in block.upsamplers],
         )
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, token_layer: int | None = None) -> Prediction:
@@ -238,7 +237,7 @@ class UNet(nn.Module):
                 h = self._run(resnet, h, next(modulations), time, skips.pop())
             for upsample in block.upsamplers:
                 height, width = skips[-1].shape[2:]
-                h = upsample(h, next(kernels, None))[:, :, :height, :width]  # an odd side loses its last row again
+                h = upsample(h, next(kernels))[:, :, :height, :width]  # an odd side loses its last row again
         return h
 
     def _run(self, block: nn.Module, *arguments: Any) -> Tensor:

@@ -1,0 +1,183 @@
+"""The benchmark measures what it says: equal sides, counted work, ratios of the same round."""
+
+import math
+
+import pandas
+import pytest
+import torch
+
+from ssdd.benchmarking import timing
+from ssdd.benchmarking.config import BenchmarkParameters, DecodeSweep, TrainingSweep
+from ssdd.benchmarking.cost import count_work, peak_memory
+from ssdd.benchmarking.decoding import best_seconds, make_sides, measure_decoding
+from ssdd.benchmarking.dense import DenseForm
+from ssdd.benchmarking.timing import time_sides
+from ssdd.benchmarking.training import make_steps, measure_training
+from ssdd.stages.benchmark.figures import quality_figure, speed_figure
+from ssdd.stages.benchmark.tables import performance_page
+from ssdd_decoder import Decoder
+
+CPU = torch.device("cpu")
+MACHINE = {
+    "device": "a processor",
+    "kind": "cpu",
+    "cores": 2,
+    "threads": 1,
+    "torch": "2",
+    "python": "3",
+    "copy_bandwidth": 1e10,
+    "product_rate": {"float32": 1e11},
+}
+SWEEP = DecodeSweep(sizes=("debug",), pixels=(32, 64), sides=("ssdd", "dense"), rounds=2)
+
+
+@pytest.mark.parametrize("size", ["debug", "quickstart", "XS"])
+def test_dense_form_computes_the_same(size):
+    torch.manual_seed(0)
+    decoder = Decoder(size).double()
+    for parameter in decoder.parameters():  # as initialised, whole branches are zero
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    x_t, z, t = torch.randn(2, 3, 40, 24).double(), torch.randn(2, 4, 5, 3).double(), torch.tensor([0.3, 0.9]).double()
+    dense = DenseForm(decoder)
+    gradients = []
+    for network in (decoder, dense):
+        out = network(x_t, t, z)
+        gradients.append((out, *torch.autograd.grad(out.square().mean(), list(decoder.parameters()))))
+    for ours, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-9, rtol=1e-7)
+    noise = torch.randn(2, 3, 40, 24).double()
+    torch.testing.assert_close(decoder.decode(z, 3, noise), dense.decode(z, 3, noise), atol=1e-6, rtol=0)
+
+
+def test_kl_decoder_is_the_one_of_stable_diffusion():
+    from ssdd.benchmarking.decoding import kl_decoder
+
+    assert sum(p.numel() for p in kl_decoder().parameters()) == 49_490_199  # 20 of them are post_quant_conv's
+
+
+def test_sides_alternate_and_ratios_are_of_the_same_round(monkeypatch):
+    clock, calls = iter(range(10_000)), []
+    now = 0.0
+
+    def work(name: str, seconds: float) -> None:
+        nonlocal now
+        calls.append(name)
+        now += seconds * (1 + next(clock) // 4)  # the machine gets slower from round to round
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    told = []
+    found = time_sides({"a": lambda: work("a", 1.0), "b": lambda: work("b", 3.0)}, "a", 3, CPU, told.append)
+    assert calls == ["a", "b", "a", "b", "b", "a", "a", "b"]
+    assert len(found["b"].seconds) == 3 == sum(told)
+    assert found["a"].ratios == [1.0] * 3
+    assert found["b"].ratios == [3.0] * 3
+    assert found["b"].summary()["ratio"] == 3.0
+    assert found["b"].summary()["seconds_q25"] < found["b"].summary()["seconds_q75"]
+
+
+def test_counted_work_of_a_product():
+    a, b = torch.randn(30, 40), torch.randn(40, 50)
+    work = count_work(lambda: a @ b)
+    assert work.flops == 2 * 30 * 40 * 50
+    assert work.bytes == 4 * (30 * 40 + 40 * 50 + 30 * 50)
+    assert count_work(lambda: a.t()[3:].unsqueeze(0)).bytes == 0  # views move nothing
+    assert best_seconds(work, "float32", {"product_rate": {"float32": 1e6}, "copy_bandwidth": 1e9}) == 0.12
+
+
+def test_peak_memory_is_what_is_there_at_most():
+    size = 2**26
+
+    def call() -> None:
+        for _ in range(3):  # one after another
+            torch.ones(size, dtype=torch.uint8)
+
+    found = peak_memory(call, CPU)
+    if found is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    assert 0.9 * size < found < 2 * size
+
+
+def test_decoding_table_figure_and_page():
+    rows = pandas.DataFrame(measure_decoding((SWEEP,), MACHINE))
+    assert rows[["pixels", "side"]].values.tolist() == [[32, "ssdd"], [32, "dense"], [64, "ssdd"], [64, "dense"]]
+    assert (rows["seconds"] > 0).all()
+    assert (rows.loc[rows["side"] == "ssdd", "ratio"] == 1).all()
+    ours, dense = rows[rows["side"] == "ssdd"], rows[rows["side"] == "dense"]
+    assert (ours["flops"].to_numpy() < dense["flops"].to_numpy()).all()
+    figure = speed_figure(rows)
+    assert [len(trace.x) for trace in figure.data] == [2, 2, 2, 2]
+    training = pandas.DataFrame([{**SOME_STEP, "side": side} for side in ("ssdd", "dense")])
+    page = performance_page(MACHINE, rows, training)
+    assert "| debug | 64 | 1 | 1 | float32 | dense |" in page
+    assert "| step | S | 64 | 1 | float32 | dense | 2.000 | 1.50 [1.25, 1.75] | 0.50 |" in page
+
+
+SOME_STEP = {
+    "comparison": "step",
+    "size": "S",
+    "pixels": 64,
+    "batch": 1,
+    "dtype": "float32",
+    "seconds": 2.0,
+    "ratio": 1.5,
+    "ratio_q25": 1.25,
+    "ratio_q75": 1.75,
+    "peak_bytes": 2**29,
+}
+
+
+def test_training_steps_of_all_sides():
+    sweep = TrainingSweep(
+        size="debug", pixels=16, batch_size=2, checkpointing_pixels=16, distillation_pixels=16, teacher_steps=3, rounds=1
+    )
+    rows = pandas.DataFrame(measure_training(sweep, CPU)).set_index("side")
+    assert list(rows.index) == ["ssdd", "dense", "kept", "checkpointed", "live", "cached"]
+    assert rows["flops"]["checkpointed"] > rows["flops"]["kept"]  # computed twice
+    assert rows["flops"]["live"] / rows["flops"]["cached"] == pytest.approx(2, abs=0.1)  # (3 + 3) / 3 forwards
+    steps = make_steps(sweep, 16, 2, CPU)
+    torch.testing.assert_close(steps["ssdd"](), steps["dense"](), rtol=1e-3, atol=0)
+
+
+def test_checkpointing_keeps_less_than_half():
+    decoder = Decoder("XS")
+
+    def kept(checkpointing: bool) -> int:
+        decoder.gradient_checkpointing = checkpointing
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            out = decoder(torch.randn(1, 3, 64, 64), torch.tensor([0.5]), torch.randn(1, 4, 8, 8))
+        weights = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
+        assert out.requires_grad
+        return sum(size for place, size in sizes.items() if place not in weights)
+
+    assert kept(True) < 0.5 * kept(False)
+
+
+def test_quality_figure_has_a_point_per_model_and_steps():
+    table = pandas.DataFrame(
+        {
+            "model": ["teacher", "teacher", "student"],
+            "steps": [8, 1, 1],
+            "psnr": [24.0, 25.0, 26.0],
+            "images_per_second": [1.0, 8.0, 8.0],
+        }
+    )
+    figure = quality_figure(table)
+    assert {trace.name: list(trace.text) for trace in figure.data} == {
+        "teacher": ["8 steps", "1 step"],
+        "student": ["1 step"],
+    }
+    assert math.isclose(figure.data[1].y[0], 26.0)
+
+
+def test_unknown_sides_and_sizes_are_refused():
+    with pytest.raises(ValueError, match="sides"):
+        BenchmarkParameters(decoding=({"sides": ["quick"]},))
+    with pytest.raises(ValueError, match="sizes"):
+        BenchmarkParameters(decoding=({"sizes": ["Q"]},))
+    assert list(make_sides(("dense", "ssdd"), "debug", torch.float32, 16, 1, 1, CPU)) == ["dense", "ssdd"]

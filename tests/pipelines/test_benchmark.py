@@ -1,0 +1,22 @@
+"""The benchmark on the finished project."""
+
+import json
+
+SPEED = {
+    "benchmark.look_at_machine",
+    "benchmark.benchmark_decoding",
+    "benchmark.benchmark_training",
+    "benchmark.draw_speed",
+    "benchmark.write_tables",
+}
+QUALITY = {"benchmark.benchmark_quality", "benchmark.draw_quality"}
+
+
+def test_speed_alone_needs_no_model_and_all_of_it_uses_the_finished_ones(copied):
+    assert copied.ran("--pipeline=benchmark", "--tags=speed") == SPEED
+    assert copied.ran("--pipeline=benchmark") == QUALITY
+    assert copied.stale("--pipeline=benchmark") == {}
+    folder = copied.run_folder / "benchmark"
+    assert "| debug | 32 |" in (folder / "performance.md").read_text()
+    drawn = json.loads((folder / "quality.json").read_text())["data"]
+    assert {trace["name"]: trace["text"] for trace in drawn} == {"teacher": ["2 steps", "1 step"], "student": ["1 step"]}
