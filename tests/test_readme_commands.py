@@ -43,6 +43,11 @@ SMALL = {
     "z_stats": {"im_size": 32},
     "teacher_targets": {"images": None},
     "evaluate": {"im_size": 32, "batch_size": 4, "teacher_steps": [8, 1], "metrics": ["psnr", "ssim_gaussian"]},
+    "benchmark": {
+        "decoding": [{"sizes": ["debug"], "pixels": [32], "sides": ["ssdd", "dense"], "rounds": 1}],
+        "training": {"size": "debug", "pixels": 16, "checkpointing_pixels": 16, "distillation_pixels": 16, "rounds": 1},
+        "quality_rounds": 1,
+    },
     "runtime": {"workers": 0, "threads": 1, "trackers": []},
 }
 BENCHMARK = {'"--side", type=int, default=256': '"--side", type=int, default=64', "rand(3000, 2048)": "rand(99, 32)"}

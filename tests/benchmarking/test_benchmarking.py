@@ -37,7 +37,9 @@ def test_dense_form_computes_the_same(size):
     decoder = Decoder(size).double()
     for parameter in decoder.parameters():  # as initialised, whole branches are zero
         parameter.data.add_(0.05 * torch.randn_like(parameter))
-    x_t, z, t = torch.randn(2, 3, 40, 24).double(), torch.randn(2, 4, 5, 3).double(), torch.tensor([0.3, 0.9]).double()
+    scale = decoder.config.downscale
+    x_t, noise = torch.randn(2, 2, 3, 5 * scale, 3 * scale).double().unbind()
+    z, t = torch.randn(2, 4, 5, 3).double(), torch.tensor([0.3, 0.9]).double()
     dense = DenseForm(decoder)
     gradients = []
     for network in (decoder, dense):
@@ -45,7 +47,6 @@ def test_dense_form_computes_the_same(size):
         gradients.append((out, *torch.autograd.grad(out.square().mean(), list(decoder.parameters()))))
     for ours, plain in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-9, rtol=1e-7)
-    noise = torch.randn(2, 3, 40, 24).double()
     torch.testing.assert_close(decoder.decode(z, 3, noise), dense.decode(z, 3, noise), atol=1e-6, rtol=0)
 
 
@@ -128,7 +129,13 @@ SOME_STEP = {
 
 def test_training_steps_of_all_sides():
     sweep = TrainingSweep(
-        size="debug", pixels=16, batch_size=2, checkpointing_pixels=16, distillation_pixels=16, teacher_steps=3, rounds=1
+        size="debug",
+        pixels=16,
+        batch_size=2,
+        checkpointing_pixels=16,
+        distillation_pixels=16,
+        teacher_steps=3,
+        rounds=1,
     )
     rows = pandas.DataFrame(measure_training(sweep, CPU)).set_index("side")
     assert list(rows.index) == ["ssdd", "dense", "kept", "checkpointed", "live", "cached"]

@@ -19,4 +19,7 @@ def test_speed_alone_needs_no_model_and_all_of_it_uses_the_finished_ones(copied)
     folder = copied.run_folder / "benchmark"
     assert "| debug | 32 |" in (folder / "performance.md").read_text()
     drawn = json.loads((folder / "quality.json").read_text())["data"]
-    assert {trace["name"]: trace["text"] for trace in drawn} == {"teacher": ["2 steps", "1 step"], "student": ["1 step"]}
+    assert {trace["name"]: trace["text"] for trace in drawn} == {
+        "teacher": ["2 steps", "1 step"],
+        "student": ["1 step"],
+    }
