@@ -101,4 +101,5 @@ def test_names_and_defaults_are_true(row, types, values):
 
 
 def test_starting_points_are_those_of_the_settings():
-    assert {"encoder_checkpoint", "checkpoint", "teacher", "student"} == set(settings.STARTING_POINTS)
+    models = {"encoder_checkpoint", "checkpoint", "teacher", "student"}
+    assert models | {"reference_statistics"} == set(settings.STARTING_POINTS)
