@@ -131,7 +131,7 @@ class DinoV2(Judge):
         return self._tokens(images, grid)[:, prefix:]
 
     def _tokens(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        size = (self.patch * grid[1], self.patch * grid[0])
+        size = (self.patch * grid[0], self.patch * grid[1])
         images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         network: Any = self.network
