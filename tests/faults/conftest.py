@@ -51,7 +51,18 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for what, row in _tallies.items():
         lost = row.get("tried", 0) - row.get("survived", 0)
         numbers = ", ".join(f"{number} {name}" for name, number in row.items())
-        terminalreporter.write_line(f"{what}: {numbers}, {f'{lost} LOST' if lost else 'nothing lost'}")
+        verdict = f"{lost} LOST" if lost else "nothing lost"
+        terminalreporter.write_line(f"{what}: {numbers}, {verdict}")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    if source.suffix == ".safetensors":  # large, and never written into
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another disk
+            pass
+    shutil.copyfile(source, target)
 
 
 class Attempt:
@@ -84,11 +95,10 @@ class Runs:
         self.project, self.data, self._logs = project, project.folder / "data", logs
         sources = [str(path) for path in sorted((project.folder / "packages").glob("*/src"))]
         paths = os.pathsep.join([str(project.folder / "pipelines"), *sources])
-        self.ballast = logs / "ballast"
         self._server = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("forkserver.py"))],
             cwd=project.folder,
-            env={**project.environment, "PYTHONPATH": paths, "MARK": str(logs), "SSDD_FAULTS": str(logs)},
+            env={**project.environment, "PYTHONPATH": paths, "SSDD_FAULTS": str(logs)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -112,14 +122,20 @@ class Runs:
             part = path.relative_to(here).as_posix()
             if path.is_file() and part.startswith(BEFORE):
                 (there / part).parent.mkdir(parents=True, exist_ok=True)
-                (os.link if path.suffix == ".safetensors" else shutil.copyfile)(path, there / part)
+                _link_or_copy(path, there / part)
         return there
 
     def start(self, name: str, *arguments: str, fault: dict | None = None, settings: str = SETTINGS) -> Attempt:
         """Starts `kedro run` up to the distillation's report."""
+        return self.start_command("kedro", *self.command(name, *arguments, settings=settings), fault=fault)
+
+    def command(self, name: str, *arguments: str, settings: str = SETTINGS) -> list[str]:
+        """The arguments of kedro."""
+        return ["run", "--pipeline=distill", "--env=tiny", f"--params=run_name={name},{settings}", *arguments]
+
+    def start_command(self, *command: str, fault: dict | None = None) -> Attempt:
+        """Starts kedro or a script."""
         log = self._logs / f"{next(self._numbers)}.log"
-        params = f"--params=run_name={name},{settings}"
-        command = ["run", "--pipeline=distill", "--env=tiny", params, *arguments]
         pid = self._ask(start=command, log=str(log), fault=fault)["pid"]
         return Attempt(self._ask, pid, log)
 
@@ -129,13 +145,11 @@ class Runs:
         return attempt.wait(), attempt.said
 
     def contents(self, name: str) -> dict[str, bytes]:
-        """Bytes of every artefact of a run; stamps, states and timings tell of moments and machines."""
+        """Bytes of every artefact of a run but the report, which tells of the moment and the machine."""
         folder = self.folder(name)
-        return {
-            path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and not path.name.endswith(".lineage.json") and folder / "state" not in path.parents
-        }
+        files = [path for path in folder.rglob("*") if path.is_file() and folder / "state" not in path.parents]
+        told = [path for path in files if path.suffix != ".html" and ".lineage." not in path.name]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(told)}
 
     def leftovers(self, name: str) -> list[Path]:
         """Temporary files, locks and folders put aside in a run."""

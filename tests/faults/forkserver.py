@@ -1,13 +1,14 @@
-"""Runs `kedro` in children of a process that has imported everything once: forkserver.py, in a project's folder.
+"""Runs commands in children of a process that has imported everything once: forkserver.py, in a project's folder.
 
 Requests are lines of JSON on stdin, answers lines of JSON on stdout:
-    {"start": [arguments], "log": file, "fault": {...} | null} -> {"pid": process}
+    {"start": ["kedro" or script, arguments], "log": file, "fault": {...} | null} -> {"pid": process}
     {"wait": pid} -> {"code": exit code, negative for a signal}
 """
 
 import importlib
 import json
 import os
+import runpy
 import signal
 import sys
 import traceback
@@ -46,11 +47,11 @@ class Fault:
         event: Python's audit event, e.g. `open`, `os.rename`, `os.remove`.
         name: part of the file's name.
         nth: counted from 1.
-        do: `kill` (SIGKILL), `refuse` (a full disk), `fill` (fills the disk of the file, to the last byte).
+        fill: instead of SIGKILL: the disk of this file gets full, to the last byte.
     """
 
-    def __init__(self, event: str, name: str = "", nth: int = 1, do: str = "kill") -> None:
-        self.event, self.name, self.left, self.do = event, name, nth, do
+    def __init__(self, event: str, name: str = "", nth: int = 1, fill: str | None = None) -> None:
+        self.event, self.name, self.left, self.fill = event, name, nth, fill
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple) -> None:
@@ -59,20 +60,19 @@ class Fault:
         self.left -= 1
         if self.left:
             return
-        if self.do == "kill":
+        if self.fill is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.do == "refuse":
-            raise OSError(28, os.strerror(28), str(arguments[0]))
-        fill(os.path.dirname(str(arguments[0])))
+        else:
+            fill(self.fill)
 
 
-def fill(folder: str) -> None:
-    """Leaves no byte on the disk of a folder."""
-    with open(os.path.join(os.environ["BALLAST"]), "ab", buffering=0) as ballast:
+def fill(ballast: str) -> None:
+    """Lets a file grow until its disk has no byte left."""
+    with open(ballast, "ab", buffering=0) as file:
         for size in (2**20, 2**12, 1):
             try:
                 while True:
-                    ballast.write(bytes(size))
+                    file.write(bytes(size))
             except OSError:
                 continue
 
@@ -91,8 +91,11 @@ def child(arguments: list[str], log: str, fault: dict | None) -> None:
 
         if fault:
             Fault(**fault)
-        sys.argv = ["kedro", *arguments]
-        main()
+        sys.argv = arguments
+        if arguments[0] == "kedro":
+            main()
+        else:
+            runpy.run_path(arguments[0], run_name="__main__")
         code = 0
     except SystemExit as stop:
         code = stop.code
