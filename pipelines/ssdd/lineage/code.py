@@ -13,11 +13,11 @@ import hashlib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ssdd.files import sha256_file
-from ssdd.lineage.sources import Import, Source, Sources, hash_statements, imports_of
+from ssdd.lineage.sources import KEPT, Import, Source, Sources, hash_statements, imports_of
 
 FIRST_PARTY = ("ssdd", "ssdd_encoder", "ssdd_decoder", "ssdd_metrics")
 # What never changes a result, as modules or `module:name`: how files get to the disk, the bookkeeping itself,
@@ -207,8 +207,10 @@ def _is_neutral(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in NEUTRAL)
 
 
-def _chains(statement: ast.stmt) -> Iterator[tuple[str, list[str]]]:
-    """Every name that is read, with the attributes taken from it: `a.b.c` gives `a`, [b, c]."""
+@functools.lru_cache(KEPT)
+def _chains(statement: ast.stmt) -> list[tuple[str, list[str]]]:
+    """Every name that is read, with the attributes taken from it: `a.b.c` gives `a`, [b, c]; each once."""
+    found: dict[tuple[str, ...], None] = {}
     inner: set[int] = set()
     for node in ast.walk(statement):
         if id(node) in inner:
@@ -220,15 +222,16 @@ def _chains(statement: ast.stmt) -> Iterator[tuple[str, list[str]]]:
             root = root.value
             inner.add(id(root))
         if isinstance(root, ast.Name) and isinstance(root.ctx, ast.Load):
-            yield root.id, attributes
+            found[root.id, *attributes] = None
+    return [(root, names) for root, *names in found]
 
 
-def _texts(statement: ast.stmt) -> Iterator[str]:
+@functools.lru_cache(KEPT)
+def _texts(statement: ast.stmt) -> list[str]:
     """Every string that is used (a docstring is not)."""
     unused = {id(node.value) for node in ast.walk(statement) if isinstance(node, ast.Expr)}
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in unused:
-            yield node.value
+    texts = [n for n in ast.walk(statement) if isinstance(n, ast.Constant) and id(n) not in unused]
+    return [node.value for node in texts if isinstance(node.value, str)]
 
 
 def _hash_foreign(function: Callable[..., Any]) -> str:

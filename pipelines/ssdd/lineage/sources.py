@@ -10,8 +10,10 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+
+KEPT = 4096  # statements of which is remembered what was found while the walks of several nodes pass through them
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,16 @@ def hash_statements(statements: list[ast.stmt]) -> str:
     """Returns a SHA-256 of what statements mean: names, structure, constants; no comments or docstrings."""
     digest = hashlib.sha256()
     for statement in statements:
-        for token in _tokens(statement):
-            digest.update(token.encode("utf-8", "surrogatepass"))
-            digest.update(b"\0")
+        digest.update(_text(statement))
     return digest.hexdigest()
 
 
+@lru_cache(KEPT)
+def _text(statement: ast.stmt) -> bytes:
+    return b"".join(token.encode("utf-8", "surrogatepass") + b"\0" for token in _tokens(statement))
+
+
+@lru_cache(KEPT)
 def imports_of(statement: ast.AST, package: str) -> dict[str, Import]:
     """Returns the names bound by the import statements inside a statement, functions' own ones included."""
     found: dict[str, Import] = {}

@@ -1,0 +1,127 @@
+"""Runs commands in children of a process that has imported everything once: forkserver.py, in a project's folder.
+
+Requests are lines of JSON on stdin, answers lines of JSON on stdout:
+    {"start": ["kedro" or script, arguments], "log": file, "fault": {...} | null} -> {"pid": process}
+    {"wait": pid} -> {"code": exit code, negative for a signal}
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import sys
+import traceback
+
+MODULES = (
+    "accelerate",
+    "jinja2",
+    "kedro.framework.cli.cli",
+    "kedro.framework.session",
+    "kedro_datasets",
+    "matplotlib.pyplot",
+    "pandas",
+    "plotly.graph_objects",
+    "plotly.io",
+    "psutil",
+    "pyarrow.parquet",
+    "rich.progress",
+    "schedulefree",
+    "skimage.data",
+    "ssdd.evaluation",
+    "ssdd.settings",
+    "ssdd.pipeline_registry",
+    "ssdd.references",
+    "ssdd.statistics",
+    "ssdd.training.jobs",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.utils.data",
+)
+
+
+class Fault:
+    """Strikes at the n-th time that Python is about to do something to a file.
+
+    Args:
+        event: Python's audit event, e.g. `open`, `os.rename`, `os.remove`.
+        name: part of the file's name.
+        nth: counted from 1.
+        fill: instead of SIGKILL: the disk of this file gets full, to the last byte.
+    """
+
+    def __init__(self, event: str, name: str = "", nth: int = 1, fill: str | None = None) -> None:
+        self.event, self.name, self.left, self.fill = event, name, nth, fill
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if event != self.event or not self.left or self.name not in os.path.basename(str(arguments[0])):
+            return
+        self.left -= 1
+        if self.left:
+            return
+        if self.fill is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            fill(self.fill)
+
+
+def fill(ballast: str) -> None:
+    """Lets a file grow until its disk has no byte left."""
+    with open(ballast, "ab", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def child(arguments: list[str], log: str, fault: dict | None) -> None:
+    """Runs one command and ends this process."""
+    os.setsid()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    code: object = 1
+    try:
+        from kedro.framework.cli.cli import main
+
+        if fault:
+            Fault(**fault)
+        sys.argv = arguments
+        if arguments[0] == "kedro":
+            main()
+        else:
+            runpy.run_path(arguments[0], run_name="__main__")
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def serve() -> None:
+    """Answers requests until stdin ends."""
+    for name in MODULES:
+        importlib.import_module(name)
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = {"code": os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])}
+        else:
+            pid = os.fork()
+            if pid == 0:
+                child(request["start"], request["log"], request["fault"])
+            answer = {"pid": pid}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()
