@@ -55,7 +55,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
         before = _resident("VmHWM")
         call()
         return max(0, _resident("VmHWM") - before)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):
         return None
 
 

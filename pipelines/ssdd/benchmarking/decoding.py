@@ -20,20 +20,23 @@ from ssdd.benchmarking.timing import time_sides
 from ssdd.progress import bar
 from ssdd_decoder import Decoder
 
-LATENT_CHANNELS, DOWNSCALE = 4, 8
+KL_CHANNELS, KL_DOWNSCALE = 4, 8
 
 
-def measure_decoding(sweeps: tuple[DecodeSweep, ...], machine: dict[str, Any]) -> list[dict[str, Any]]:
+def measure_decoding(
+    sweeps: tuple[DecodeSweep, ...], machine: dict[str, Any], progress: bool = True
+) -> list[dict[str, Any]]:
     """One row per combination and side, with the ratio of its time to ours (the first side's).
 
     Args:
         sweeps: what to measure.
         machine: from `describe_machine`, for the fraction of the best possible speed.
+        progress: whether to show a bar.
     """
     device = torch.device(machine["kind"])
     cases = [case for sweep in sweeps for case in _cases(sweep)]
     rows = []
-    with bar("decoding", sum(sweep.rounds for sweep, *_ in cases)) as advance:
+    with bar("decoding", sum(sweep.rounds for sweep, *_ in cases), progress) as advance:
         for sweep, size, dtype, pixels, batch, steps in cases:
             sides = make_sides(sweep.sides, size, getattr(torch, dtype), pixels, batch, steps, device)
             timings = time_sides(sides, sweep.sides[0], sweep.rounds, device, advance)
@@ -73,14 +76,14 @@ def make_sides(
     steps: int,
     device: torch.device,
 ) -> dict[str, Callable[[], Tensor]]:
-    """What decodes the same latents, by name."""
+    """What decodes latents into images of the same size, by name."""
     generator = torch.Generator().manual_seed(0)
-    cells = pixels // DOWNSCALE
-    z = torch.randn(batch, LATENT_CHANNELS, cells, cells, generator=generator).to(device)
-    noise = torch.randn(batch, 3, pixels, pixels, generator=generator).to(device)
     sides: dict[str, Callable[[], Tensor]] = {}
     if any(not name.startswith("kl") for name in names):
         decoder = Decoder(size).to(device, dtype).to(memory_format=torch.channels_last).eval()
+        cells = pixels // decoder.config.downscale
+        z = torch.randn(batch, decoder.config.latent_channels, cells, cells, generator=generator).to(device)
+        noise = torch.randn(batch, 3, pixels, pixels, generator=generator).to(device)
         ours = {
             "ssdd": partial(decoder.decode, z, steps, noise),
             "ssdd_compiled": partial(decoder.decode, z, steps, noise, compile=True),
@@ -89,7 +92,8 @@ def make_sides(
         sides |= {name: ours[name] for name in names if name in ours}
     if any(name.startswith("kl") for name in names):
         decoder_of_kl = kl_decoder().to(device, dtype).to(memory_format=torch.channels_last).eval()
-        latent = z.to(dtype)
+        cells = pixels // KL_DOWNSCALE
+        latent = torch.randn(batch, KL_CHANNELS, cells, cells, generator=generator).to(device, dtype)
         kl = {
             "kl": partial(_without_gradient, decoder_of_kl, latent),
             "kl_compiled": partial(_without_gradient, torch.compile(decoder_of_kl), latent),
@@ -109,7 +113,7 @@ def kl_decoder() -> nn.Module:
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=KL_CHANNELS,
         norm_num_groups=32,
     )
     return nn.Sequential(autoencoder.post_quant_conv, autoencoder.decoder)

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from ssdd_decoder import Decoder
 from ssdd_decoder.blocks import ResnetBlock, TransformerBlock
 from ssdd_decoder.times import sampling_grid
-
-RADIUS = 7
+from ssdd_decoder.window import RADIUS
 
 
 class DenseForm(nn.Module):

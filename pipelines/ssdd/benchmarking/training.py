@@ -16,10 +16,8 @@ from ssdd_decoder.distill import distillation_loss, teacher_target
 from ssdd_decoder.flow import interpolate
 from ssdd_decoder.losses import flow_matching_loss
 
-LATENT_CHANNELS, DOWNSCALE = 4, 8
 
-
-def measure_training(sweep: TrainingSweep, device: torch.device) -> list[dict[str, Any]]:
+def measure_training(sweep: TrainingSweep, device: torch.device, progress: bool = True) -> list[dict[str, Any]]:
     """One row per comparison and side, with the ratio of its time to the first side's."""
     comparisons = [
         ("step", sweep.pixels, sweep.batch_size, ("ssdd", "dense")),
@@ -27,7 +25,7 @@ def measure_training(sweep: TrainingSweep, device: torch.device) -> list[dict[st
         ("distillation", sweep.distillation_pixels, sweep.distillation_batch_size, ("live", "cached")),
     ]
     rows = []
-    with bar("training steps", sweep.rounds * len(comparisons)) as advance:
+    with bar("training steps", sweep.rounds * len(comparisons), progress) as advance:
         for comparison, pixels, batch, names in comparisons:
             made = make_steps(sweep, pixels, batch, device)
             sides = {name: made[name] for name in names}
@@ -44,14 +42,16 @@ def make_steps(sweep: TrainingSweep, pixels: int, batch: int, device: torch.devi
     """Training steps by name: forward, backward, and AdamW; the teacher's targets of `cached` are there already."""
     dtype = getattr(torch, sweep.dtype)
     generator = torch.Generator().manual_seed(0)
-    cells = pixels // DOWNSCALE
+    decoder, teacher = (
+        Decoder(sweep.size).to(device, dtype).to(memory_format=torch.channels_last) for _ in ("student", "teacher")
+    )
+    teacher.eval().requires_grad_(False)
+    cells = pixels // decoder.config.downscale
     x, noise = torch.randn(2, batch, 3, pixels, pixels, generator=generator).to(device, dtype).unbind()
     x, noise = (each.contiguous(memory_format=torch.channels_last) for each in (x, noise))
-    z = torch.randn(batch, LATENT_CHANNELS, cells, cells, generator=generator).to(device, dtype)
+    z = torch.randn(batch, decoder.config.latent_channels, cells, cells, generator=generator).to(device, dtype)
     t = torch.rand(batch, generator=generator).to(device)
     x_t = interpolate(x, noise, t.to(dtype))
-    decoder = Decoder(sweep.size).to(device, dtype).to(memory_format=torch.channels_last)
-    teacher = Decoder(sweep.size).to(device, dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     dense = DenseForm(decoder)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-6)
     target = teacher_target(teacher, z, noise, steps=1).to(dtype)

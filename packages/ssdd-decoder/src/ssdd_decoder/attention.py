@@ -100,14 +100,14 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases) -> Tens
     remaining, bands = iter(biases), []
     for rows in spans(height):
         parts = []
-        for columns, bias in zip(spans(width), remaining, strict=False):
+        for columns in spans(width):
             queries = (rows.query_start, rows.queries, columns.query_start, columns.queries)
             keys = (rows.key_start, rows.keys, columns.key_start, columns.keys)
             out = F.scaled_dot_product_attention(
                 _tiles(q, rows.count, columns.count, *queries),
                 _tiles(k, rows.count, columns.count, *keys),
                 _tiles(v, rows.count, columns.count, *keys),
-                attn_mask=bias.to(q.dtype),
+                attn_mask=next(remaining).to(q.dtype),
             )
             parts.append(_untile(out, rows, columns))
         bands.append(torch.cat(parts, dim=2))

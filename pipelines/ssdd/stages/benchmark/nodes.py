@@ -22,7 +22,7 @@ def benchmark_decoding(machine: dict[str, Any], benchmark: BenchmarkParameters, 
     from ssdd.benchmarking.decoding import measure_decoding
 
     _prepare(benchmark, runtime)
-    return pandas.DataFrame(measure_decoding(benchmark.decoding, machine))
+    return pandas.DataFrame(measure_decoding(benchmark.decoding, machine, runtime.progress))
 
 
 def benchmark_training(machine: dict[str, Any], benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
@@ -31,7 +31,7 @@ def benchmark_training(machine: dict[str, Any], benchmark: BenchmarkParameters, 
 
     from ssdd.benchmarking.training import measure_training
 
-    return pandas.DataFrame(measure_training(benchmark.training, _prepare(benchmark, runtime)))
+    return pandas.DataFrame(measure_training(benchmark.training, _prepare(benchmark, runtime), runtime.progress))
 
 
 def benchmark_quality(
@@ -96,11 +96,12 @@ def write_tables(machine: dict[str, Any], decoding: Any, training: Any) -> str:
 
 
 def _prepare(benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
+    import psutil
     import torch
 
     from ssdd.devices import device_of
 
-    torch.set_num_threads(benchmark.threads or torch.get_num_threads())
+    torch.set_num_threads(benchmark.threads or psutil.cpu_count(logical=False) or 1)  # earlier stages set their own
     return device_of(runtime)
 
 
