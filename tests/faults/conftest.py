@@ -136,6 +136,7 @@ class Runs:
     def start_command(self, *command: str, fault: dict | None = None) -> Attempt:
         """Starts kedro or a script."""
         log = self._logs / f"{next(self._numbers)}.log"
+        log.touch()
         pid = self._ask(start=command, log=str(log), fault=fault)["pid"]
         return Attempt(self._ask, pid, log)
 
