@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ssdd.files import TEMPORARY_SUFFIX
+from ssdd.files import LEFTOVERS
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 
@@ -60,7 +60,7 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
 def sweep(folder: Path) -> int:
     """Removes what a killed run left half-written below its folder (call it with the run's lock held)."""
     swept = 0
-    for leftover in folder.rglob(f".*{TEMPORARY_SUFFIX}*"):
+    for leftover in [path for pattern in LEFTOVERS for path in folder.rglob(pattern)]:
         with contextlib.suppress(OSError):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             swept += 1
