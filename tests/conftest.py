@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,10 @@ DECISIONS = r"^(\S+\.\S+)\s+(up to date|not needed|run|resume|continue|if change
 NOT_CODE = shutil.ignore_patterns("__pycache__", "tests", "dist", "*.egg-info")
 
 Finished = subprocess.CompletedProcess[str]
+
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # ignored when a shell starts pytest behind itself: children inherit
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

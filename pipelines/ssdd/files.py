@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".partial"
+LEFTOVERS = (f".*{TEMPORARY_SUFFIX}*", ".tmp??????")  # of a killed process: ours, and those of safetensors' own writer
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """The parameters of every stage, typed: what `conf/*/parameters*.yml` and `--params` may say."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ssdd.training.config import Frozen, JudgeFiles, RuntimeConfig, TrainConfig
+from ssdd.training.config import MOST_BATCH, MOST_STEPS, Frozen, JudgeFiles, RuntimeConfig, TrainConfig
 
 __all__ = [
     "DataParameters",
@@ -18,6 +18,9 @@ __all__ = [
     "StatisticsParameters",
     "TargetParameters",
 ]
+
+MOST_SIDE = 16_384  # pixels
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
 class DataParameters(Frozen):
@@ -61,12 +64,12 @@ class StageParameters(TrainConfig):
 
     extends: ClassVar[tuple[str, ...]] = ("epochs",)
 
-    im_size: int = Field(default=128, ge=8)
+    im_size: int = Field(default=128, ge=8, le=MOST_SIDE)
     aug_scale: float = Field(default=1.0, ge=1, le=8)
-    eval_steps: int = Field(default=8, ge=1, description="sampler steps of the periodic evaluation")
+    eval_steps: int = Field(default=8, ge=1, le=MOST_STEPS, description="sampler steps of the periodic evaluation")
     eval_images: int | None = Field(default=None, ge=1, description="of the periodic evaluation; all by default")
     eval_metrics: str | tuple[str, ...] = "full"
-    eval_batch_size: int = Field(default=32, ge=1, description="images at a time per process")
+    eval_batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
     eval_shown: int = Field(default=8, ge=0, le=64, description="sample images for the trackers")
 
     @property
@@ -84,7 +87,7 @@ class PretrainParameters(StageParameters):
 class TargetParameters(Frozen):
     """The teacher's results that distillation learns: computed for each batch, or once and kept."""
 
-    teacher_steps: int = Field(default=7, ge=1)
+    teacher_steps: int = Field(default=7, ge=1, le=MOST_STEPS)
     cached: bool = False
     images: int | None = Field(default=None, ge=1, description="training images whose results are kept; all by default")
     dtype: Literal["float16", "float32"] = "float16"
@@ -94,19 +97,19 @@ class TargetParameters(Frozen):
 class StatisticsParameters(Frozen):
     """Latent statistics over the held-out images."""
 
-    im_size: int = Field(default=256, ge=8)
-    batch_size: int = Field(default=16, ge=1)
+    im_size: int = Field(default=256, ge=8, le=MOST_SIDE)
+    batch_size: int = Field(default=16, ge=1, le=MOST_BATCH)
     limit: int | None = Field(default=None, ge=1)
 
 
 class EvaluateParameters(Frozen):
     """How models are judged; printed with every number."""
 
-    im_size: int = Field(default=256, ge=8)
-    batch_size: int = Field(default=32, ge=1)
+    im_size: int = Field(default=256, ge=8, le=MOST_SIDE)
+    batch_size: int = Field(default=32, ge=1, le=MOST_BATCH)
     limit: int | None = Field(default=None, ge=1, description="held-out images; all by default")
-    teacher_steps: tuple[int, ...] = (8, 1)
-    student_steps: tuple[int, ...] = (1,)
+    teacher_steps: tuple[Steps, ...] = Field(default=(8, 1), min_length=1)
+    student_steps: tuple[Steps, ...] = Field(default=(1,), min_length=1)
     metrics: str | tuple[str, ...] = "full"
     noise_seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Literal["float32", "bfloat16"] = "float32"

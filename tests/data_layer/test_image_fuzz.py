@@ -1,6 +1,6 @@
 """Mutated files of five formats: each is indexed or rejected with a reason, and the run goes on.
 
-SSDD_FUZZ_SEED replays a failure.
+SSDD_FAULT_SEED replays a failure.
 """
 
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssdd.data import EvalTransform, ImageDataset, ImageFolder, Reason, prepare
 
-SEED = int(os.environ.get("SSDD_FUZZ_SEED", "0"))
+SEED = int(os.environ.get("SSDD_FAULT_SEED", "0"))
 FORMATS = {
     "png": [("PNG", {}), ("PNG", {"optimize": True})],
     "jpg": [("JPEG", {"quality": 90}), ("JPEG", {"progressive": True})],

@@ -120,23 +120,31 @@ class Runs:
         here, there = self.folder("quickstart"), self.folder(name)
         for path in sorted(here.rglob("*")):
             part = path.relative_to(here).as_posix()
-            if path.is_file() and part.startswith(BEFORE):
+            if path.is_file() and part.startswith(BEFORE) and not (there / part).exists():
                 (there / part).parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(path, there / part)
         return there
 
-    def start(self, name: str, *arguments: str, fault: dict | None = None, settings: str = SETTINGS) -> Attempt:
-        """Starts `kedro run` up to the distillation's report."""
-        return self.start_command("kedro", *self.command(name, *arguments, settings=settings), fault=fault)
+    def start(
+        self,
+        name: str,
+        *arguments: str,
+        fault: dict | None = None,
+        room: int | None = None,
+        settings: str = SETTINGS,
+    ) -> Attempt:
+        """Starts `kedro run` up to the distillation's report; `room`: bytes that it may take."""
+        return self.start_command("kedro", *self.command(name, *arguments, settings=settings), fault=fault, room=room)
 
     def command(self, name: str, *arguments: str, settings: str = SETTINGS) -> list[str]:
         """The arguments of kedro."""
         return ["run", "--pipeline=distill", "--env=tiny", f"--params=run_name={name},{settings}", *arguments]
 
-    def start_command(self, *command: str, fault: dict | None = None) -> Attempt:
+    def start_command(self, *command: str, fault: dict | None = None, room: int | None = None) -> Attempt:
         """Starts kedro or a script."""
         log = self._logs / f"{next(self._numbers)}.log"
-        pid = self._ask(start=command, log=str(log), fault=fault)["pid"]
+        log.touch()
+        pid = self._ask(start=command, log=str(log), fault=fault, room=room)["pid"]
         return Attempt(self._ask, pid, log)
 
     def run(self, name: str, *arguments: str, fault: dict | None = None, settings: str = SETTINGS) -> tuple[int, str]:

@@ -1,13 +1,15 @@
 """Runs commands in children of a process that has imported everything once: forkserver.py, in a project's folder.
 
 Requests are lines of JSON on stdin, answers lines of JSON on stdout:
-    {"start": ["kedro" or script, arguments], "log": file, "fault": {...} | null} -> {"pid": process}
+    {"start": ["kedro" or script, arguments], "log": file, "fault": {...} | null, "room": bytes | null}
+        -> {"pid": process}; room: of address space above what it has
     {"wait": pid} -> {"code": exit code, negative for a signal}
 """
 
 import importlib
 import json
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -77,20 +79,24 @@ def fill(ballast: str) -> None:
                 continue
 
 
-def child(arguments: list[str], log: str, fault: dict | None) -> None:
+def child(arguments: list[str], log: str, fault: dict | None, room: int | None) -> None:
     """Runs one command and ends this process."""
     os.setsid()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     code: object = 1
     try:
         from kedro.framework.cli.cli import main
 
         if fault:
             Fault(**fault)
+        if room:
+            with open("/proc/self/statm") as file:
+                most = int(file.read().split()[0]) * resource.getpagesize() + room
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
         sys.argv = arguments
         if arguments[0] == "kedro":
             main()
@@ -118,7 +124,7 @@ def serve() -> None:
         else:
             pid = os.fork()
             if pid == 0:
-                child(request["start"], request["log"], request["fault"])
+                child(request["start"], request["log"], request["fault"], request["room"])
             answer = {"pid": pid}
         print(json.dumps(answer), file=answers, flush=True)
 

@@ -15,6 +15,13 @@ DAMAGED = (  # one of each kind, redone for real
     "report/extremes.png",
 )
 
+INPUTS = {  # what a single node would take
+    "evaluate.evaluate_student": "images/index.parquet",
+    "evaluate.evaluate_teacher": "models/finetuned.safetensors",
+    "evaluate.collect_metrics": "evaluation/student_metrics.json",
+    "report.draw_curves": "training/pretrain.csv",
+}
+
 
 def test_three_hundred_mutations_are_noticed(runs, undisturbed, chance, tally):
     script = str(Path(__file__).with_name("corrupt.py"))
@@ -50,3 +57,22 @@ def test_what_is_damaged_is_made_again(runs, undisturbed, chance, tally):
         assert code == 0, said
         assert runs.contents("damaged") == undisturbed, pattern
         tally("damaged files made again", tried=1, survived=1)
+
+
+def test_altered_inputs_of_a_single_node_are_refused(runs, undisturbed, chance, tally):
+    """Where nothing in the run would make them again."""
+    folder = runs.prepare("altered")
+    assert runs.run("altered")[0] == 0
+    for node, name in INPUTS.items():
+        file = folder / name
+        whole = file.read_bytes()
+        damage(file, chance)
+        before = runs.contents("altered")
+        code, said = runs.run("altered", f"--nodes={node}")
+        assert code == 1, said
+        assert "Traceback" not in said
+        assert "was altered since" in said
+        assert runs.contents("altered") == before
+        file.write_bytes(whole)
+        tally("altered inputs refused", tried=1, survived=1)
+    assert "nothing to do" in runs.run("altered")[1]

@@ -20,9 +20,12 @@ def small_disk(copied):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(data)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"mounting a tmpfs is not permitted: {mounted.stderr.decode().strip()}")
-    shutil.copytree(aside, data, dirs_exist_ok=True, ignore=shutil.ignore_patterns("state", "other", "two"))
-    yield copied
-    subprocess.run(["umount", "-l", str(data)], check=True)
+    name = copied.run_folder.name
+    try:
+        shutil.copytree(aside / name, data / name, ignore=shutil.ignore_patterns("state"))
+        yield copied
+    finally:
+        subprocess.run(["umount", "-l", str(data)], check=True)
 
 
 def leave(disk, room):

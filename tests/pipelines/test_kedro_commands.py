@@ -26,6 +26,7 @@ CHOSEN = {
         "finetune.finetune",
         "distill.cache_teacher_targets",
         "distill.distill_teacher",
+        "evaluate.compute_reference_statistics",
         "evaluate.evaluate_teacher",
         "evaluate.evaluate_student",
     },

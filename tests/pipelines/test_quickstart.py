@@ -62,6 +62,7 @@ def test_first_run_is_free_of_noise_and_has_a_bar_for_each_stage(finished):
     bars = re.findall(r"^([a-z ]+) \u2501", finished.stdout, re.MULTILINE)
     assert bars == [
         "images",
+        "reference statistics",
         "training",
         "training the decoder",
         "latent statistics",

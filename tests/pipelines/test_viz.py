@@ -59,12 +59,12 @@ def test_every_stage_is_a_box(graph):
         if node["type"] == "task":
             assert set(node["modular_pipelines"]) <= STAGES
             assert len(node["modular_pipelines"]) == 1
-    assert STAGES | {"__default__"} == {pipeline["id"] for pipeline in graph["pipelines"]}
+    assert STAGES | {"__default__", "benchmark"} == {pipeline["id"] for pipeline in graph["pipelines"]}
 
 
 def test_every_dataset_lies_in_a_layer_and_layers_follow_the_data(graph):
-    assert graph["layers"] == ["images", "models", "curves", "evaluation", "report"]
-    assert len(datasets(graph)) == 29
+    assert graph["layers"] == ["benchmark", "images", "models", "curves", "evaluation", "report"]
+    assert len(datasets(graph)) == 30
     assert [name for name, node in datasets(graph).items() if node["layer"] is None] == []
 
 

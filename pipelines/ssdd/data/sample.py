@@ -31,6 +31,8 @@ HELD_OUT_PHOTOGRAPHS = ("astronaut.png", "coffee.png")
 
 _NAME = re.compile(r"(?P<canvas>[\w.-]+)/y(?P<top>\d+)x(?P<left>\d+)s(?P<side>\d+)")
 
+MOST_CROPS, MOST_CANVASES = 1_000_000, 1000  # names and canvases are held in memory
+
 
 class EmbeddedSample(Source):
     """Square crops of fixed places and sizes, drawn once from the seed; a name says which crop it is.
@@ -65,6 +67,11 @@ class EmbeddedSample(Source):
             raise ValueError(
                 "expected train_images and canvases of at least 1, validation_images and seed of at least 0, "
                 f"got {train_images}, {canvases}, {validation_images}, {seed}"
+            )
+        if max(train_images, validation_images) > MOST_CROPS or canvases > MOST_CANVASES:
+            raise ValueError(
+                f"expected at most {MOST_CROPS:,} crops of the embedded sample and {MOST_CANVASES} canvases, got "
+                f"{train_images}, {validation_images} and {canvases}: use images of your own"
             )
         if not 8 <= crop_min <= crop_max <= 300:
             raise ValueError(f"expected 8 <= crop_min <= crop_max <= 300, got {crop_min} and {crop_max}")

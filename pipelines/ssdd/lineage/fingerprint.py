@@ -21,7 +21,7 @@ from ssdd.lineage.code import Code
 from ssdd.lineage.hashes import Hashes
 from ssdd.lineage.loaded import remember
 from ssdd.lineage.packages import counted
-from ssdd.lineage.stamps import Identity
+from ssdd.lineage.stamps import Identity, read_stamp, stamp_path
 from ssdd.lineage.values import Parameters, digest, plain, sort_parameters
 
 PENDING = "(pending)"
@@ -141,8 +141,14 @@ class Fingerprints:
             return digest(token)
         path = artefact_path(dataset, name)
         content = self.hash_file(path)
-        if content is None:
+        if path is None or content is None:
             raise ValueError(f"expected {name!r} at {path}, found nothing there: {_remedy(producer, name)}")
+        stamp = read_stamp(path) if producer is None else None
+        if stamp is not None and stamp.sha256 != content:  # nothing here would make it again
+            raise ValueError(
+                f"expected {name!r} as {stamp.node!r} made it, {path} was altered since: run {stamp.node!r} again, "
+                f"or remove {stamp_path(path).name} beside it to use it as it is"
+            )
         return content
 
 

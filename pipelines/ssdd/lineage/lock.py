@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -51,10 +52,19 @@ def _take(path: Path) -> int:
             if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(descriptor)):
                 return descriptor
         except OSError:
-            content = os.read(descriptor, 65536)
+            content = _told(descriptor)
             os.close(descriptor)
             raise ValueError(_taken(path.parent.name, content)) from None
         os.close(descriptor)  # its holder removed it in between: that lock guards nothing any more
+
+
+def _told(descriptor: int) -> bytes:
+    """What the holder says of itself; it may be about to say it."""
+    for _ in range(20):
+        if content := os.pread(descriptor, 65536, 0):
+            return content
+        time.sleep(0.05)
+    return b""
 
 
 def _taken(run: str, content: bytes) -> str:

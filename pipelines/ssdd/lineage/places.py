@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ssdd.files import TEMPORARY_SUFFIX
+from ssdd.files import LEFTOVERS
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 
@@ -49,9 +49,6 @@ def known_runs(project: Path) -> list[str]:
     return sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
 
 
-HALF_WRITTEN = (f".*{TEMPORARY_SUFFIX}*", ".tmp??????")  # ours, and what safetensors writes before it renames
-
-
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """Returns `; did you mean 'x'?` for the known word nearest to the given one, else what is known."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
@@ -63,8 +60,7 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
 def sweep(folder: Path) -> int:
     """Removes what a killed run left half-written below its folder (call it with the run's lock held)."""
     swept = 0
-    leftovers = [path for pattern in HALF_WRITTEN for path in folder.rglob(pattern)]
-    for leftover in leftovers:
+    for leftover in [path for pattern in LEFTOVERS for path in folder.rglob(pattern)]:
         with contextlib.suppress(OSError):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             swept += 1

@@ -4,11 +4,14 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MOST_BATCH = 2**20  # beyond these a value is a slip of the keyboard, refused before memory or hours are spent
+MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
+
 
 class Frozen(BaseModel):
     """Base of all parameter models: immutable, and a mistyped key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class OptimConfig(Frozen):
@@ -72,9 +75,9 @@ class TrainConfig(Frozen):
     so many pieces, one after the other, to save memory.
     """
 
-    epochs: int = Field(default=300, ge=1)
-    batch_size: int = Field(default=256, ge=1)
-    accumulation: int = Field(default=1, ge=1)
+    epochs: int = Field(default=300, ge=1, le=1_000_000)
+    batch_size: int = Field(default=256, ge=1, le=MOST_BATCH)
+    accumulation: int = Field(default=1, ge=1, le=MOST_BATCH)
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -118,15 +121,15 @@ class EvalConfig(Frozen):
     """
 
     metrics: str | tuple[str, ...] = "full"
-    steps: int = Field(default=8, ge=1)
-    batch_size: int = Field(default=32, ge=1, description="images at a time per process")
+    steps: int = Field(default=8, ge=1, le=MOST_STEPS)
+    batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
     shown: int = Field(default=8, ge=0, description="sample images for the trackers")
 
 
 class DistillConfig(Frozen):
     """What distillation adds: the teacher's number of steps and whether its results are cached."""
 
-    teacher_steps: int = Field(default=7, ge=1)
+    teacher_steps: int = Field(default=7, ge=1, le=MOST_STEPS)
     cached: bool = False
     cache_dtype: Literal["float16", "float32"] = "float16"
     shard_size: int = Field(default=1024, ge=1, description="images per shard of the cache")
@@ -136,9 +139,9 @@ class RuntimeConfig(Frozen):
     """Where and how a run is carried out: never changes a result, so it never enters a fingerprint."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of all processes together; torch decides")
-    processes: int = Field(default=1, ge=1)
-    workers: int = Field(default=4, ge=0, description="data loader workers per process")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of all processes; torch decides")
+    processes: int = Field(default=1, ge=1, le=256)
+    workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     progress: bool = True

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ssdd.files import TEMPORARY_SUFFIX, atomic_write, sha256_file
+from ssdd.files import LEFTOVERS, atomic_write, sha256_file
 from ssdd.training.ema import Ema
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,9 @@ class StateStore:
     def clean(self) -> None:
         """Removes what a killed run left half written; only for the process that writes."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in [*self.folder.glob(f".*{TEMPORARY_SUFFIX}*"), *self.folder.glob("state-unnamed.*")]:
-            path.unlink(missing_ok=True)
+        for pattern in (*LEFTOVERS, "state-unnamed.*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def save(self, state: TrainingState) -> Path:
         """Writes the state whole or not at all, then drops all but the last two.

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssdd.data import ImageDataset
-from ssdd.files import TEMPORARY_SUFFIX, atomic_write, sha256_file
+from ssdd.files import LEFTOVERS, atomic_write, sha256_file
 from ssdd.training import keyed
 from ssdd.training.config import DistillConfig
 from ssdd.training.state import one_header, read_header, write_safetensors
@@ -90,9 +90,10 @@ def clean_targets(folder: Path, fingerprint: str, images: int, config: DistillCo
     """Removes all but the sound shards of this fingerprint; call it before any process writes."""
     sound = sound_shards(folder, fingerprint)
     kept = {sound[span] for span in spans(images, config) if span in sound}
-    for path in [*folder.glob(f".*{TEMPORARY_SUFFIX}*"), *folder.glob("targets-*.safetensors")]:
-        if path not in kept:
-            path.unlink(missing_ok=True)
+    for pattern in (*LEFTOVERS, "targets-*.safetensors"):
+        for path in folder.glob(pattern):
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
 
 def sound_shards(folder: Path, fingerprint: str) -> dict[tuple[int, int], Path]:
