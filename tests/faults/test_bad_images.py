@@ -1,7 +1,7 @@
 """A folder of bad images of every kind through the real project: each rejected with a reason, and the run goes on.
 
-Five hundred mutated files and random bytes are in tests/data_layer/test_image_fuzz.py, each odd entry with its very
-reason in tests/data_layer/test_image_sources.py; here all of it meets the whole pipeline.
+Five hundred mutated files and random bytes are in test_mutated_images.py, each odd entry with its very reason in
+tests/data_layer/test_image_sources.py; here all of it meets the whole pipeline.
 """
 
 import os

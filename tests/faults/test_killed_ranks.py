@@ -12,7 +12,7 @@ SETTINGS = "distill.epochs=12,distill.eval_every=4,runtime.save_every=4,runtime.
 PAIR = f"{SETTINGS},runtime.processes=2"
 ONLY = "--nodes=distill.distill_teacher"
 LAST = 96  # steps
-MOMENTS = 5  # as soon as the process is there, and after about 15, 35, 55 and 80 steps
+MOMENTS = 5  # of each rank: as soon as it is there, then at later and later steps in turn, to about step 86
 
 
 def workers(runs):
