@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".partial"
-LEFTOVERS = (f".*{TEMPORARY_SUFFIX}*", ".tmp??????")  # of a killed process: ours, and those of safetensors' own writer
 
 
 @contextmanager

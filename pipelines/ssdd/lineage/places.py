@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ssdd.files import LEFTOVERS
+from ssdd.leftovers import LEFTOVERS
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 

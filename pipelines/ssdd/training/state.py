@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ssdd.files import LEFTOVERS, atomic_write, sha256_file
+from ssdd.files import atomic_write, sha256_file
+from ssdd.leftovers import LEFTOVERS
 from ssdd.training.ema import Ema
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssdd.data import ImageDataset
-from ssdd.files import LEFTOVERS, atomic_write, sha256_file
+from ssdd.files import atomic_write, sha256_file
+from ssdd.leftovers import LEFTOVERS
 from ssdd.training import keyed
 from ssdd.training.config import DistillConfig
 from ssdd.training.state import one_header, read_header, write_safetensors
