@@ -36,9 +36,8 @@ NOT_CODE = shutil.ignore_patterns("__pycache__", "tests", "dist", "*.egg-info")
 
 Finished = subprocess.CompletedProcess[str]
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # ignored when a shell starts pytest behind itself: children inherit
+# ignored where a shell started pytest in the background, and the processes that tests start would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

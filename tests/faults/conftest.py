@@ -1,6 +1,7 @@
 """What the faults are tried on: the real project with its stages before distillation done, run in forked processes.
 
-SSDD_FAULT_SEED replays a failure; what was tried and what survived is printed at the end.
+SSDD_FAULT_SEED draws the same faults again (where a kill by time meets the run is not drawn); what was tried and what
+survived is printed at the end.
 """
 
 import itertools

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ssdd.parameters import EvaluateParameters, StageParameters
 from ssdd.training.batches import split
-from ssdd.training.config import DistillConfig, pieces_per_process
+from ssdd.training.config import MOST_STEPS, DistillConfig, pieces_per_process
 from ssdd.training.targets import spans
+from ssdd_decoder.times import MAX_STEPS
 
 counts = st.integers(1, 64)
 rates = st.floats(1e-8, 1e3)
@@ -40,6 +41,10 @@ evaluations = st.fixed_dictionaries(
         "limit": st.none() | counts,
     },
 )
+
+
+def test_parameters_and_sampler_have_one_limit():
+    assert MOST_STEPS == MAX_STEPS  # the parameters import no torch, so each says it
 
 
 @settings(deadline=None)
