@@ -152,6 +152,38 @@ def test_rows_come_back(tmp_path):
     assert read_rows(tmp_path / "none.csv") == []
 
 
+class Overflowing(nn.Module):
+    """Its loss is infinite where weight, batch and step all are those of the failure."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 1, bias=False)
+        nn.init.ones_(self.net.weight)
+
+    def forward(self, batch, step):
+        loss = (self.net(batch["image"]) * 10.0**step).square().mean()
+        return SimpleNamespace(total=loss, terms={"mse": loss})
+
+
+def test_the_file_of_a_failure_fails_again(tmp_path):
+    failed = Overflowing()
+    nn.init.constant_(failed.net.weight, 1e8)
+    batch = {"image": torch.full((3, 2), 1e8), "index": torch.arange(3), "path": ["a.png", "b.png", "c.png"]}
+    small = batch | {"image": torch.ones(3, 2)}
+    terms = {"loss": float("inf"), "mse": float("inf")}
+    error = guard.report("mse", 4, batch, terms, failed, tmp_path, rank=1)
+    assert all(part in str(error) for part in ("mse is not finite", "step 4", "a.png, b.png, c.png", "guard.replay"))
+    (file,) = tmp_path.iterdir()
+    assert str(file) in str(error)
+    assert guard.first_bad(guard.replay(file, Overflowing())) == "mse"
+    # neither the weights nor the batch nor the step alone does it
+    for name, network, seen, step in (("w", Overflowing(), batch, 4), ("b", failed, small, 4), ("s", failed, batch, 0)):
+        (tmp_path / name).mkdir()
+        guard.report("mse", step, seen, terms, network, tmp_path / name)
+        (other,) = (tmp_path / name).iterdir()
+        assert guard.first_bad(guard.replay(other, Overflowing())) is None
+
+
 def test_guard_names_the_part_before_the_sum():
     assert guard.first_bad({"loss": float("nan"), "kl": float("inf"), "mse": 1.0}) == "kl"
     assert guard.first_bad({"loss": 1.0}) is None
@@ -210,6 +242,23 @@ def test_cached_targets_are_the_teachers(networks, tmp_path):
         z = networks[0](image[None]).mode()
         torch.testing.assert_close(found["z"], z[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found["target"], teacher_target(networks[1], z, noise, 3)[0], atol=1e-4, rtol=1e-3)
+
+
+def test_few_shards_stay_open_and_every_order_reads_the_same(networks, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssdd.training.targets.OPEN_SHARDS", 2)
+    write(networks, tmp_path)
+    fresh = [CachedTargets(Images(), tmp_path, "t")[0, index] for index in range(10)]
+    fresh = [{k: v.clone() for k, v in row.items() if torch.is_tensor(v)} for row in fresh]  # a view keeps its map
+    cached = CachedTargets(Images(), tmp_path, "t")
+    for index in (0, 9, 5, 1, 4, 8, 0, 3, 7, 9, 2, 6):
+        found = cached[0, index]
+        assert len(cached._files) <= 2
+        assert index // 4 in cached._files
+        for name in ("z", "target", "noise"):
+            assert torch.equal(found[name], fresh[index][name])
+    del found
+    mapped = Path("/proc/self/maps").read_text()
+    assert sum(str(path) in mapped for path in tmp_path.iterdir()) <= 2
 
 
 def test_finished_shards_are_kept_and_damaged_ones_made_again(networks, tmp_path):
@@ -276,6 +325,7 @@ def test_trackers_show_scalars_and_images(run_toy, options, tmp_path):
     assert any("samples" in tag for event in events for tag in event.Tags()["images"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_trackers_on_request(name, toy_script, options, tmp_path):
     """With the packages themselves, offline, where they are installed."""
@@ -301,6 +351,10 @@ def test_trackers_on_request(name, toy_script, options, tmp_path):
     else:
         (losses,) = (tmp_path / "mlruns").rglob("metrics/train/loss")
         assert [line.split()[2] for line in losses.read_text().splitlines()] == ["5", "10"]
+        rows = [r for r in read_rows(tmp_path / "run" / "history.csv") if r["split"] == "train"]
+        assert [float(line.split()[1]) for line in losses.read_text().splitlines()] == [r["loss"] for r in rows]
+        (rate,) = (tmp_path / "mlruns").rglob("params/optim.lr")
+        assert rate.read_text() == "0.02"
 
 
 def test_images_reach_each_tracker_in_its_own_way(monkeypatch):

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from ssdd.files import atomic_write
-from ssdd.training.state import trained_tensors, write_safetensors
+from ssdd.training.state import restore_tensors, trained_tensors, write_safetensors
 
 SHOWN_PATHS = 10
 
@@ -23,6 +24,30 @@ def first_bad(terms: Mapping[str, float]) -> str | None:
     """Returns the name of the first value that is NaN or infinite; parts come before their sum."""
     order = sorted(terms, key=lambda name: name == "loss")
     return next((name for name in order if not math.isfinite(terms[name])), None)
+
+
+def replay(file: Path, step: nn.Module) -> dict[str, float]:
+    """Computes the losses of a failed step once more, on the CPU in float32.
+
+    `replay(file, build_step(job, build_model(job)))` with the job that failed (both from `ssdd.training.jobs`).
+
+    Args:
+        file: what `report` left.
+        step: a fresh step module like the one that failed; it gets the file's weights. Networks that did not train
+            and the discriminator are not in the file: they stay as they are.
+
+    Returns:
+        the losses by name, `loss` being the whole; those of the failure itself are `terms` in the file's header.
+    """
+    with safe_open(file, framework="pt") as opened:
+        story = json.loads(opened.metadata()["failure"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    weights = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+    batch: dict[str, Any] = {k.removeprefix("batch."): v for k, v in tensors.items() if k.startswith("batch.")}
+    restore_tensors(step, weights)
+    with torch.no_grad():
+        losses = step.train()(batch | {"path": story["paths"]}, story["step"])
+    return {name: value.item() for name, value in {"loss": losses.total, **losses.terms}.items()}
 
 
 def report(
@@ -62,6 +87,7 @@ def report(
     shown = ", ".join(paths[:SHOWN_PATHS]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
     return NotFiniteError(
         f"{name} is not finite ({terms.get(name)}) in step {step} (rank {rank}); images: {shown}. The last good "
-        f"checkpoint is kept; {target} holds batch and weights. Lower the learning rate, leave out the images, or "
+        f"checkpoint is kept; {target} holds batch and weights "
+        "(ssdd.training.guard.replay computes the losses again). Lower the learning rate, leave out the images, or "
         "use precision 'no' or 'bf16'"
     )

@@ -33,6 +33,7 @@ from ssdd_encoder import Encoder
 
 log = logging.getLogger(__name__)
 
+OPEN_SHARDS = 64  # opening one costs as much as reading a row (tens of microseconds), far less than an image
 SHARD_NAME = re.compile(r"targets-(\d{9})-(\d{9})-([0-9a-f]{32})\.safetensors")
 
 
@@ -152,13 +153,19 @@ class CachedTargets(Dataset[dict[str, Any]]):
         """Returns the example of an image, whatever the epoch."""
         _, index = key
         shard, row = divmod(index, self._size)
-        if shard not in self._files:
-            self._files[shard] = safe_open(self._paths[shard], framework="pt")  # memory-mapped
-        file = self._files[shard]
+        file = self._shard(shard)
         z, target = file.get_slice("z")[row : row + 1][0], file.get_slice("x_T")[row : row + 1][0].float()
         seed = int(file.get_slice("noise_seed")[row : row + 1][0])
         noise = keyed.normal([seed], target.shape)[0]
         return {**self.dataset[0, index], "z": z, "target": target, "noise": noise}
+
+    def _shard(self, number: int) -> Any:
+        """Returns a shard, memory-mapped; the least recently used one is closed where too many are open."""
+        file = self._files.pop(number, None) or safe_open(self._paths[number], framework="pt")
+        self._files[number] = file  # the newest comes last
+        if len(self._files) > OPEN_SHARDS:
+            del self._files[next(iter(self._files))]
+        return file
 
 
 @torch.no_grad()
