@@ -13,7 +13,7 @@ import pytest
 
 TOY = '''
 """Toy run of the training engine, in its own process: toy.py FOLDER JSON."""
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
 
 import psutil
@@ -61,9 +61,12 @@ class ToyStep(TrainingStep):
                 print(psutil.Process().memory_info().rss, file=file)
         mse = (self.net(x + noise) - x).square().mean()
         edge = (self.net(x + noise) - x).diff(dim=3).abs().mean()
+        rank = int(os.environ.get("RANK", 0))
         if self.options.get("nan_at") == step:
             edge = edge * float("nan")
-        rank = int(os.environ.get("RANK", 0))
+        faults = [self.options.get(name) for name in ("raise_at", "kill_at", "nan_at", "term_at")]
+        if self.options.get("stamp") and ([rank, step] in faults or step in faults):
+            Path(self.options["stamp"]).write_text(str(time.time()))
         if self.options.get("raise_at") == [rank, step]:
             raise RuntimeError("the toy broke on purpose")
         if self.options.get("kill_at") == [rank, step] or self.options.get("kill_all_at") == step:

@@ -1,10 +1,15 @@
 """A run that was killed and started again ends with the very bytes of one that was not."""
 
+import copy
+import os
+import random
+
 import pytest
 import torch
 from safetensors.torch import load, load_file
 
 from ssdd.training.history import read_rows
+from ssdd.training.interrupts import GRACE_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,46 @@ def test_killed_mid_epoch_in_training_and_in_evaluation(run_toy, options, result
     codes, output = run_toy(tmp_path, *kills, options())
     assert codes == [-9, -9, -9, 143, 0], output
     assert results(tmp_path) == undisturbed
+
+
+def test_a_signal_saves_the_very_step_at_which_it_came(run_toy, options, results, undisturbed, tmp_path):
+    folder, stamp = tmp_path / "run", tmp_path / "stamp"
+    codes, output = run_toy(folder, options(runtime={"save_every": 1000}, term_at=22, stamp=str(stamp)))
+    assert codes == [143], output
+    assert "stopped by SIGTERM after step 23, state saved" in output
+    newest = max(folder.glob("state-*"))
+    assert newest.name.startswith("state-00000023-")
+    assert newest.stat().st_mtime - float(stamp.read_text()) < 30
+    assert GRACE_SECONDS < 30
+    codes, output = run_toy(folder, options())
+    assert codes == [0], output
+    assert results(folder) == undisturbed
+
+
+SEED = int(os.environ.get("SSDD_FAULT_SEED", "0"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({"runtime": {"workers": 1}}, 5),
+        ({"runtime": {"workers": 3}}, 5),
+        ({"config": {"accumulation": 3}}, 12),
+        ({"runtime": {"processes": 2}}, 3),
+        ({"runtime": {"workers": 1, "processes": 2}, "config": {"accumulation": 3}}, 2),
+    ],
+)
+def test_killed_again_and_again_at_drawn_steps(run_toy, options, results, tmp_path, changes, count):
+    steps = sorted(random.Random(f"{SEED} {changes}").sample(range(40), count))
+    codes, output = run_toy(tmp_path / "whole", options(**copy.deepcopy(changes)))
+    assert codes == [0], output
+    runs = [options(**copy.deepcopy(changes), kill_all_at=step) for step in steps]
+    codes, output = run_toy(tmp_path / "killed", *runs, options(**copy.deepcopy(changes)))
+    drawn = f"SSDD_FAULT_SEED={SEED}, killed at {steps}"
+    assert codes[-1] == 0, f"{drawn}: {output}"
+    assert 0 not in codes[:-1], f"{drawn}: {output}"
+    assert results(tmp_path / "killed") == results(tmp_path / "whole"), drawn
 
 
 @pytest.mark.slow
