@@ -102,6 +102,16 @@ def encoder_file(source: str) -> Path:
     return sources.resolve(sdvae.HUB_ID if source == "sdvae" else source, "encoder.safetensors")
 
 
+def check_output(output: Path, images: tuple[Path, ...]) -> None:
+    """Refuses to write over an image that is to be read.
+
+    Raises:
+        ValueError: the output is one of the images.
+    """
+    if output.resolve() in {image.resolve() for image in images}:
+        raise ValueError(f"expected an output file apart from the images, got {output}: choose another name")
+
+
 def report_rejected(rejected: "Sequence[Rejection]", rest: str = "") -> None:
     """Names skipped files on the error stream, one line each.
 
