@@ -51,7 +51,7 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
             version=__version__,
         )
         writer.finish(output, header)
-    click.echo(f"{output}: {_count(len(writer.sizes))}, {len(rejected)} skipped")
+    click.echo(f"{output}: {options.count(len(writer.sizes))}, {len(rejected)} skipped")
 
 
 @click.command(short_help="Latents to images.")
@@ -82,11 +82,7 @@ def decode(
     check_fits(stored.header, decoder.config)
     decoder.to(options.chosen_device(device), getattr(torch, precision))
     written = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size)
-    click.echo(f"{output}: {_count(len(written))}")
-
-
-def _count(images: int) -> str:
-    return f"{images} image{'' if images == 1 else 's'}"
+    click.echo(f"{output}: {options.count(len(written))}")
 
 
 def _plain(config: object) -> dict[str, object]:

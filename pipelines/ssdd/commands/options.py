@@ -125,6 +125,11 @@ def report_rejected(rejected: "Sequence[Rejection]", rest: str = "") -> None:
         click.echo(f"and {len(rejected) - SHOWN} more{rest}", err=True)
 
 
+def count(images: int) -> str:
+    """Returns a number of images in words."""
+    return f"{images} image{'' if images == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """Returns a text without characters that would act on the terminal: file names may hold any."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -53,4 +53,4 @@ def z_stats(
     }
     with atomic_write(output) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    click.echo(f"{output}: mean {found.overall_mean:.6g}, std {found.overall_std:.6g} over {len(dataset)} images")
+    click.echo(f"{output}: mean {found.overall_mean:.6g}, std {found.overall_std:.6g} over {options.count(len(dataset))}")
