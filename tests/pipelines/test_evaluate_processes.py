@@ -42,9 +42,7 @@ def judged(images, checkpoint, tmp_path_factory):
     """processes -> (what the evaluation found, its table)."""
 
     def call(processes):
-        runtime = RuntimeConfig(
-            device="cpu", workers=0, threads=1, trackers=(), progress=False, processes=processes
-        )
+        runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False, processes=processes)
         file = tmp_path_factory.mktemp("references") / "references.safetensors"
         write_references(file, images, 32, 4, PARAMETERS.metrics, JudgeFiles(), runtime)
         found = evaluate(checkpoint, images, STEPS, PARAMETERS, file, JudgeFiles(), runtime, "judging")

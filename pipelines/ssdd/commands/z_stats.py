@@ -24,8 +24,8 @@ def z_stats(
 
     Each image is resized (bilinear) so that its short side has --im-size pixels, cropped at its centre, and encoded to
     the mode of its posterior. Mean and unbiased standard deviation are accumulated in float64, per channel and overall,
-    in constant memory. Files that cannot be read, and images under 16 pixels or longer than 32 : 1, are skipped and named;
-    the command fails only if all are.
+    in constant memory. Files that cannot be read are skipped and named, and so are images of sides under 16 pixels or
+    longer than 32 : 1; the command fails only if all are.
 
     \b
     ssdd z-stats photos/ --model encoder.safetensors -o stats.json
@@ -53,4 +53,6 @@ def z_stats(
     }
     with atomic_write(output) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    click.echo(f"{output}: mean {found.overall_mean:.6g}, std {found.overall_std:.6g} over {options.count(len(dataset))}")
+    click.echo(
+        f"{output}: mean {found.overall_mean:.6g}, std {found.overall_std:.6g} over {options.count(len(dataset))}"
+    )
