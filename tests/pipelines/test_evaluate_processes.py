@@ -70,6 +70,17 @@ def test_one_process_or_two_give_one_table(judged):
             assert torch.equal(picture, other.pictures[name]), name
 
 
+def test_a_process_without_images_changes_nothing(judged, images, checkpoint):
+    def call(processes):
+        runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False, processes=processes)
+        return evaluate(checkpoint, images, [1], parameters, judged[1][2], JudgeFiles(), runtime, "judging")[0]
+
+    parameters = PARAMETERS.model_copy(update={"batch_size": 16, "metrics": ("psnr", "frechet_random_conv")})
+    one, two = call(1), call(2)
+    assert one.report == two.report
+    assert one.per_image["psnr"].tolist() == two.per_image["psnr"].tolist()
+
+
 def test_the_best_and_the_worst_shown_are_those_of_the_table(judged):
     for part in judged[1][0]:
         values = torch.from_numpy(part.per_image["psnr"])
