@@ -11,7 +11,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 
-# Starts each command in a child of its own, which says that it has come to the asked moment, and stays there.
+# Starts each command in a child of its own, which says that it has come to the moment asked for, and stays there.
 DRIVER = '''
 import itertools, json, os, sys, time
 
