@@ -128,6 +128,8 @@ def test_a_stage_starts_from_a_given_teacher(finished, project):
         (["--params=distill.optim.lrr=1"], "unknown parameter 'distill.optim.lrr'; did you mean 'distill.optim.lr'?"),
         (["--params=distill.optim.lr=fast"], "parameter 'distill.optim.lr': input should be a valid number"),
         (["--params=run_name=../../x"], "expected a run_name of letters, digits"),
+        (["--params=model.decoder=MM"], "there is no decoder 'MM'; did you mean 'M'?"),
+        (["--plan", "--params=evaluate.metrics=psrn"], "there is no metric 'psrn'; did you mean 'psnr'?"),
         (["--params=teacher=quickstrat"], "no run is called 'quickstrat'; did you mean 'quickstart'?"),
         (["--params=data.kind=folder"], "parameter 'data': data.kind=folder needs data.root: the folder where"),
         (

@@ -15,7 +15,7 @@ from ssdd.training.state import trained_tensors, write_safetensors
 SHOWN_PATHS = 10
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(FloatingPointError):
     """A loss or the gradient became NaN or infinite."""
 
 
