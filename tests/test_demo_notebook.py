@@ -1,23 +1,22 @@
-"""The notebook is executed from top to bottom, on models with random weights in the quickstart's format."""
+"""The notebook is executed from top to bottom, on the models of a quickstart (see `TINY` in conftest.py)."""
 
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 from nbclient import NotebookClient
-
-from ssdd import SSDD
 
 NOTEBOOK = Path(__file__).parents[1] / "demo.ipynb"
 
 
 @pytest.mark.slow
-def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    torch.manual_seed(0)
+def test_notebook_runs_from_top_to_bottom(finished, project, tmp_path, monkeypatch):
+    assert finished.returncode == 0, finished.stdout
+    models = tmp_path / "data/quickstart/models"
+    models.mkdir(parents=True)
     for name in ("finetuned", "distilled"):
-        SSDD("quickstart", "quickstart").save_pretrained(tmp_path / f"data/quickstart/models/{name}.safetensors")
+        shutil.copy(project.run_folder / f"models/{name}.safetensors", models)
     shutil.copy(NOTEBOOK, tmp_path)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(tmp_path / "demo.ipynb", as_version=4)

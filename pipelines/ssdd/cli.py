@@ -37,7 +37,7 @@ def run_stale(plan: bool, force: bool, full_traceback: bool, **options: Any) -> 
         return
     try:
         _kedro_run(options)
-    except (ValueError, OSError, DatasetError) as error:
+    except (ValueError, OSError, DatasetError, FloatingPointError) as error:  # the last: a loss that is not finite
         raise click.ClickException(explain(error)) from None
     except KeyboardInterrupt:
         click.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
@@ -57,6 +57,8 @@ def explain(error: Exception) -> str:
         return f"{cause}: make room, and the same command goes on from what is finished"
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.strerror}{f': {cause.filename}' if cause.filename else ''}"
+    if isinstance(cause, ChildProcessError):  # a worker's own traceback
+        return str(cause)
     lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
     return "\n".join(lines)
 

@@ -1,4 +1,8 @@
-"""Judging models on held-out images: the same numbers for one process or many, and for any batch size."""
+"""Judging models on held-out images: the same numbers for one process or many.
+
+The same means bit for bit, on as many threads each, but for Frechet distances, whose float64 sums come in another order
+(1e-9). Another batch size rounds the networks' last digits otherwise.
+"""
 
 # B batch, N images, S side in pixels
 

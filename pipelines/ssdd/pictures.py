@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from ssdd.data import BadImage, ImageFolder, Reason, decode_image
+from ssdd.data import BadImage, ImageFolder, Reason, Source, decode_image
 from ssdd.data.decode import read_image_file
 from ssdd.data.folder import SUFFIXES
-from ssdd.data.source import TRAIN, Rejection
+from ssdd.data.source import TRAIN, Listing, Rejection
 
 READERS = min(4, os.cpu_count() or 1)
 _AHEAD = 2 * READERS  # pictures decoded before they are asked for
@@ -62,6 +62,38 @@ def find(places: Sequence[Path], leave_out: Path | None = None) -> tuple[list[Fo
                 f"expected images of different names, got {other} and {item.file}: give a folder that holds both"
             )
     return found, rejected
+
+
+class NamedImages(Source):
+    """What `find` finds, as a source of data sets.
+
+    Args:
+        places: see `find`.
+
+    Raises:
+        ValueError: two images would have the same name.
+    """
+
+    def __init__(self, places: Sequence[Path]) -> None:
+        super().__init__()
+        found, self._rejected = find(places)
+        self._files = {item.name: item.file for item in found}
+        self._places = ", ".join(str(place) for place in places)
+
+    def __repr__(self) -> str:
+        return self._places
+
+    def listing(self) -> Listing:
+        """Returns the names of the images; only folders are read."""
+        return Listing(names={TRAIN: list(self._files)}, rejected=self._rejected)
+
+    def read(self, path: str) -> bytes:
+        """Returns the bytes of one file.
+
+        Raises:
+            BadImage: it cannot be read.
+        """
+        return read_image_file(self._files[path])
 
 
 def read_all(found: Sequence[Found]) -> Iterator[tuple[Found, Image.Image | BadImage]]:

@@ -56,6 +56,9 @@ def batches(
 ) -> Iterator[dict[str, Any]]:
     """One pass over the images that fall to a process, in order, none twice.
 
+    The processes together make the batches that one would make, image by image: a network rounds its last digit by
+    the shape of its batch, and so one process or many give the same bits (with as many threads each).
+
     Args:
         dataset: images with an `EvalTransform`.
         batch_size: images at a time per process.

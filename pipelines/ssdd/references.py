@@ -6,7 +6,7 @@ from functools import reduce
 from itertools import chain
 from pathlib import Path
 
-from ssdd.data import EvalTransform, ImageDataset
+from ssdd.data import EvalTransform, ImageDataset, decoding_libraries
 from ssdd.devices import device_of, use_threads
 from ssdd.judges import load_judges
 from ssdd.parameters import JudgeFiles, RuntimeConfig
@@ -21,6 +21,7 @@ def image_protocol(dataset: ImageDataset, im_size: int) -> Protocol:
     """States what held-out images are, before any model: their content by hash, and how they were prepared."""
     return Protocol(
         dataset=f"{type(dataset.source).__name__}, validation, sha256:{dataset.content}",
+        decoding=decoding_libraries(),
         resolution=f"{im_size}x{im_size}",
         resize=f"{EvalTransform.resize_filter}, Pillow",
         crop=EvalTransform.crop,

@@ -10,7 +10,7 @@ from kedro.framework.session import session as kedro_session
 from ssdd.hooks import ProjectHooks
 from ssdd.lineage.runner import LineageRunner
 from ssdd.lineage.start import StartingPoint
-from ssdd.stages.needs import check_judges
+from ssdd.stages.needs import check_judges, check_names
 
 HOOKS = (ProjectHooks(),)
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
@@ -33,7 +33,9 @@ STARTING_POINTS: dict[str, StartingPoint] = {
     "reference_statistics": StartingPoint("reference_statistics"),
 }
 
-# Called once, when something is about to run, with the nodes that may run: finds what they need before hours are spent.
+# Called once with the nodes that may run, before a plan is shown or the first of them runs; the second only before a
+# run: it finds, or downloads, what they need before hours are spent.
+BEFORE_PLAN = check_names
 BEFORE_RUN = check_judges
 
 # A session runs with the runner that its module names by default. SESSION_CLASS would cover the command line

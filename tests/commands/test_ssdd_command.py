@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import click
 import numpy as np
 import pandas
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ssdd import SSDD
 from ssdd.canvas import pad, to_images
+from ssdd.commands.group import cli
 from ssdd.data import EvalTransform
 from ssdd_encoder import Encoder, LatentStatistics
 
@@ -44,8 +46,8 @@ def test_every_command_has_help(ssdd, command):
     assert status == 0
     assert said.startswith(f"Usage: cli {command}")
     assert f"ssdd {command}" in said  # an example
-    for block in said.split("\n  -")[1:]:
-        assert len(block.split()) > 2, block  # every option says what it does
+    for parameter in cli.commands[command].params:
+        assert isinstance(parameter, click.Argument) or len((parameter.help or "").split()) > 2, parameter.name
 
 
 def test_help_needs_no_torch():
@@ -162,6 +164,8 @@ def test_a_file_name_cannot_act_on_the_terminal(ssdd, small, tmp_path, checkpoin
         (["decode", "{model}", "-o", "{out}", "--model", "{model}"], 1, "expected latents of `ssdd encode`"),
         (["decode", "{text}", "-o", "{out}", "--model", "{model}"], 1, "is not a whole file of latents"),
         (["encode", "{text}", "-o", "{text}", "--model", "{model}"], 1, "apart from the images"),
+        (["z-stats", "{text}", "-o", "{text}", "--model", "{model}"], 1, "apart from the images"),
+        (["z-stats", "-o", "{out}", "--model", "{model}"], 2, "Missing argument 'IMAGES...'"),
         (["info", "{text}"], 1, "is not a whole safetensors file"),
         (["lineage", "{model}"], 1, "its stamp beside it: nothing at"),
         (["compare", "{text}", "{text}"], 1, "could not read one"),
@@ -269,6 +273,34 @@ def test_z_stats_are_those_of_the_latents(ssdd, folder, tmp_path, checkpoint, go
     found = LatentStatistics.from_dict(content)
     np.testing.assert_allclose(found.mean.numpy(), values.mean(1), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(found.std.numpy(), values.std(1, ddof=1), rtol=1e-5)
+
+
+def test_z_stats_takes_files_and_folders_as_encode_does(ssdd, small, tmp_path, checkpoint):
+    out, model = tmp_path / "stats.json", ["--model", checkpoint, "--im-size", 16]
+    contents = []
+    for places in ([small], [small / "a.png", small / "d.png", small / "b"]):
+        status, said, _ = ssdd("z-stats", *places, "-o", out, *model)
+        assert status == 0
+        assert said.endswith("over 3 images\n")
+        contents.append(LatentStatistics.from_dict(json.loads(out.read_text())))
+    torch.testing.assert_close(contents[0].mean, contents[1].mean)
+    torch.testing.assert_close(contents[0].std, contents[1].std)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/a.png").write_bytes(b"this is no picture")
+    (tmp_path / "other/notes.txt").write_bytes(b"nor is this")
+    status, said, error = ssdd("z-stats", small / "d.png", tmp_path / "other", "-o", out, *model)
+    assert status == 0
+    assert said.endswith("over 1 image\n")
+    assert "skipped a.png: not an image" in error
+    assert "skipped notes.txt: not an image" in error
+    status, _, error = ssdd("z-stats", tmp_path / "other", "-o", tmp_path / "none.json", *model)
+    assert status == 1
+    assert "2 of 2 files" in one_line(error)
+    assert "so no image is left" in one_line(error)
+    assert not (tmp_path / "none.json").exists()
+    status, _, error = ssdd("z-stats", small, tmp_path / "other", "-o", out, *model)
+    assert status == 1
+    assert "expected images of different names" in one_line(error)
 
 
 @pytest.fixture

@@ -133,6 +133,19 @@ def test_unreadable_permissions():
     assert found == {"secret.png": "permission denied", "locked": "permission denied"}
 
 
+@pytest.mark.parametrize("layout", ["folder", "imagenet"])
+def test_a_root_that_cannot_be_searched_is_an_error(tmp_path, monkeypatch, layout):
+    (tmp_path / "train").mkdir()
+    source = {"folder": ImageFolder, "imagenet": ImageNetFolder}[layout](tmp_path)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        source.listing()
+
+
 def test_disk_error_and_oversized_file_are_reasons(tmp_path, monkeypatch):
     save(tmp_path / "a.png")
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ssdd.data import EvalTransform, TrainTransform, contact_sheet, to_picture
 from ssdd.data.transforms import to_tensor
+from ssdd_metrics import to_uint8
 
 sizes = st.integers(1, 90)
 
@@ -24,6 +25,13 @@ def test_levels_map_to_minus_one_and_one_and_back():
     assert (tensor.min(), tensor.max()) == (-1, 1)
     assert torch.allclose(tensor, torch.from_numpy(levels / 255 * 2 - 1).permute(2, 0, 1).float(), atol=1e-6)
     assert (np.asarray(to_picture(tensor)) == levels).all()
+
+
+def test_pictures_are_rounded_as_the_metrics_round():
+    image = torch.linspace(-1.2, 1.2, 3 * 40 * 40).view(3, 40, 40)
+    image[0, 0, :3] = torch.tensor([0.5, 1.5, 2.5]) / 127.5 - 1  # half a level
+    levels = to_uint8((image + 1) / 2).permute(1, 2, 0).numpy()
+    assert (np.asarray(to_picture(image)) == levels).all()
 
 
 @settings(max_examples=60, deadline=None)

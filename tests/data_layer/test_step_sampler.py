@@ -51,8 +51,19 @@ def test_evaluation_covers_every_image_exactly_once(length, batch_size, world_si
         assert len(rank) >= rank.steps_per_epoch - 1 or batch_size < world_size
     for step in range(ranks[0].steps_per_epoch):
         sizes = [len(rank.batch(0, step)) for rank in ranks]
-        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= -(-batch_size // world_size)
         assert sum(sizes) <= batch_size
+
+
+@settings(deadline=None)
+@given(length=counts, share=st.integers(1, 20), world_size=st.integers(1, 5))
+def test_evaluation_makes_the_same_batches_with_any_number_of_processes(length, share, world_size):
+    def batches(processes: int) -> list[list[tuple[int, int]]]:
+        options = {"shuffle": False, "drop_last": False, "world_size": processes}
+        ranks = [StepSampler(length, share * processes, rank=rank, **options) for rank in range(processes)]
+        return sorted(batch for rank in ranks for batch in rank)
+
+    assert batches(world_size) == batches(1)
 
 
 @settings(deadline=None)

@@ -70,6 +70,51 @@ def test_a_missing_and_a_broken_source_are_one_line(project):
     assert "Error: 'utf-8' codec can't decode" in output
 
 
+def test_a_plan_of_missing_outputs_is_refused(project):
+    status, output = invoke("--plan", "--only-missing-outputs")
+    assert status == 1
+    assert "Error: expected --plan or --only-missing-outputs, got both" in output
+
+
+@pytest.mark.parametrize("where", ["guard import NotFiniteError", "launch import WorkerFailed"])
+def test_training_that_broke_off_is_told_without_the_commands_own_traceback(project, where):
+    name = where.rpartition(" ")[2]
+    raising = f"from ssdd.training.{where}\n    raise {name}('loss.lpips is not finite in step 7')"
+    project.edit("nodes.py", 'note("draw")', raising)
+    project.load()
+    status, output = invoke()
+    assert status == 1
+    assert output.splitlines()[-1] == "Error: loss.lpips is not finite in step 7"
+    assert "Traceback" not in output
+
+
+def test_the_projects_checks_see_the_nodes_that_may_run(project):
+    project.write(
+        "pipelines/toy/checks.py",
+        """
+        from toy.notes import note
+
+        def names(nodes, catalog):
+            note("names: " + " ".join(sorted(node.name for node in nodes)))
+
+        def judges(nodes, catalog):
+            note("judges")
+            raise ValueError("a judge is missing")
+        """,
+    )
+    project.run()
+    settings = project.folder / "pipelines" / "toy" / "settings.py"
+    settings.write_text(settings.read_text() + "from toy.checks import names as BEFORE_PLAN, judges as BEFORE_RUN\n")
+    (project.data / "figure.png").unlink()
+    project.load()
+    project.log.write_text("")
+    assert invoke("--plan")[0] == 0
+    assert project.notes() == ["names: draw"]
+    status, output = invoke()
+    assert (status, "Error: a judge is missing" in output) == (1, True)
+    assert project.notes() == ["names: draw", "names: draw", "judges"]
+
+
 def test_an_unknown_group_in_a_file_is_refused_too(project):
     project.write("conf/other/parameters.yml", "trian: {lr: 1}\n")
     status, output = invoke("--env", "other")

@@ -69,7 +69,7 @@ def inception_pth(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def trunk_pths(tmp_path_factory) -> dict[str, Path]:
-    """Randomly filled torchvision VGG16 and AlexNet files, without the classifiers, which LPIPS ignores."""
+    """Randomly filled torchvision VGG16 and AlexNet files; of the classifiers, which LPIPS ignores, only biases."""
     import torchvision
 
     paths = {}
@@ -83,6 +83,7 @@ def trunk_pths(tmp_path_factory) -> dict[str, Path]:
             * 1.4
             for name, value in network.features.state_dict().items()
         }
+        state |= {f"classifier.{layer}.bias": torch.zeros(size) for layer, size in ((0, 4096), (3, 4096), (6, 1000))}
         paths[net] = tmp_path_factory.mktemp("trunks") / f"random-{net}.pth"
         torch.save(state, paths[net])
     return paths

@@ -2,6 +2,7 @@ import json
 import math
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -179,12 +180,15 @@ def test_unknown_metrics_are_refused():
 
 
 def test_protocol_round_trip_and_print():
-    protocol = Protocol(dataset="photos", resolution="32x32", resize="none", noise_seed=3, steps=1)
+    protocol = Protocol(
+        dataset="photos", decoding="Pillow 11.3.0", resolution="32x32", resize="none", noise_seed=3, steps=1
+    )
     suite = filled(slice(0, 12), protocol=protocol, metrics=["psnr", "frechet_random_conv"])
     report = json.loads(json.dumps(suite.report()))
     assert Protocol.from_dict(report["protocol"]) == suite.protocol
     assert report["protocol"]["images"] == 12
     assert report["protocol"]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert report["protocol"]["versions"]["pillow"] == PIL.__version__
     low, high = report["intervals"]["psnr"]["low"], report["intervals"]["psnr"]["high"]
     assert low < report["metrics"]["psnr"] < high
     for words in (
@@ -192,6 +196,7 @@ def test_protocol_round_trip_and_print():
         "noise_seed: 3",
         "steps: 1",
         "dataset: photos",
+        "decoding: Pillow 11.3.0",
         "round half to even",
         "images: 12",
     ):
@@ -257,7 +262,8 @@ def test_reference_statistics_of_another_protocol_are_refused(tmp_path, rfid_opt
     keys = reference_protocols(**rfid_options)
     path = tmp_path / "reference.safetensors"
     save_references(path, compute_references([images(4, 0)[0]], **rfid_options))
-    for name, value in {"resize": "lanczos", "crop": "random", "weights_sha256": "1" * 64}.items():
+    others = {"resize": "lanczos", "crop": "random", "decoding": "Pillow 1.0", "weights_sha256": "1" * 64}
+    for name, value in others.items():
         with pytest.raises(ValueError, match=rf"another protocol \({name}: expected '{value}', the file has"):
             load_references(path, {"rfid": {**keys["rfid"], name: value}})
     with pytest.raises(ValueError, match=r"statistics of \['fdd'\], .* has \['rfid'\]"):

@@ -31,7 +31,7 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     from ssdd.latent_files import LatentHeader, LatentWriter
     from ssdd_encoder import Encoder
 
-    _check_output(output, images)
+    options.check_output(output, images)
     file = options.encoder_file(model)
     encoder = Encoder.from_pretrained(file).to(options.chosen_device(device), getattr(torch, precision))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
             version=__version__,
         )
         writer.finish(output, header)
-    click.echo(f"{output}: {_count(len(writer.sizes))}, {len(rejected)} skipped")
+    click.echo(f"{output}: {options.count(len(writer.sizes))}, {len(rejected)} skipped")
 
 
 @click.command(short_help="Latents to images.")
@@ -82,16 +82,7 @@ def decode(
     check_fits(stored.header, decoder.config)
     decoder.to(options.chosen_device(device), getattr(torch, precision))
     written = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size)
-    click.echo(f"{output}: {_count(len(written))}")
-
-
-def _check_output(output: Path, images: tuple[Path, ...]) -> None:
-    if output.resolve() in {image.resolve() for image in images}:
-        raise ValueError(f"expected an output file apart from the images, got {output}: choose another name")
-
-
-def _count(images: int) -> str:
-    return f"{images} image{'' if images == 1 else 's'}"
+    click.echo(f"{output}: {options.count(len(written))}")
 
 
 def _plain(config: object) -> dict[str, object]:

@@ -102,6 +102,16 @@ def encoder_file(source: str) -> Path:
     return sources.resolve(sdvae.HUB_ID if source == "sdvae" else source, "encoder.safetensors")
 
 
+def check_output(output: Path, images: tuple[Path, ...]) -> None:
+    """Refuses to write over an image that is to be read.
+
+    Raises:
+        ValueError: the output is one of the images.
+    """
+    if output.resolve() in {image.resolve() for image in images}:
+        raise ValueError(f"expected an output file apart from the images, got {output}: choose another name")
+
+
 def report_rejected(rejected: "Sequence[Rejection]", rest: str = "") -> None:
     """Names skipped files on the error stream, one line each.
 
@@ -113,6 +123,11 @@ def report_rejected(rejected: "Sequence[Rejection]", rest: str = "") -> None:
         click.echo(f"skipped {printable(bad.path)}: {bad.reason} ({printable(bad.detail)})", err=True)
     if len(rejected) > SHOWN:
         click.echo(f"and {len(rejected) - SHOWN} more{rest}", err=True)
+
+
+def count(images: int) -> str:
+    """Returns a number of images in words."""
+    return f"{images} image{'' if images == 1 else 's'}"
 
 
 def printable(text: str) -> str:

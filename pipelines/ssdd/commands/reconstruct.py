@@ -37,6 +37,5 @@ def reconstruct(
     options.report_rejected(done.rejected, f" in {output / REJECTED_FILE}")
     if not done.written:
         raise click.ClickException(f"none of {len(done.rejected)} files could be read; see {output / REJECTED_FILE}")
-    count = f"{len(done.written)} image{'' if len(done.written) == 1 else 's'}"
     skipped = f"{len(done.rejected)} skipped, see {REJECTED_FILE}" if done.rejected else "none skipped"
-    click.echo(f"{output}: {count}, {skipped}")
+    click.echo(f"{output}: {options.count(len(done.written))}, {skipped}")

@@ -1,7 +1,7 @@
 """Images for training and evaluation: sources, the index, transforms, order, loading."""
 
 from .dataset import Example, ImageDataset, Key
-from .decode import BadImage, Reason, decode_image
+from .decode import BadImage, Reason, decode_image, decoding_libraries
 from .folder import ImageFolder, ImageNetFolder
 from .huggingface import HuggingFaceImages
 from .index import Prepared, prepare, select
@@ -34,6 +34,7 @@ __all__ = [
     "close_loader",
     "contact_sheet",
     "decode_image",
+    "decoding_libraries",
     "make_loader",
     "open_source",
     "prepare",

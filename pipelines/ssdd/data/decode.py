@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, __version__, features
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before decoding (Pillow's own limit; 358 MB in memory)."""
@@ -141,6 +141,12 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise
     except Exception as error:  # Pillow's plugins raise nearly everything on hostile input
         raise _reason_of(error, data) from error
+
+
+def decoding_libraries() -> str:
+    """Names what turns files into pixels here: by the standard, two JPEG decoders may differ by a grey level."""
+    turbo = features.version("libjpeg_turbo")
+    return f"Pillow {__version__}, " + (f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}")
 
 
 def _verify_checksums(data: bytes) -> None:

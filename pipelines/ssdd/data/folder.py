@@ -119,6 +119,9 @@ def search(root: Path, start: str = "") -> tuple[list[str], list[Rejection]]:
     Args:
         root: names are relative to it.
         start: sub-folder to search, or "" for all.
+
+    Raises:
+        OSError: `root/start` itself cannot be searched.
     """
     names: list[str] = []
     rejected: list[Rejection] = []
@@ -134,7 +137,9 @@ def search(root: Path, start: str = "") -> tuple[list[str], list[Rejection]]:
             with os.scandir(root / folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
-            rejected.append(_rejection(folder or ".", os_error_reason(error)))
+            if folder == start:  # nothing can be found without it
+                raise
+            rejected.append(_rejection(folder, os_error_reason(error)))
             continue
         except BadImage as bad:
             rejected.append(_rejection(folder, bad))

@@ -175,9 +175,10 @@ def _check_rejected(rejected: list[Rejection], accepted: int, max_rejected: floa
     if accepted > 0 and len(rejected) <= max_rejected * seen:
         return
     first = "\n".join(f"  {bad.path!r}: {bad.reason} ({bad.detail})" for bad in rejected[:10])
+    what = f"at most {max_rejected:.1%} may be: repair or remove them, or raise max_rejected"
     raise ValueError(
-        f"{len(rejected)} of {seen} files of {source!r} are rejected, at most {max_rejected:.1%} may be: "
-        f"repair or remove them, or raise max_rejected. The first {min(10, len(rejected))}:\n{first}"
+        f"{len(rejected)} of {seen} files of {source!r} are rejected, "
+        f"{what if accepted else 'so no image is left'}. The first {min(10, len(rejected))}:\n{first}"
     )
 
 

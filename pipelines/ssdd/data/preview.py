@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ssdd_metrics import to_uint8
+
 
 def to_picture(image: torch.Tensor) -> Image.Image:
     """Returns an image tensor as a picture: clamped and rounded to 8 bits.
@@ -14,7 +16,7 @@ def to_picture(image: torch.Tensor) -> Image.Image:
     Args:
         image: (3, H, W) in [-1, 1].
     """
-    levels = image.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    levels = to_uint8(image.detach().float().add(1).div(2).clamp(0, 1))
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 

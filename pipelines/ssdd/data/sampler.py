@@ -23,8 +23,9 @@ class StepSampler(Sampler[list[Key]]):
         shuffle: whether epochs are shuffled.
         drop_last: True (training): the length % batch_size images that come last in an epoch's order are left
             out of that epoch, and all processes have equal slices. False (evaluation): every image exactly
-            once; in the last batch slices differ by one image, and a process whose slice is empty makes one
-            step less.
+            once; the last batch fills the slices of the first processes, and a process whose slice is empty
+            makes one step less. So n * world_size images per step are cut into the same slices of n for any
+            number of processes.
         rank: of this process.
         world_size: number of processes.
 
@@ -103,7 +104,8 @@ class StepSampler(Sampler[list[Key]]):
         """Returns the places of this process's images of one step within the epoch's order."""
         start = step * self.batch_size
         size = min(self.batch_size, self.length - start)
-        first, last = (start + rank * size // self.world_size for rank in (self.rank, self.rank + 1))
+        ends = (rank * self.batch_size // self.world_size for rank in (self.rank, self.rank + 1))
+        first, last = (start + min(end, size) for end in ends)
         return slice(first, last)
 
     def _permutation(self, epoch: int) -> np.ndarray:

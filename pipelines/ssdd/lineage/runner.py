@@ -88,6 +88,11 @@ class LineageRunner(SequentialRunner):
         Raises:
             ValueError: the run's name, an input or a starting point is not as expected, or the run is in use.
         """
+        if self._only_plan and only_missing_outputs:
+            raise ValueError(
+                "expected --plan or --only-missing-outputs, got both: a plan shows what a run without "
+                "--only-missing-outputs would do, leave one of them out"
+            )
         parameters = catalog.load("parameters") if "parameters" in catalog else {}
         self._run_name = check_run_name(parameters.get("run_name", "default"))
         self._folder = run_folder(self._project, self._run_name)
@@ -98,7 +103,9 @@ class LineageRunner(SequentialRunner):
                     return {}
                 self._warm_up(pipeline, catalog)
                 fingerprints = Fingerprints(pipeline, catalog, self._hashes, kedro_project.PACKAGE_NAME)
-                rich.print(as_table(plan(pipeline, fingerprints, self._folder, self._force)))
+                decisions = plan(pipeline, fingerprints, self._folder, self._force)
+                self._ask_project(["BEFORE_PLAN"], decisions, pipeline, catalog)
+                rich.print(as_table(decisions))
                 return {}
             self._announcements = Announcements()
             if rank() > 0:
@@ -163,7 +170,8 @@ class LineageRunner(SequentialRunner):
             decision = decide(node, self._fingerprints, self._folder, self._force)
             if decision.runs:
                 if not done:
-                    self._check_needs(pipeline, catalog)
+                    decisions = plan(pipeline, self._fingerprints, self._folder, self._force)
+                    self._ask_project(["BEFORE_PLAN", "BEFORE_RUN"], decisions, pipeline, catalog)
                 execute(node, decision)
             else:
                 logger.info("up to date: %s", node.name)
@@ -176,13 +184,17 @@ class LineageRunner(SequentialRunner):
         if not done:
             logger.info("nothing to do: run %r is up to date", self._run_name)
 
-    def _check_needs(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    @staticmethod
+    def _ask_project(
+        checks: list[str], decisions: list[Decision], pipeline: Pipeline, catalog: CatalogProtocol
+    ) -> None:
         """Lets the project look for what the nodes that may run need, before the first of them runs."""
-        check = getattr(_settings(), "BEFORE_RUN", None)
-        if check is not None:
-            decisions = plan(pipeline, self._fingerprints, self._folder, self._force)
-            idle = {decision.node for decision in decisions if decision.action in ("up to date", "not needed")}
-            check([node for node in pipeline.nodes if node.name not in idle], catalog)
+        idle = {decision.node for decision in decisions if decision.action in ("up to date", "not needed")}
+        nodes = [node for node in pipeline.nodes if node.name not in idle]
+        for name in checks:
+            check = getattr(_settings(), name, None)
+            if check is not None:
+                check(nodes, catalog)
 
     def _execute(self, node: Node, decision: Decision, task: Task) -> None:
         made = decision.made

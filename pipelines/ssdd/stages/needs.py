@@ -1,11 +1,31 @@
-"""What nodes need besides their inputs: pretrained judges, looked for before the first of them runs."""
+"""What nodes need besides inputs: names that exist and pretrained judges, checked before the first of them runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 
-from ssdd.parameters import JudgeFiles
+from ssdd.lineage.places import nearest
+from ssdd.parameters import JudgeFiles, ModelParameters, StageParameters
+
+
+def check_names(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
+    """Refuses networks and metrics that there are none of, in the parameters of nodes.
+
+    It is not part of the parameters' own types, which must stay quick to import.
+
+    Raises:
+        ValueError: names the parameter, and the nearest right name.
+    """
+    for name, value in _parameters(nodes, catalog).items():
+        if isinstance(value, ModelParameters):
+            _check_networks(name, value)
+        for field in ("metrics", "eval_metrics"):
+            if hasattr(value, field):
+                _check_metrics(f"{name}.{field}", getattr(value, field))
+        if isinstance(value, StageParameters):
+            _check_best(name, value)
 
 
 def check_judges(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
@@ -14,9 +34,51 @@ def check_judges(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
     Raises:
         ValueError: one is nowhere or not the expected one; says which file to put where.
     """
-    parameters = {name for node in nodes for name in node.inputs if name.startswith("params:")}
-    needed = {judge for name in parameters for judge in getattr(catalog.load(name), "judges", ())}
+    asked = _parameters(nodes, catalog).values()
+    needed = {judge for value in asked for judge in getattr(value, "judges", ())}
     if needed:
         from ssdd.judges import find_judges
 
         find_judges(sorted(needed), JudgeFiles.model_validate(catalog.load("params:judges")))
+
+
+def _parameters(nodes: Iterable[Node], catalog: CatalogProtocol) -> dict[str, Any]:
+    names = sorted({name for node in nodes for name in node.inputs if name.startswith("params:")})
+    return {name.removeprefix("params:"): catalog.load(name) for name in names}
+
+
+def _check_networks(group: str, model: ModelParameters) -> None:
+    from ssdd_decoder.config import SIZES
+    from ssdd_encoder.config import SDVAE, VARIANTS, encoder_config
+
+    try:
+        encoder_config(model.encoder)
+    except ValueError as error:
+        known = [*(f"f{downscale}c4" for downscale in (4, 8, 16, 32, 64)), SDVAE, *VARIANTS]
+        raise ValueError(f"parameter '{group}.encoder': {error}{nearest(model.encoder, known)}") from None
+    if model.decoder not in SIZES:
+        near = nearest(model.decoder, list(SIZES))
+        raise ValueError(f"parameter '{group}.decoder': there is no decoder {model.decoder!r}{near}")
+
+
+def _check_metrics(parameter: str, metrics: str | Sequence[str]) -> None:
+    from ssdd_metrics.registry import KNOWN, SETS, metric_names
+
+    for name in (metrics,) if isinstance(metrics, str) else metrics:
+        if name not in (*SETS, *KNOWN):
+            raise ValueError(f"parameter {parameter!r}: there is no metric {name!r}{nearest(name, [*SETS, *KNOWN])}")
+    try:
+        metric_names(metrics)
+    except ValueError as error:
+        raise ValueError(f"parameter {parameter!r}: {error}") from None
+
+
+def _check_best(group: str, stage: StageParameters) -> None:
+    from ssdd_metrics.registry import metric_names
+
+    figures = metric_names(stage.eval_metrics)
+    if stage.best_metric not in figures:
+        raise ValueError(
+            f"parameter '{group}.best_metric': {stage.best_metric!r} is not among the metrics of {group}.eval_metrics"
+            f"{nearest(stage.best_metric, figures)}"
+        )

@@ -16,7 +16,7 @@ from ssdd.training.state import restore_tensors, trained_tensors, write_safetens
 SHOWN_PATHS = 10
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(FloatingPointError):
     """A loss or the gradient became NaN or infinite."""
 
 

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class WorkerFailed(RuntimeError):
+class WorkerFailed(ChildProcessError):
     """A worker process raised or was killed; the message has its traceback."""
 
 

@@ -85,7 +85,7 @@ class Run:
         means = table.mean(0).tolist()
         return dict(zip(terms, means, strict=False)), int(table[:, -1].max())
 
-    def _not_finite(self, name: str, rank: int, row: dict[str, float], batch: Batch) -> RuntimeError:
+    def _not_finite(self, name: str, rank: int, row: dict[str, float], batch: Batch) -> guard.NotFiniteError:
         done = self.state.progress.step
         if rank == self.accelerator.process_index:
             about = {"fingerprint": self.store.fingerprint, "config": self.config.model_dump()}

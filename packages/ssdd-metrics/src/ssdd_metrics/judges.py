@@ -221,7 +221,9 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
 
     def build() -> nn.Module:
         network = timm.create_model(model, pretrained=False, num_classes=0, dynamic_img_size=True)
-        network.load_state_dict(read_weights(file))
+        weights = read_weights(file)
+        weights.pop("mask_token", None)  # of the training, in the authors' own file
+        network.load_state_dict(weights)
         return network
 
     return DinoV2(model, sha256_file(file), _build(build, file))

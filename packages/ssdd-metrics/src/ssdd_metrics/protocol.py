@@ -13,6 +13,7 @@ PACKAGES = (
     "torch",
     "torchmetrics",
     "numpy",
+    "pillow",
     "torch-fidelity",
     "lpips",
     "timm",
@@ -38,6 +39,7 @@ class Protocol:
 
     Args:
         dataset: name and split, such as "imagenet-val".
+        decoding: what made pixels of the image files, with versions, such as "Pillow 11.3.0, libjpeg-turbo 3.1.1".
         resolution: "height x width" of the images compared, such as "256x256".
         resize: filter and library that brought them there, such as "bilinear, antialias, torchvision";
             "none".
@@ -54,6 +56,7 @@ class Protocol:
     """
 
     dataset: str = "not stated"
+    decoding: str = "not stated"
     resolution: str = "not stated"
     resize: str = "not stated"
     crop: str = "not stated"
@@ -77,9 +80,15 @@ class Protocol:
         return cls(**{**values, "metrics": tuple(values["metrics"])})
 
     def reference_side(self, judge: str, sha256: str) -> dict[str, str]:
-        """What statistics of the reference images alone depend on, for the given judge."""
+        """What statistics of the reference images alone depend on, for the given judge.
+
+        `decoding` is among it, versions and all: `dataset` names files, and another JPEG decoder or another release of
+        a resize filter makes other pixels of the same files. The versions of torch and the like are not: the same
+        pixels then give the same features but for rounding.
+        """
         return {
             "dataset": self.dataset,
+            "decoding": self.decoding,
             "resolution": self.resolution,
             "resize": self.resize,
             "crop": self.crop,

@@ -1,0 +1,51 @@
+"""Names of networks and metrics that do not exist are refused before anything runs, with the nearest right one."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from ssdd.parameters import EvaluateParameters, ModelParameters, StageParameters
+from ssdd.stages.needs import check_names
+
+
+def check(**parameters):
+    """Checks the names of one node that takes these parameters, and a data set that must not be loaded."""
+    loads = {f"params:{name}": value for name, value in parameters.items()}
+    check_names([SimpleNamespace(inputs=["images", *loads])], SimpleNamespace(load=loads.__getitem__))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"encoder": "f8c"}, r"'model\.encoder': expected an encoder named .* did you mean 'f8c4'\?"),
+        ({"encoder": "sdave"}, r"did you mean 'sdvae'\?"),
+        ({"encoder": "f9c4"}, "F a power of two"),
+        ({"decoder": "MM"}, r"'model\.decoder': there is no decoder 'MM'; did you mean 'M'\?"),
+        ({"decoder": "huge"}, "there is no decoder 'huge'; known: .*XS, S, B, M, L, XL, H|did you mean"),
+    ],
+)
+def test_networks(model, said):
+    with pytest.raises(ValueError, match=said):
+        check(model=ModelParameters(**model))
+
+
+@pytest.mark.parametrize("model", [{}, {"encoder": "f16c32", "decoder": "XS"}, {"encoder": "sdvae", "decoder": "H"}])
+def test_networks_that_exist(model):
+    check(model=ModelParameters(**model))
+
+
+@pytest.mark.parametrize("metrics", ["psrn", ("mse", "psrn")])
+def test_metrics(metrics):
+    with pytest.raises(ValueError, match=r"'evaluate\.metrics': there is no metric 'psrn'; did you mean 'psnr'\?"):
+        check(evaluate=EvaluateParameters(metrics=metrics))
+    with pytest.raises(ValueError, match=r"'finetune\.eval_metrics': there is no metric 'psrn'"):
+        check(evaluate=EvaluateParameters(), finetune=StageParameters(eval_metrics=metrics))
+
+
+def test_a_metric_twice_and_the_best_one_of_others():
+    with pytest.raises(ValueError, match=r"'evaluate\.metrics': expected .* distinct names"):
+        check(evaluate=EvaluateParameters(metrics=("psnr", "psnr")))
+    stage = StageParameters(eval_metrics=("psnr", "mse"), best_metric="psnr")
+    check(distill=stage)
+    with pytest.raises(ValueError, match=r"'distill\.best_metric': 'lpips_vgg' is not among the metrics"):
+        check(distill=stage.model_copy(update={"best_metric": "lpips_vgg"}))

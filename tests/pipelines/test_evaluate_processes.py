@@ -1,0 +1,100 @@
+"""The evaluation in one process or in two: one table. And what it shows is what it measured."""
+
+import json
+
+import pandas
+import pytest
+import torch
+
+from ssdd import SSDD
+from ssdd.data import EvalTransform, ImageDataset, open_source, prepare
+from ssdd.evaluation import evaluate
+from ssdd.parameters import EvaluateParameters
+from ssdd.references import write_references
+from ssdd.stages.evaluate.nodes import collect_metrics
+from ssdd.training.config import JudgeFiles, RuntimeConfig
+from ssdd_metrics import psnr
+
+STEPS = (2, 1)
+PARAMETERS = EvaluateParameters(im_size=32, batch_size=4, metrics="offline", shown=3, noise_seed=4)
+IMAGES = 11  # two processes share eight of them evenly, the last three fall to one
+ROUNDED = ("frechet_random_conv",)  # float64 sums, in another order
+
+
+@pytest.fixture(scope="module")
+def images():
+    source = open_source("sample", train_images=4, validation_images=IMAGES, canvases=1)
+    index = prepare(source, progress=False).index
+    return ImageDataset(index, source, EvalTransform(im_size=32), split="validation")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    model = SSDD("debug", "debug")
+    for parameter in model.decoder.parameters():  # also what starts at zero
+        torch.nn.init.normal_(parameter, std=0.05)
+    return model.save_pretrained(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def judged(images, checkpoint, tmp_path_factory):
+    """processes -> (what the evaluation found, its table)."""
+
+    def call(processes):
+        runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False, processes=processes)
+        file = tmp_path_factory.mktemp("references") / "references.safetensors"
+        write_references(file, images, 32, 4, PARAMETERS.metrics, JudgeFiles(), runtime)
+        found = evaluate(checkpoint, images, STEPS, PARAMETERS, file, JudgeFiles(), runtime, "judging")
+        reports = [{"model": "teacher", "steps": part.steps, "report": part.report} for part in found]
+        return found, collect_metrics(reports, []), file
+
+    threads = torch.get_num_threads()
+    yield {processes: call(processes) for processes in (1, 2)}
+    torch.set_num_threads(threads)
+
+
+def test_one_process_or_two_give_one_table(judged):
+    (found_one, one, _), (found_two, two, _) = judged[1], judged[2]
+    assert one["steps"].tolist() == list(STEPS)
+    assert {"psnr", "psnr_low", "psnr_high", "swd", "frechet_random_conv", "protocol"} <= set(one)
+    exact = [column for column in one if column not in ROUNDED]
+    pandas.testing.assert_frame_equal(one[exact], two[exact], check_exact=True)
+    pandas.testing.assert_frame_equal(one, two, rtol=1e-9)
+    for part, other in zip(found_one, found_two, strict=True):
+        assert len(part.per_image["psnr"]) == IMAGES
+        values, others = (pandas.DataFrame(found.per_image) for found in (part, other))
+        pandas.testing.assert_frame_equal(values, others, check_exact=True)
+        assert part.pictures.keys() == other.pictures.keys()
+        for name, picture in part.pictures.items():
+            assert torch.equal(picture, other.pictures[name]), name
+
+
+def test_a_process_without_images_changes_nothing(judged, images, checkpoint):
+    def call(processes):
+        runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False, processes=processes)
+        return evaluate(checkpoint, images, [1], parameters, judged[1][2], JudgeFiles(), runtime, "judging")[0]
+
+    parameters = PARAMETERS.model_copy(update={"batch_size": 16, "metrics": ("psnr", "frechet_random_conv")})
+    one, two = call(1), call(2)
+    assert one.report == two.report
+    assert one.per_image["psnr"].tolist() == two.per_image["psnr"].tolist()
+
+
+def test_the_best_and_the_worst_shown_are_those_of_the_table(judged):
+    for part in judged[1][0]:
+        values = torch.from_numpy(part.per_image["psnr"])
+        order = values.argsort()
+        for name, numbers in (("worst", order), ("best", order.flip(0))):
+            assert part.pictures[f"{name}_index"].tolist() == numbers[:4].tolist()
+            shown = psnr(part.pictures[f"{name}_input"], part.pictures[name])
+            torch.testing.assert_close(shown, values[numbers[:4]], rtol=1e-4, atol=0)
+
+
+def test_references_of_another_image_decoder_are_refused(judged, images, checkpoint, monkeypatch):
+    protocol = json.loads(judged[1][1]["protocol"][0])
+    assert protocol["decoding"].startswith(f"Pillow {protocol['versions']['pillow']}, libjpeg")
+    monkeypatch.setattr("ssdd.references.decoding_libraries", lambda: "Pillow 1.0, libjpeg 6b")
+    runtime = RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False)
+    with pytest.raises(ValueError, match=r"another protocol \(decoding: expected 'Pillow 1.0, libjpeg 6b', the file"):
+        evaluate(checkpoint, images, [1], PARAMETERS, judged[1][2], JudgeFiles(), runtime, "judging")
