@@ -81,7 +81,6 @@ SEED = int(os.environ.get("SSDD_FAULT_SEED", "0"))
         ({"runtime": {"workers": 3}}, 5),
         ({"config": {"accumulation": 3}}, 12),
         ({"runtime": {"processes": 2}}, 3),
-        ({"runtime": {"workers": 1, "processes": 2}, "config": {"accumulation": 3}}, 2),
     ],
 )
 def test_killed_again_and_again_at_drawn_steps(run_toy, options, results, tmp_path, changes, count):
