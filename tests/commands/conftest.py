@@ -130,3 +130,16 @@ def good():
 @pytest.fixture
 def bad():
     return {name: reason for name, (_, reason) in BAD.items()}
+
+
+@pytest.fixture
+def one_line():
+    """Returns the last line of what a command said of an error, which must be one line of it."""
+
+    def last(error):
+        lines = error.strip().splitlines()
+        assert "Traceback" not in error
+        assert len([line for line in lines if line.startswith("Error: ")]) == 1
+        return lines[-1]
+
+    return last

@@ -9,7 +9,6 @@ import time
 
 import click
 import numpy as np
-import pandas
 import pytest
 import torch
 from PIL import Image
@@ -31,13 +30,6 @@ def tree(folder):
 def pixels(file):
     with Image.open(file) as image:
         return np.asarray(image).astype(int)
-
-
-def one_line(error):
-    lines = error.strip().splitlines()
-    assert "Traceback" not in error
-    assert len([line for line in lines if line.startswith("Error: ")]) == 1
-    return lines[-1]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -91,7 +83,7 @@ def test_a_reconstruction_is_the_models(ssdd, tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_latents_are_kept_as_they_come(ssdd, small, tmp_path, checkpoint, precision):
+def test_latents_are_kept_as_they_come(one_line, ssdd, small, tmp_path, checkpoint, precision):
     out = tmp_path / "new/z.safetensors"
     places = ["encode", small, "-o", out, "--model", checkpoint]
     assert ssdd(*places, "--precision", precision, "--batch-size", 1)[0] == 0
@@ -125,7 +117,7 @@ def test_bad_files_are_skipped_named_and_listed(ssdd, folder, tmp_path, checkpoi
     assert len(load_file(tmp_path / "z.safetensors")) == 9
 
 
-def test_only_bad_files_are_a_failure(ssdd, folder, tmp_path, checkpoint, bad, good):
+def test_only_bad_files_are_a_failure(one_line, ssdd, folder, tmp_path, checkpoint, bad, good):
     for name in good:
         (folder / name).unlink()
     status, _, error = ssdd("reconstruct", folder, "-o", tmp_path / "out", "--model", checkpoint)
@@ -173,7 +165,7 @@ def test_a_file_name_cannot_act_on_the_terminal(ssdd, small, tmp_path, checkpoin
         (["reconstrukt"], 2, "No such command 'reconstrukt'"),
     ],
 )
-def test_a_users_error_is_one_line(ssdd, small, tmp_path, checkpoint, monkeypatch, arguments, status, said):
+def test_a_users_error_is_one_line(one_line, ssdd, small, tmp_path, checkpoint, monkeypatch, arguments, status, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     encoder = Encoder("quickstart").save_pretrained(tmp_path / "encoder.safetensors")
     (tmp_path / "text.txt").write_text("text")
@@ -200,7 +192,7 @@ def test_a_traceback_is_there_for_who_wants_it(ssdd, tmp_path, monkeypatch):
         ssdd("info", tmp_path / "x")
 
 
-def test_latents_for_another_decoder_are_refused(ssdd, small, tmp_path, checkpoint):
+def test_latents_for_another_decoder_are_refused(one_line, ssdd, small, tmp_path, checkpoint):
     latents = tmp_path / "z.safetensors"
     ssdd("encode", small, "-o", latents, "--model", checkpoint)
     other = SSDD("f8c4", "debug").save_pretrained(tmp_path / "other.safetensors")
@@ -210,7 +202,7 @@ def test_latents_for_another_decoder_are_refused(ssdd, small, tmp_path, checkpoi
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png"])
-def test_latents_cannot_write_outside_the_output_folder(ssdd, small, tmp_path, checkpoint, name):
+def test_latents_cannot_write_outside_the_output_folder(one_line, ssdd, small, tmp_path, checkpoint, name):
     from safetensors import safe_open
 
     latents = tmp_path / "z.safetensors"
@@ -247,7 +239,7 @@ def test_info_tells_what_a_file_holds(ssdd, small, tmp_path, checkpoint):
     assert "latents of 3 images, f4c4" in text
 
 
-def test_info_finds_a_damaged_checkpoint(ssdd, tmp_path, checkpoint):
+def test_info_finds_a_damaged_checkpoint(one_line, ssdd, tmp_path, checkpoint):
     data = bytearray(checkpoint.read_bytes())
     data[-1] ^= 1
     (tmp_path / "x.safetensors").write_bytes(data)
@@ -275,7 +267,7 @@ def test_z_stats_are_those_of_the_latents(ssdd, folder, tmp_path, checkpoint, go
     np.testing.assert_allclose(found.std.numpy(), values.std(1, ddof=1), rtol=1e-5)
 
 
-def test_z_stats_takes_files_and_folders_as_encode_does(ssdd, small, tmp_path, checkpoint):
+def test_z_stats_takes_files_and_folders_as_encode_does(one_line, ssdd, small, tmp_path, checkpoint):
     out, model = tmp_path / "stats.json", ["--model", checkpoint, "--im-size", 16]
     contents = []
     for places in ([small], [small / "a.png", small / "d.png", small / "b"]):
@@ -301,59 +293,6 @@ def test_z_stats_takes_files_and_folders_as_encode_does(ssdd, small, tmp_path, c
     status, _, error = ssdd("z-stats", small, tmp_path / "other", "-o", out, *model)
     assert status == 1
     assert "expected images of different names" in one_line(error)
-
-
-@pytest.fixture
-def tables(tmp_path):
-    rng = np.random.default_rng(0)
-    base = rng.normal(25, 5, 60)
-    rows = []
-    for model, steps, gain in (("teacher", 8, 0.0), ("teacher", 1, -1.0), ("student", 1, 0.5)):
-        values = {"image": np.arange(60), "path": [f"{i}.png" for i in range(60)], "psnr": base + gain}
-        values["mse"] = rng.normal(1, 0.1, 60)
-        rows.append(pandas.DataFrame({"model": model, "steps": steps, **values}))
-    pandas.concat(rows[:2]).to_parquet(tmp_path / "teacher.parquet")
-    rows[2].to_parquet(tmp_path / "student.parquet")
-    rows[2].to_csv(tmp_path / "student.csv", index=False)
-    return tmp_path
-
-
-@pytest.mark.parametrize("b", ["student.parquet", "student.csv"])
-def test_compare_shows_paired_differences(ssdd, tables, b):
-    arguments = ["compare", tables / "teacher.parquet", tables / b]
-    status, _, error = ssdd(*arguments)
-    assert status == 1
-    assert "several evaluations (teacher 8 steps; teacher 1 step): choose with --model-a or --steps-a" in one_line(
-        error
-    )
-    status, said, _ = ssdd(*arguments, "--steps-a", 1)
-    assert status == 0
-    lines = {line.split()[0]: line for line in said.splitlines() if line.split()}
-    assert list(lines)[2:] == ["psnr", "mse"]  # after the title and the headings
-    assert "+1.5" in lines["psnr"]
-    assert "+1.5 .. +1.5" in lines["psnr"]
-    assert "higher" in lines["psnr"]
-    assert "not distinguishable" in lines["mse"]
-    assert "A: teacher 1 step, B: student 1 step, on 60 images" in said
-    said = ssdd(*arguments, "--steps-a", 8, "--metrics", "psnr")[1]
-    assert "+0.5" in said
-    assert "mse" not in said
-
-
-def test_compare_refuses_what_does_not_pair(ssdd, tables):
-    teacher, student = tables / "teacher.parquet", tables / "student.parquet"
-    other = pandas.read_parquet(student)
-    other["path"] = other["path"].to_list()[::-1]
-    other.to_parquet(tables / "other.parquet")
-    for arguments, said in (
-        ([student, tables / "other.parquet"], "image 0 is '0.png' in A and '59.png' in B"),
-        ([teacher, student, "--steps-a", 4], "expected --steps-a to be one of [1, 8]"),
-        ([teacher, student, "--steps-a", 8, "--model-b", "x"], "expected --model-b to be one of ['student']"),
-        ([teacher, student, "--steps-a", 8, "--metrics", "pnsr"], "expected the columns ['pnsr']"),
-    ):
-        status, _, error = ssdd("compare", *arguments)
-        assert status == 1
-        assert said in one_line(error)
 
 
 def test_an_interruption_leaves_no_half_written_file(ssdd, small, tmp_path, checkpoint, monkeypatch):
@@ -418,46 +357,3 @@ def test_a_signal_ends_it_cleanly(tmp_path, checkpoint, kind):
     for file in written:
         assert file.suffix == ".png"
         assert pixels(file).shape == (200, 200, 3)
-
-
-def stamped(file, inputs):
-    """Gives a file the stamp of a run, as the file is now."""
-    from ssdd.files import sha256_file
-    from ssdd.lineage.stamps import Identity, Stamp, write_stamp
-
-    hashes = {name: sha256_file(file.parent / where) for name, where in inputs.items()}
-    identity = Identity(function="m:f", code={}, parameters={}, packages={}, catalog={}, inputs=hashes)
-    about = {"files": inputs, "run": "first", "commit": "c0ffee"}
-    sha256 = sha256_file(file)
-    write_stamp(file, Stamp(dataset=file.stem, node="n", sha256=sha256, identity=identity, extends={}, about=about))
-
-
-def test_lineage_tells_each_ancestor(ssdd, tmp_path):
-    names = ("report/c.txt", "models/a.txt", "models/b.txt")
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
-    stamped(tmp_path / "models/a.txt", {})
-    stamped(tmp_path / "models/b.txt", {"a": "a.txt"})
-    stamped(tmp_path / "report/c.txt", {"a": "../models/a.txt", "b": "../models/b.txt"})
-    (tmp_path / "models/a.txt").write_text("changed")
-    for name in ("c.txt", "c.txt.lineage.json"):
-        status, said, _ = ssdd("lineage", tmp_path / "report" / name, "--json")
-        assert status == 0
-        found = json.loads(said)
-        assert list(found) == [str(tmp_path / name) for name in names]  # once, though two were made of a.txt
-        assert [stamp["intact"] for stamp in found.values()] == [True, False, True]
-    status, said, _ = ssdd("lineage", tmp_path / "report/c.txt")
-    assert status == 0
-    assert "c.txt from n" in said
-    assert said.count("a: a.txt (now other content) from n") == 2
-
-
-def test_info_tells_which_run_made_a_file(ssdd, tmp_path, checkpoint):
-    (tmp_path / "x.safetensors").write_bytes(checkpoint.read_bytes())
-    stamped(tmp_path / "x.safetensors", {})
-    said = ssdd("info", tmp_path / "x.safetensors")[1]
-    assert {"first", "c0ffee", "m:f"} <= set(said.split())
-    stamp = tmp_path / "x.safetensors.lineage.json"
-    stamp.write_text(stamp.read_text()[:-9])
-    assert "its stamp is damaged" in ssdd("info", tmp_path / "x.safetensors")[1]

@@ -52,7 +52,7 @@ PARAMETERS = [
     "model.encoder=f8c100000000",
     "model.encoder=f1073741824c4",
     "run_name=../../x",
-    "run_name=/tmp/x",
+    "run_name=/elsewhere/x",
     "run_name=..",
 ]
 

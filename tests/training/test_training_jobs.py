@@ -18,8 +18,9 @@ from ssdd.training.config import (
     RuntimeConfig,
     TrainConfig,
 )
+from ssdd.training.guard import NotFiniteError, first_bad, replay
 from ssdd.training.history import read_rows
-from ssdd.training.jobs import TrainingJob, build_model, cache_targets, run_job
+from ssdd.training.jobs import TrainingJob, build_model, build_step, cache_targets, run_job
 from ssdd.training.steps import DecoderStep
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import EncoderConfig
@@ -174,3 +175,22 @@ def test_what_does_not_fit_is_said_before_anything_runs(job):
     fp16 = TRAIN.model_copy(update={"precision": "fp16"})
     with pytest.raises(ValueError, match="expected a GPU for precision"):
         run_job(job("autoencoder", "c", encoder=ENCODER, decoder=DECODER, train=fp16))
+
+
+class NotANumber(ImageDataset):
+    """Images of NaN."""
+
+    def __getitem__(self, key):
+        example = super().__getitem__(key)
+        return {**example, "image": example["image"] * float("nan")}
+
+
+def test_a_failed_job_fails_again_from_its_file(job, tmp_path):
+    source = open_source("sample", train_images=8, validation_images=4, canvases=1)
+    train = NotANumber(prepare(source, progress=False).index, source, TrainTransform(im_size=16), split="train")
+    failing = job("autoencoder", "failing", images=train, encoder=ENCODER, decoder=DECODER)
+    with pytest.raises(NotFiniteError, match="is not finite") as failure:
+        run_job(failing)
+    (file,) = (tmp_path / "failing").glob("failure-*")
+    losses = replay(file, build_step(failing, build_model(failing)))
+    assert str(failure.value).startswith(f"{first_bad(losses)} is not finite")

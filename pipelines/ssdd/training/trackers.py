@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from ssdd_metrics import to_uint8
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
@@ -46,7 +47,7 @@ def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -
         images: (N, 3, H, W) in [-1, 1]; values outside are clamped.
         step: finished optimiser steps.
     """
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = to_uint8(images.float().add(1).div(2).clamp(0, 1))
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
