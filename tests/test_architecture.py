@@ -15,8 +15,8 @@ APPLICATION = ROOT / "pipelines" / "ssdd"
 ORDER = {
     "ssdd_encoder": "files sources checkpoint config blocks posterior latents sdvae encoder __init__",
     "ssdd_decoder": (
-        "files sources checkpoint config flow times linear norm conditioning window fused attention blocks unet "
-        "sampler decoder losses distill adversarial __init__"
+        "files sources checkpoint config flow times linear modulation norm conditioning window fused attention blocks "
+        "unet sampler decoder losses distill adversarial __init__"
     ),
 }
 VENDORED = {

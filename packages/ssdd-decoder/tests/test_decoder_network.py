@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssdd_decoder import Decoder, DecoderConfig
-from ssdd_decoder.conditioning import AdaGroupNorm, AdaLayerNorm, Modulation, TimeEmbedding
+from ssdd_decoder.conditioning import AdaLayerNorm, TimeEmbedding
+from ssdd_decoder.modulation import Modulation
 
 SIZES = ["debug", "quickstart"]
 
@@ -96,14 +97,11 @@ HALVES = [torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_norms_are_computed_in_float32(dtype):
+def test_norm_of_tokens_is_computed_in_float32(dtype):
     """Features far from zero: their squares overflow float16, and bfloat16 cannot hold their sums."""
     eps = torch.finfo(dtype).eps
-    x = (300 + 40 * torch.randn(2, 16, 8, 8)).to(dtype)
+    tokens = (300 + 40 * torch.randn(2, 8, 8, 16)).to(dtype)
     plain = Modulation(torch.ones(2, 1, 1, 16, dtype=dtype), torch.zeros(2, 1, 1, 16, dtype=dtype))
-    out = AdaGroupNorm(4, 16, 8).to(dtype)(x, plain)
-    torch.testing.assert_close(out.float(), F.group_norm(x.float(), 4, eps=1e-5), atol=2 * eps, rtol=2 * eps)
-    tokens = x.permute(0, 2, 3, 1)
     out = AdaLayerNorm(16, 8).to(dtype)(tokens, plain)
     torch.testing.assert_close(out.float(), F.layer_norm(tokens.float(), (16,), eps=1e-5), atol=2 * eps, rtol=2 * eps)
 

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdd_decoder.attention import RelativePositionBias, TileBiases, local_attention
-from ssdd_decoder.conditioning import AdaGroupNorm, AdaLayerNorm, Modulation
+from ssdd_decoder.conditioning import AdaGroupNorm, AdaLayerNorm
 from ssdd_decoder.fused import FusedBias
 from ssdd_decoder.linear import Linear, linear
-from ssdd_decoder.norm import group_norm
+from ssdd_decoder.modulation import Modulation
+from ssdd_decoder.norm import norm_silu
 
 
 class ResnetBlock(nn.Module):
@@ -34,20 +35,17 @@ class ResnetBlock(nn.Module):
         if skip is not None:
             x = torch.cat([x, skip], dim=1)
         shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
-        h = self.norm1(x, modulation, overwrite=skip is not None and shortcut is not x)
-        h = self.conv1(silu(h))
-        h = self.conv2(silu(self._norm_by_time(h, time)))
+        h = self.conv1(self.norm1(x, modulation, overwrite=skip is not None and shortcut is not x))
+        h = self.conv2(norm_silu(h, self._modulation_by(time), self.norm2.num_groups, self.norm2.eps, overwrite=True))
         h += shortcut
         return h
 
-    def _norm_by_time(self, h: Tensor, time: Tensor) -> Tensor:
+    def _modulation_by(self, time: Tensor) -> Modulation:
+        """Norm, scale and shift by time are one norm with another affine part."""
         scale, shift = self.time_emb_proj(time).chunk(2, dim=1)
-        if time.shape[0] > 1:
-            return torch.addcmul(shift[:, :, None, None], self.norm2(h), 1 + scale[:, :, None, None])
-        # All images share t: norm, scale and shift are one norm with another affine part.
-        weight = self.norm2.weight * (1 + scale[0])
-        bias = self.norm2.bias * (1 + scale[0]) + shift[0]
-        return group_norm(h, self.norm2.num_groups, weight, bias, self.norm2.eps)
+        weight = self.norm2.weight * (1 + scale)
+        bias = self.norm2.bias * (1 + scale) + shift
+        return Modulation(weight[:, None, None], bias[:, None, None])
 
 
 class Attention(nn.Module):
@@ -150,8 +148,3 @@ def fold_upsampling(weight: Tensor) -> Tensor:
     shifts = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=weight.dtype, device=weight.device)
     fold = torch.kron(shifts, shifts)  # (16, 9)
     return (weight.transpose(0, 1).flatten(2) @ fold.T).unflatten(2, (4, 4))
-
-
-def silu(x: Tensor) -> Tensor:
-    """SiLU; in place where no gradient needs the input."""
-    return F.silu(x, inplace=not x.requires_grad)

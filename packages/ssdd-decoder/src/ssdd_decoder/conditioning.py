@@ -1,14 +1,12 @@
-"""How the latent and the time steer the network: embeddings, and scale-and-shift modulation.
+"""How the latent and the time steer the network: embeddings, and the norms that they modulate.
 
-What depends on the latent alone is computed once per decode and kept at latent resolution; features are scaled and
-shifted through a view, so that nothing is upsampled in memory.
+What depends on the latent alone is computed once per decode and kept at latent resolution.
 """
 
-# B batch, C channels, H W feature map, h w latent cells, r = H / h; maps are channels-last: (B, H, W, C)
+# B batch, C channels, H W feature map, h w latent cells; maps are channels-last: (B, H, W, C)
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -16,49 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdd_decoder.linear import linear
-from ssdd_decoder.norm import group_statistics, overwriting
+from ssdd_decoder.modulation import Modulation, may_overwrite
+from ssdd_decoder.norm import norm_silu
 
 TIME_SCALE = 1000.0  # the published network is called with 1000 t
 MAX_PERIOD = 10_000.0
-
-
-@dataclass(frozen=True)
-class Modulation:
-    """Scale and shift of normalised features, one per latent cell and channel.
-
-    Args:
-        scale: (B, h, w, C), the factor itself (one is already added).
-        shift: (B, h, w, C).
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    @property
-    def cells(self) -> torch.Size:
-        """Latent cells: (h, w)."""
-        return self.scale.shape[1:3]
-
-    def split(self, channels: list[int]) -> "Iterator[Modulation]":
-        """The modulations that lie side by side in this one, with so many channels each."""
-        return map(Modulation, self.scale.split(channels, dim=-1), self.shift.split(channels, dim=-1))
-
-    def after(self, mean: Tensor, inverse: Tensor) -> "Modulation":
-        """The modulation that first subtracts a mean (B, C) and multiplies by an inverse deviation (B, C)."""
-        scale = self.scale * inverse[:, None, None]
-        shift = torch.addcmul(self.shift, mean[:, None, None], scale, value=-1)
-        return Modulation(scale.to(self.scale.dtype), shift.to(self.shift.dtype))
-
-    def apply(self, x: Tensor, overwrite: bool = False) -> Tensor:
-        """(B, H, W, C) -> x * scale + shift, each latent cell covering its share of H x W (nearest)."""
-        (height, width), (h, w) = x.shape[1:3], self.cells
-        if height % h or width % w:  # the feature map is coarser than the latent, or not a multiple of it
-            rows = torch.arange(height, device=x.device) * h // height
-            columns = torch.arange(width, device=x.device) * w // width
-            return torch.addcmul(self.shift[:, rows][:, :, columns], x, self.scale[:, rows][:, :, columns])
-        cells = x.view(x.shape[0], h, height // h, w, width // w, x.shape[3])
-        scale, shift = (m[:, :, None, :, None] for m in (self.scale, self.shift))  # (B, h, 1, w, 1, C)
-        return torch.addcmul(shift, cells, scale, out=cells if overwrite else None).view(x.shape)
 
 
 class TimeEmbedding(nn.Module):
@@ -90,7 +50,7 @@ def sinusoid(position: Tensor, channels: int) -> Tensor:
 
 
 class AdaGroupNorm(nn.Module):
-    """GroupNorm whose scale and shift come from the latent's context."""
+    """GroupNorm whose scale and shift come from the latent's context, then SiLU."""
 
     def __init__(self, groups: int, channels: int, context_channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -104,13 +64,8 @@ class AdaGroupNorm(nn.Module):
         return scale, scale_bias, shift, shift_bias
 
     def forward(self, x: Tensor, modulation: Modulation, overwrite: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), in channels-last memory; x is lost if it may be overwritten."""
-        if overwriting(x):
-            modulation = modulation.after(*group_statistics(x, self.groups, self.eps))
-        else:
-            x, overwrite = F.group_norm(x, self.groups, eps=self.eps), False
-        x = x.permute(0, 2, 3, 1).contiguous()  # no copy where memory is channels-last
-        return modulation.apply(x, overwrite).permute(0, 3, 1, 2)
+        """(B, C, H, W) -> (B, C, H, W), SiLU applied, in channels-last memory; x is lost if it may be overwritten."""
+        return norm_silu(x, modulation, self.groups, self.eps, overwrite)
 
 
 class AdaLayerNorm(nn.Module):
@@ -129,7 +84,7 @@ class AdaLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, H, W, D) -> (B, H, W, D)."""
-        return modulation.apply(F.layer_norm(x, (self.channels,), eps=self.eps), overwriting(x))
+        return modulation.apply(F.layer_norm(x, (self.channels,), eps=self.eps), may_overwrite())
 
 
 def modulations(context: Tensor, norms: Sequence[AdaGroupNorm | AdaLayerNorm]) -> Modulation:

@@ -21,13 +21,13 @@ from ssdd_decoder.blocks import (
     TransformerBlock,
     Upsample,
     fold_upsampling,
-    silu,
 )
-from ssdd_decoder.conditioning import AdaGroupNorm, Modulation, TimeEmbedding, modulations
+from ssdd_decoder.conditioning import AdaGroupNorm, TimeEmbedding, modulations
 from ssdd_decoder.config import DecoderConfig
 from ssdd_decoder.fused import FusedBias
 from ssdd_decoder.linear import Linear
-from ssdd_decoder.norm import group_norm
+from ssdd_decoder.modulation import Modulation
+from ssdd_decoder.norm import norm_silu
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,8 @@ class UNet(nn.Module):
         h, tokens = self._middle(h, conditioning, token_layer)
         h = self._up(h, skips, resnets, time, conditioning.folded)
         norm = self.conv_norm_out
-        h = self.conv_out(silu(group_norm(h, norm.num_groups, norm.weight, norm.bias, norm.eps)))
+        affine = Modulation(norm.weight[None, None, None], norm.bias[None, None, None])
+        h = self.conv_out(norm_silu(h, affine, norm.num_groups, norm.eps, overwrite=True))
         if self.config.patch_size > 1:
             h = F.pixel_shuffle(h, self.config.patch_size)
         if self.config.prediction == "sample":
