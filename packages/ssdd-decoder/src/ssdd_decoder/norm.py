@@ -36,7 +36,7 @@ def norm_silu(x: Tensor, modulation: Modulation, groups: int, eps: float, overwr
     fitting = modulation.fit(*x.shape[2:])
     if torch.is_grad_enabled():
         return _NormSiLU.apply(x, fitting.scale, fitting.shift, groups, eps)
-    return _norm_silu(x, fitting, groups, eps, overwrite)
+    return _norm_silu(x, fitting, groups, eps, overwrite and may_overwrite())
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -52,21 +52,22 @@ class _NormSiLU(torch.autograd.Function):
         x, scale, shift = ctx.saved_tensors
         modulation, cells = Modulation(scale, shift), scale.shape[1:3]
         n, inverse = _normalised(x, ctx.groups, ctx.eps)
-        grad = torch.ops.aten.silu_backward(_channels_last(grad), modulation.to(n.dtype).apply(n))
-        of_shift, of_scale = _cell_sums(grad, cells), _cell_sums(grad * n, cells)
+        modulated = modulation.to(n.dtype).apply(n)
+        grad = torch.ops.aten.silu_backward(_channels_last(grad), modulated)
+        of_shift, of_scale = _cell_sums(grad, cells), _cell_sums(torch.mul(grad, n, out=modulated), cells)
         # of x: inverse * (grad * scale - mean(grad * scale) - n * mean(grad * scale * n)), with means over the group
         level, slope = (_group_mean(scale * each, ctx.groups, x) * -inverse for each in (of_shift, of_scale))
         of_x = Modulation(slope, level).to(n.dtype).apply(n, may_overwrite())
         factor = (scale * inverse).to(n.dtype)[:, :, None, :, None]
-        of_x = torch.addcmul(in_cells(of_x, cells), in_cells(grad, cells), factor).view(n.shape)
+        in_cells(of_x, cells).addcmul_(in_cells(grad, cells), factor)
         of_scale, of_shift = (each.sum_to_size(scale.shape).to(scale.dtype) for each in (of_scale, of_shift))
         return of_x.permute(0, 3, 1, 2), of_scale, of_shift, None, None
 
 
 def _norm_silu(x: Tensor, modulation: Modulation, groups: int, eps: float, overwrite: bool = False) -> Tensor:
-    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
         # As one scaling of x, perhaps in place: new memory costs more than arithmetic there.
-        y = modulation.after(*group_statistics(x, groups, eps)).apply(_channels_last(x), overwrite and may_overwrite())
+        y = modulation.after(*group_statistics(x, groups, eps)).to(x.dtype).apply(_channels_last(x), overwrite)
     else:
         n, _ = _normalised(x, groups, eps)
         y = modulation.to(n.dtype).apply(n, may_overwrite())
@@ -82,7 +83,7 @@ def _normalised(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
 
 def group_statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and 1 / sqrt(variance + eps) of each channel's group of (B, C, H, W): two (B, C)."""
-    unused = x.new_zeros(x.shape[1])
+    unused = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # its dtype is the result's
     each = [torch.batch_norm_update_stats(image, unused, unused, 0.0) for image in x.split(1)]
     means, variances = (torch.stack(channels).unflatten(1, (groups, -1)) for channels in zip(*each, strict=True))
     between, mean = torch.var_mean(means, 2, correction=0, keepdim=True)
