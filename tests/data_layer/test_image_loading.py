@@ -1,7 +1,10 @@
 import gc
+import tracemalloc
 
 import numpy as np
+import pandas as pd
 import psutil
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -175,3 +178,39 @@ def test_memory_does_not_grow_with_the_images_read(tmp_path):
     for i in range(30):
         dataset[i]
     assert resident() - before < 15e6
+
+
+class Unread(ImageFolder):
+    """A source whose pictures are all the same, so that any number of them costs no time."""
+
+    picture = Image.new("RGB", (16, 16))
+
+    def open(self, path):
+        return self.picture
+
+
+def test_memory_does_not_grow_with_the_length_of_the_data_set(tmp_path):
+    def held(length: int) -> tuple[int, int]:
+        """Bytes held by a data set and its sampler within an epoch, and those of the index."""
+        names = [f"class-{i % 1000:04d}/image-{i:08d}.jpeg" for i in range(length)]
+        hashes = [f"{i:064x}" for i in range(length)]
+        columns = {"path": names, "split": "train", "width": 16, "height": 16, "bytes": 9, "sha256": hashes}
+        index = pd.DataFrame(columns)
+        gc.collect()
+        tracemalloc.start()
+        before = pa.total_allocated_bytes()
+        dataset = ImageDataset(index, Unread(tmp_path), EvalTransform(im_size=16), split="train")
+        sampler = StepSampler(length, 8, seed=0)
+        sampler.set_position(3, sampler.steps_per_epoch - 5)
+        assert len([batch for batch in make_loader(dataset, sampler)]) == 5
+        gc.collect()
+        found = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
+        tracemalloc.stop()
+        return found, int(index.memory_usage(deep=True).sum())
+
+    held(1000)  # what is made once
+    (short, _), (long, index) = held(10_000), held(50_000)
+    row = (long - short) / 40_000
+    assert row < 80  # 30 of the name, 4 of its place, 8 of the order; the sizes here are the index's own
+    assert row < 0.5 * index / 50_000
+    assert short - 10_000 * row < 1e6

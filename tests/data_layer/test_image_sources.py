@@ -359,6 +359,25 @@ def test_hugging_face_folders(hugging_face, tmp_path, storage, column):
     assert pickle.loads(pickle.dumps(source)).read("train/00000003") == buffers[3]
 
 
+def test_hugging_face_id_of_the_hub(hugging_face, monkeypatch):
+    datasets, buffers = hugging_face
+    asked = []
+
+    def load(*arguments):
+        asked.append(arguments)
+        table = datasets.Dataset.from_dict({"image": [{"bytes": data, "path": None} for data in buffers]})
+        return datasets.DatasetDict({"train": table, "validation": table.select([1])})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    source = open_source("huggingface", "owner/name", config="small")
+    assert asked == [("owner/name", "small")]
+    assert source.listing().names == {
+        "train": [f"train/{i:08d}" for i in range(5)],
+        "validation": ["validation/00000000"],
+    }
+    assert source.read("validation/00000000") == buffers[1]
+
+
 def test_hugging_face_null_rows_and_broken_bytes_are_rejected(hugging_face, tmp_path):
     datasets, buffers = hugging_face
     stored = [None, {"bytes": b"junk", "path": None}, {"bytes": buffers[0], "path": None}]

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from torch import nn
 
 from ssdd.training import guard, keyed
@@ -20,6 +21,7 @@ from ssdd.training.ema import Ema
 from ssdd.training.history import read_rows, write_rows
 from ssdd.training.optim import build_optimizer
 from ssdd.training.state import Best, StateStore, TrainingState
+from ssdd.training.step import StepLosses, TrainingStep
 from ssdd.training.targets import CachedTargets, clean_targets, sound_shards, write_targets
 from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_decoder.distill import teacher_target
@@ -152,40 +154,86 @@ def test_rows_come_back(tmp_path):
     assert read_rows(tmp_path / "none.csv") == []
 
 
-class Overflowing(nn.Module):
-    """Its loss is infinite where weight, batch and step all are those of the failure."""
+class Overflowing(TrainingStep):
+    """Its loss is infinite where trained and frozen weights, batch and step all are those of the failure."""
 
-    def __init__(self):
+    judges = ("judge",)
+
+    def __init__(self, weight=1.0, frozen=1.0, judge=1.0):
         super().__init__()
-        self.net = nn.Linear(2, 1, bias=False)
-        nn.init.ones_(self.net.weight)
+        self.net, self.frozen, self.judge = (nn.Linear(2, 1, bias=False) for _ in range(3))
+        for layer, value in ((self.net, weight), (self.frozen, frozen), (self.judge, judge)):
+            nn.init.constant_(layer.weight, value)
+        self.frozen.requires_grad_(False)
+        self.judge.requires_grad_(False)
 
     def forward(self, batch, step):
-        loss = (self.net(batch["image"]) * 10.0**step).square().mean()
-        return SimpleNamespace(total=loss, terms={"mse": loss})
+        x = batch["image"]
+        loss = (self.net(x) * self.frozen(x) * 10.0**step).square().mean() * self.judge.weight.mean()
+        return StepLosses(loss, {"mse": loss})
 
 
 def test_the_file_of_a_failure_fails_again(tmp_path):
-    failed = Overflowing()
-    nn.init.constant_(failed.net.weight, 1e8)
-    batch = {"image": torch.full((3, 2), 1e8), "index": torch.arange(3), "path": ["a.png", "b.png", "c.png"]}
+    failed = Overflowing(1e5, 1e5, 3.0)
+    batch = {"image": torch.full((3, 2), 1e3), "index": torch.arange(3), "path": ["a.png", "b.png", "c.png"]}
     small = batch | {"image": torch.ones(3, 2)}
     terms = {"loss": float("inf"), "mse": float("inf")}
     error = guard.report("mse", 4, batch, terms, failed, tmp_path, rank=1)
     assert all(part in str(error) for part in ("mse is not finite", "step 4", "a.png, b.png, c.png", "guard.replay"))
     (file,) = tmp_path.iterdir()
     assert str(file) in str(error)
+    assert not any("judge" in name for name in load_file(file))
     assert guard.first_bad(guard.replay(file, Overflowing())) == "mse"
-    # neither the weights nor the batch nor the step alone does it
-    for name, network, seen, step in (("w", Overflowing(), batch, 4), ("b", failed, small, 4), ("s", failed, batch, 0)):
+    # none of the weights, frozen or not, the batch and the step alone does it
+    others = {
+        "net": (Overflowing(frozen=1e5), batch, 4),
+        "frozen": (Overflowing(1e5), batch, 4),
+        "batch": (failed, small, 4),
+        "step": (failed, batch, 0),
+    }
+    for name, (network, seen, step) in others.items():
         (tmp_path / name).mkdir()
         guard.report("mse", step, seen, terms, network, tmp_path / name)
         (other,) = (tmp_path / name).iterdir()
-        assert guard.first_bad(guard.replay(other, Overflowing())) is None
+        again = Overflowing(judge=2.0)
+        found = guard.replay(other, again)
+        assert again.judge.weight.mean() == 2
+        network.judge = again.judge
+        assert found["loss"] == found["mse"] == network(seen, step).total.item() < float("inf")
+
+
+def test_a_failure_is_computed_in_its_precision_on_its_device(tmp_path):
+    step, batch = Overflowing(1 / 3), {"image": torch.full((3, 2), 1 / 7), "path": []}
+    exact = step(batch, 0).total
+    exact.backward()
+    norm = step.net.weight.grad.norm().item()
+    found = {}
+    for precision in ("no", "bf16"):
+        about = {"config": {"precision": precision}}
+        guard.report("mse", 0, batch, {}, step, tmp_path, about=about)
+        found[precision] = guard.replay(tmp_path / "failure-step-00000000-rank-0.safetensors", Overflowing())
+    exact = exact.item()
+    assert found["no"] == {"loss": exact, "mse": exact, "gradient_norm": pytest.approx(norm)}
+    assert found["bf16"]["mse"] != exact
+    assert found["bf16"]["mse"] == pytest.approx(exact, rel=0.03)
+
+
+def test_a_failure_is_not_computed_with_other_networks_or_without_its_device(tmp_path, monkeypatch):
+    guard.report("mse", 0, {"image": torch.ones(1, 2)}, {}, Overflowing(), tmp_path)
+    (file,) = tmp_path.iterdir()
+    other = Overflowing()
+    other.extra = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"network\.extra.*build the step from the job that failed"):
+        guard.replay(file, other)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(guard.json, "loads", lambda text: {"device": "cuda"})
+    with pytest.raises(ValueError, match=r"expected a CUDA device.*device='cpu'"):
+        guard.replay(file, Overflowing())
 
 
 def test_guard_names_the_part_before_the_sum():
     assert guard.first_bad({"loss": float("nan"), "kl": float("inf"), "mse": 1.0}) == "kl"
+    assert guard.first_bad({"gradient_norm": float("nan"), "loss": float("nan"), "mse": 1.0}) == "loss"
     assert guard.first_bad({"loss": 1.0}) is None
 
 

@@ -1,9 +1,11 @@
 """Jobs on the embedded photographs: every kind trains, hands on what it made, and resumes exactly."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ssdd import SSDD
@@ -149,20 +151,71 @@ def test_a_finished_job_trains_no_more_and_mends_its_checkpoint(job, monkeypatch
     assert all(torch.equal(value, before[name]) for name, value in weights(again.last).items())
 
 
-def test_bf16_and_the_global_random_state(job):
+def losses_of(result) -> list[dict[str, float]]:
+    names = ("loss", "flow_matching", "msgrad", "kl", "gan", "discriminator", "gradient_norm")
+    rows = [row for row in read_rows(result.history) if row["split"] == "train"]
+    return [{name: row[name] for name in names if name in row} for row in rows]
+
+
+def test_bf16_is_near_float32_and_the_global_random_state_stays(job):
+    train = TRAIN.model_copy(update={"log_every": 1})
+    arguments = {"encoder": ENCODER, "decoder": DECODER}
+    exact = losses_of(run_job(job("autoencoder", "float32", train=train, **arguments)))
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    result = run_job(
-        job(
-            "autoencoder",
-            "bf16",
-            encoder=ENCODER,
-            decoder=DECODER,
-            train=TRAIN.model_copy(update={"precision": "bf16"}),
-        )
-    )
+    result = run_job(job("autoencoder", "bf16", train=train.model_copy(update={"precision": "bf16"}), **arguments))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(value.dtype == torch.float32 for value in weights(result.last).values())
+    rounded = losses_of(result)
+    assert rounded != exact
+    for one, other in zip(rounded, exact, strict=True):
+        assert one == pytest.approx(other, rel=0.02)
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_losses_of_plain_ones(job, monkeypatch):
+    """Traced as always, but run by PyTorch itself: its code generator takes a minute and has tests of its own."""
+    compiled = []
+    plain = torch.compile
+
+    def trace(function, **options):
+        compiled.append(function)
+        return plain(function, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", trace)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: setattr(module, "forward", trace(module.forward)))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    train = TRAIN.model_copy(update={"log_every": 1, "epochs": 1})
+    first = {"encoder": ENCODER, "decoder": DECODER}
+    start = run_job(job("autoencoder", "start", train=train, **first)).last
+    second = {"checkpoint": start, "distill": DistillConfig(teacher_steps=2)}
+    for kind, arguments, networks in (("autoencoder", first, 2), ("distillation", second, 3)):
+        found = []
+        for flag in (False, True):
+            compiled.clear()
+            flagged = train.model_copy(update={"compile": flag})
+            found.append(losses_of(run_job(job(kind, f"{kind}-{flag}", train=flagged, **arguments))))
+            assert len(compiled) == networks * flag
+        for one, other in zip(*found, strict=True):
+            assert one == pytest.approx(other, rel=1e-3)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 4
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_two_processes_play_the_game_of_one(job):
+    """Encoder, decoder and discriminator train in two processes as in one."""
+    train = TRAIN.model_copy(update={"log_every": 1, "gan": GanConfig(enabled=True, start_step=2)})
+    found = []
+    for processes in (1, 2):
+        runtime = RuntimeConfig(device="cpu", processes=processes, workers=0, trackers=(), progress=False)
+        arguments = {"encoder": ENCODER, "decoder": DECODER, "train": train, "runtime": runtime}
+        found.append(losses_of(run_job(job("autoencoder", f"{processes}", **arguments))))
+    assert len(found[0]) == 8
+    assert found[0][-1]["discriminator"] > 0
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_what_does_not_fit_is_said_before_anything_runs(job):
@@ -194,3 +247,32 @@ def test_a_failed_job_fails_again_from_its_file(job, tmp_path):
     (file,) = (tmp_path / "failing").glob("failure-*")
     losses = replay(file, build_step(failing, build_model(failing)))
     assert str(failure.value).startswith(f"{first_bad(losses)} is not finite")
+
+
+def test_a_failed_distillation_needs_nothing_but_its_file_and_shapes(job, tmp_path, monkeypatch):
+    """Frozen encoder, teacher and student come from the file: the job that replays starts from other weights."""
+    train = TRAIN.model_copy(update={"epochs": 1})
+    made = {}
+    for seed in (0, 1):
+        seeded = train.model_copy(update={"seed": seed})
+        first = job("autoencoder", f"model-{seed}", encoder=ENCODER, decoder=DECODER, train=seeded)
+        made[seed] = tmp_path / f"{seed}.safetensors"
+        build_model(first).save_pretrained(made[seed])
+    finish = DecoderStep.finish
+
+    def broken(self, *args, step, **kwargs):
+        losses = finish(self, *args, step=step, **kwargs)
+        return dataclasses.replace(losses, total=losses.total * (float("nan") if step == 2 else 1))
+
+    failing = job("distillation", "f", checkpoint=made[0], train=train, distill=DistillConfig(teacher_steps=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderStep, "finish", broken)
+        with pytest.raises(NotFiniteError, match="loss is not finite"):
+            run_job(failing)
+    (file,) = (tmp_path / "f").glob("failure-*")
+    with safe_open(file, framework="pt") as opened:
+        terms = json.loads(opened.metadata()["failure"])["terms"]
+    other = dataclasses.replace(failing, checkpoint=made[1])
+    found = replay(file, build_step(other, build_model(other)))
+    for name in ("flow_matching", "msgrad"):
+        assert found[name] == pytest.approx(terms[name], rel=1e-3)

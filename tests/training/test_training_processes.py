@@ -1,15 +1,18 @@
 """One process or many: the same curve, the same bytes after a kill, no process left behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from ssdd.training import launch
 from ssdd.training.history import read_rows
 
 TWO = {"processes": 2}
@@ -30,7 +33,8 @@ def group_of(folder: Path) -> list[int]:
 @pytest.fixture
 def run_marked(toy_script, options, tmp_path):
     """Starts a toy run whose processes can all be found again by their environment."""
-    import json
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
 
     def start(**changes) -> subprocess.Popen:
         request = json.dumps([str(tmp_path / "run"), str(tmp_path / "log"), [options(runtime=TWO, **changes)]])
@@ -38,7 +42,7 @@ def run_marked(toy_script, options, tmp_path):
             [sys.executable, str(toy_script)],
             stdin=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MARK": str(tmp_path)},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MARK": str(tmp_path), "TMPDIR": str(temporary)},
         )
         assert process.stdin is not None
         process.stdin.write(request + "\n")
@@ -101,7 +105,7 @@ def test_a_failing_rank_ends_all_with_its_story(run_marked, toy_script, tmp_path
 
 
 @pytest.mark.slow
-def test_workers_die_with_their_parent(run_marked, tmp_path):
+def test_workers_die_with_their_parent(run_marked, tmp_path, monkeypatch):
     process = run_marked(config={"epochs": 100000})
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("state-*")) and time.monotonic() < deadline:
@@ -114,6 +118,32 @@ def test_workers_die_with_their_parent(run_marked, tmp_path):
     while group_of(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert group_of(tmp_path) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    left = list((tmp_path / "tmp").glob("ssdd-workers-*"))
+    assert len(left) == 1
+    monkeypatch.setattr(launch, "elastic_launch", lambda config, function: lambda *arguments: {0: None})
+    launch.launch(print, 2)
+    assert list((tmp_path / "tmp").glob("ssdd-workers-*")) == []
+
+
+def test_folders_of_killed_launchers_go_and_those_of_live_ones_stay(tmp_path, monkeypatch):
+    over = subprocess.Popen([sys.executable, "-c", ""])
+    over.wait()
+    names = [f"ssdd-workers-{over.pid}-ab_c-d", f"ssdd-workers-{os.getpid()}-ab", "ssdd-workers-x-y", "other"]
+    for name in names:
+        (tmp_path / name / "none_1").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen = []
+
+    def take(config, function):
+        seen.extend(path.name for path in tmp_path.iterdir())
+        return lambda *arguments: {0: "first"}
+
+    monkeypatch.setattr(launch, "elastic_launch", take)
+    assert launch.launch(print, 2) == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    (own,) = set(seen) - set(names)
+    assert own.startswith(f"ssdd-workers-{os.getpid()}-")
 
 
 def test_signals_are_noted_and_a_stuck_run_ends_all_the_same():

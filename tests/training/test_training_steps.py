@@ -1,5 +1,7 @@
 """Step functions against the published numbers, and against the formulas written out."""
 
+import copy
+import itertools
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from ssdd.training.config import DistillConfig, GanConfig, JudgeFiles, LossWeigh
 from ssdd.training.judges import Judges, load_loss_judges, perceptual_distance
 from ssdd.training.steps import AutoencoderStep, DistillationStep
 from ssdd_decoder import Decoder, DecoderConfig
+from ssdd_decoder.losses import multiscale_gradient_loss
 from ssdd_encoder import Encoder, EncoderConfig, Posterior
 
 PARITY = Path(__file__).parents[1] / "data" / "f8c4_S_64.safetensors"
@@ -107,6 +110,20 @@ def given_draws(step, parity):
     return {"image": parity.x, "index": torch.arange(len(parity.x))}
 
 
+def output_gradient(losses, decoder) -> torch.Tensor:
+    """Gradient (3,) of the last bias: that of the velocity, summed over images and pixels."""
+    decoder.zero_grad()
+    losses.total.backward()
+    found = decoder.conv_out.bias.grad.clone()
+    decoder.zero_grad()
+    return found
+
+
+def published_gradient(velocity, target) -> torch.Tensor:
+    """Gradient of mean (v - target)^2 with respect to v, summed likewise, from published tensors alone."""
+    return (2 * (velocity.double() - target.double()) / velocity.numel()).sum((0, 2, 3)).float()
+
+
 def test_flow_matching_step_gives_the_published_loss(parity):
     model = SimpleNamespace(encoder=GivenLatent(parity.z), decoder=parity.decoder)
     step = AutoencoderStep(model, config(latent="mode"), Judges())
@@ -114,12 +131,15 @@ def test_flow_matching_step_gives_the_published_loss(parity):
     step._distance = lambda x, estimate: estimates.append(estimate) or estimate.new_zeros(())
     losses = step(given_draws(step, parity), 0)
     assert losses.terms["flow_matching"].item() == pytest.approx(parity.expected["loss.flow_matching"].item(), rel=1e-4)
-    torch.testing.assert_close(estimates[0], parity.expected["loss.x0_pred"], atol=2e-3, rtol=1e-3)
+    expected = parity.expected["loss.x0_pred"]
+    torch.testing.assert_close(estimates[0], expected, atol=2e-3, rtol=1e-3)
+    t = parity.t[:, None, None, None]
+    velocity = (expected - (1 - t) * parity.x - t * parity.noise) / t
+    found = output_gradient(losses, step.decoder)
+    torch.testing.assert_close(found, published_gradient(velocity, parity.x - parity.noise), atol=1e-5, rtol=1e-3)
 
 
 def test_distillation_step_gives_the_published_loss(parity):
-    import copy
-
     model = SimpleNamespace(encoder=GivenLatent(parity.z), decoder=parity.decoder)
     step = DistillationStep(model, config(), Judges(), copy.deepcopy(parity.decoder), DistillConfig())
     seen = []
@@ -128,6 +148,9 @@ def test_distillation_step_gives_the_published_loss(parity):
     assert losses.terms["flow_matching"].item() == pytest.approx(parity.expected["loss.distill"].item(), rel=1e-3)
     torch.testing.assert_close(seen[0][0], parity.expected["distill.target"], atol=5e-3, rtol=1e-3)
     torch.testing.assert_close(seen[0][1], parity.expected["distill.x0_pred"], atol=5e-3, rtol=1e-3)
+    published = published_gradient(parity.expected["distill.x0_pred"], parity.expected["distill.target"])
+    torch.testing.assert_close(output_gradient(losses, step.decoder), published, atol=1e-5, rtol=1e-3)
+    assert all(p.grad is None for p in step.teacher.parameters())
 
 
 # -- the formulas written out --------------------------------------------------------------------------------------
@@ -176,6 +199,62 @@ def test_joint_loss_and_gradient_are_the_formula():
     for a, b in zip(found, gradients(trained), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
     assert all(g.abs().sum() > 0 for g in found)
+
+
+def test_distillation_loss_and_gradient_are_the_formula():
+    model, batch = tiny_model(), tiny_batch()
+    teacher = copy.deepcopy(model.decoder)
+    nn.init.normal_(teacher.conv_out.weight)  # the student is no longer its teacher
+    loss = LossWeights(perceptual="msgrad", repa=0.25)
+    step = DistillationStep(model, config(loss=loss), Judges(vision=Vision()), teacher, DistillConfig(teacher_steps=3))
+    losses = step(batch, 7)
+    losses.total.backward()
+    trained = [model.decoder, step.alignment_head]
+    found = gradients(trained)
+    step.zero_grad()
+
+    x = batch["image"]
+    with torch.no_grad():
+        z = model.encoder(x).mean
+        eps = keyed.normal(keyed.keys(5, "noise", 7, batch["index"].tolist()), x.shape[1:])
+        target, times = eps, [(1 - i / 3) ** 2 for i in range(4)]
+        for now, then in itertools.pairwise(times):
+            v = teacher.predict(target, torch.full((4,), now), teacher.condition(z), None).velocity
+            target = target + (now - then) * v
+    prediction = model.decoder.predict(eps, torch.ones(4), model.decoder.condition(z), 1)
+    flow = ((prediction.velocity - (target - eps)) ** 2).mean()
+    tokens = step.alignment_head.layers(prediction.tokens.flatten(1, 2))
+    wanted = step.vision.patch_tokens((x + 1) / 2, prediction.tokens.shape[1:3])
+    repa = 1 - F.cosine_similarity(tokens, wanted, dim=-1, eps=1e-5).mean()
+    total = flow + 0.5 * multiscale_gradient_loss(target, eps + prediction.velocity) + 0.25 * repa
+    total.backward()
+    assert losses.total.item() == pytest.approx(total.item(), rel=1e-5)
+    for a, b in zip(found, gradients(trained), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+    assert all(g.abs().sum() > 0 for g in found)
+    assert all(p.grad is None for frozen in (model.encoder, teacher) for p in frozen.parameters())
+
+
+def test_a_decoder_on_a_frozen_encoder_has_the_gradient_of_the_formula():
+    model, batch = tiny_model(), tiny_batch()
+    step = AutoencoderStep(model, config(), Judges())
+    losses = step(batch, 7)
+    losses.total.backward()
+    found = gradients([model.decoder])
+    step.zero_grad()
+    x, index = batch["image"], batch["index"].tolist()
+    posterior = model.encoder(x)
+    n = keyed.normal(keyed.keys(5, "posterior", 7, index), posterior.mean.shape[1:])
+    z = (posterior.mean + posterior.logvar.div(2).exp() * n).detach()
+    eps = keyed.normal(keyed.keys(5, "noise", 7, index), x.shape[1:])
+    t = torch.sigmoid(keyed.normal(keyed.keys(5, "time", 7, index), ()))
+    w = t[:, None, None, None]
+    v = model.decoder.predict((1 - w) * x + w * eps, t, model.decoder.condition(z), None).velocity
+    total = ((v - (x - eps)) ** 2).mean()
+    total.backward()
+    assert losses.total.item() == pytest.approx(total.item(), rel=1e-5)
+    for a, b in zip(found, gradients([model.decoder]), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
 
 
 def test_frozen_encoder_costs_no_gradient_memory():

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from ssdd.files import atomic_write
-from ssdd.training.state import restore_tensors, trained_tensors, write_safetensors
+from ssdd.training.state import restore_tensors, write_safetensors
+from ssdd.training.step import TrainingStep
 
 SHOWN_PATHS = 10
+LAST = ("loss", "gradient_norm")
 
 
 class NotFiniteError(FloatingPointError):
@@ -21,33 +23,58 @@ class NotFiniteError(FloatingPointError):
 
 
 def first_bad(terms: Mapping[str, float]) -> str | None:
-    """Returns the name of the first value that is NaN or infinite; parts come before their sum."""
-    order = sorted(terms, key=lambda name: name == "loss")
+    """Returns the name of the first value that is NaN or infinite: parts, then their sum, then its gradient."""
+    order = sorted(terms, key=lambda name: LAST.index(name) if name in LAST else -1)
     return next((name for name in order if not math.isfinite(terms[name])), None)
 
 
-def replay(file: Path, step: nn.Module) -> dict[str, float]:
-    """Computes the losses of a failed step once more, on the CPU in float32.
+def replay(file: Path, step: TrainingStep, device: str | None = None) -> dict[str, float]:
+    """Computes the losses and the gradient's norm of a failed step once more, in the precision it had.
 
     `replay(file, build_step(job, build_model(job)))` with the job that failed (both from `ssdd.training.jobs`).
 
     Args:
         file: what `report` left.
-        step: a fresh step module like the one that failed; it gets the file's weights. Networks that did not train
-            and the discriminator are not in the file: they stay as they are.
+        step: a fresh step module like the one that failed; it gets the file's weights. Judges are not in the file:
+            they stay as they were loaded, their files being checked by hash.
+        device: where to compute; None: as then, since another kind of device draws other noise.
 
     Returns:
-        the losses by name, `loss` being the whole; those of the failure itself are `terms` in the file's header.
+        the losses by name, `loss` being the whole, and `gradient_norm`; `discriminator` alone where that was not
+        finite. Those of the failure itself are `terms` in the file's header.
+
+    Raises:
+        ValueError: the step is of other networks, or the device is not there.
     """
     with safe_open(file, framework="pt") as opened:
         story = json.loads(opened.metadata()["failure"])
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    weights = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-    batch: dict[str, Any] = {k.removeprefix("batch."): v for k, v in tensors.items() if k.startswith("batch.")}
-    restore_tensors(step, weights)
-    with torch.no_grad():
-        losses = step.train()(batch | {"path": story["paths"]}, story["step"])
-    return {name: value.item() for name, value in {"loss": losses.total, **losses.terms}.items()}
+    device = device or story["device"]
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("expected a CUDA device as the failed step had: give device='cpu' to compute with other noise")
+    batch: dict[str, Any] = {k.removeprefix("batch."): v.to(device) for k, v in tensors.items() if k[:6] == "batch."}
+    saved = {name: value for name, value in tensors.items() if not name.startswith("batch.")}
+    restore_tensors(_weights(step), saved, "build the step from the job that failed")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(story.get("config", {}).get("precision"))
+    step.to(device).train()
+    adversary = None if step.adversary is None else step.adversary.to(device).train()
+    with torch.autocast(device, dtype, enabled=dtype is not None):
+        if adversary is not None and story["not_finite"] == "discriminator":
+            return {"discriminator": adversary(batch).item()}
+        losses = step(batch | {"path": story["paths"]}, story["step"])
+    losses.total.backward()
+    norm = nn.utils.clip_grad_norm_([p for p in step.parameters() if p.requires_grad], math.inf)
+    values = {"loss": losses.total, **losses.terms, "gradient_norm": norm}
+    return {name: value.item() for name, value in values.items()}
+
+
+def _weights(step: TrainingStep) -> dict[str, Tensor]:
+    """Returns what decides a loss besides the batch: all networks, trained or frozen, except the judges."""
+    own = {k: v for k, v in step.state_dict().items() if k.partition(".")[0] not in step.judges}
+    found = {f"network.{k}": v for k, v in own.items()}
+    if step.adversary is not None:
+        found |= {f"adversary.{k}": v for k, v in step.adversary.state_dict().items()}
+    return found
 
 
 def report(
@@ -55,20 +82,21 @@ def report(
     step: int,
     batch: Mapping[str, Any],
     terms: Mapping[str, float],
-    network: nn.Module,
+    network: TrainingStep,
     folder: Path,
     rank: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> NotFiniteError:
     """Writes the reproduction file and returns the error to raise.
 
-    The file holds the batch's tensors (`batch.*`), the trained weights before the step (`network.*`) and, in its
-    header, step, losses, paths and `about` as JSON.
+    The file holds the batch's tensors (`batch.*`), the weights of all networks but the judges, frozen ones too, before
+    the failed player's step (`network.*`, `adversary.*`), and, in its header, step, losses, paths, device and `about`
+    as JSON.
 
     Args:
         name: the value that is not finite.
         step: the step that was under way, counted from 0 as the draws are keyed.
-        batch: what the data loader yielded on this process.
+        batch: what the data loader yielded on this process; for the discriminator, what that was shown.
         terms: every loss of the step on this process.
         network: the step module.
         folder: where to write.
@@ -77,8 +105,9 @@ def report(
     """
     paths = [str(path) for path in batch.get("path", [])]
     tensors = {f"batch.{k}": v for k, v in batch.items() if isinstance(v, torch.Tensor)}
-    tensors |= {f"network.{k}": v for k, v in trained_tensors(network).items()}
-    story = {"step": step, "rank": rank, "not_finite": name, "terms": dict(terms), "paths": paths}
+    device = next(iter(tensors.values())).device.type
+    tensors |= _weights(network)
+    story = {"step": step, "rank": rank, "not_finite": name, "terms": dict(terms), "paths": paths, "device": device}
     story |= dict(about or {})
     target = folder / f"failure-step-{step:08d}-rank-{rank}.safetensors"
     with atomic_write(target) as path:

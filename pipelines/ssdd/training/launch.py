@@ -2,13 +2,16 @@
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import psutil
 import torch
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
@@ -18,6 +21,8 @@ from ssdd.training.interrupts import watch_parent
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+LOGS = "ssdd-workers"  # temporary folders of what workers say, named <LOGS>-<process id of the launcher>-<random>
 
 
 class WorkerFailed(ChildProcessError):
@@ -38,7 +43,8 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
     """
     if processes == 1 or "RANK" in os.environ:
         return function(*args, **kwargs)
-    with tempfile.TemporaryDirectory(prefix="ssdd-workers-") as logs:
+    _remove_leftovers()
+    with tempfile.TemporaryDirectory(prefix=f"{LOGS}-{os.getpid()}-") as logs:
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -91,6 +97,14 @@ def gather(mine: T) -> list[T]:
     everyone: list[Any] | None = [None] * processes if rank == 0 else None
     torch.distributed.gather_object(mine, everyone)
     return everyone or []
+
+
+def _remove_leftovers() -> None:
+    """Removes the temporary folders of launchers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{LOGS}-*-*"):
+        pid = folder.name.removeprefix(f"{LOGS}-").partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @record

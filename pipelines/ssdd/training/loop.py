@@ -118,7 +118,6 @@ def train(
             if state.ema.due(done + 1):
                 state.ema.update(done + 1, usable_weights(optimizer, state.averaged))
             seconds = time.monotonic() - began
-            began += seconds
             bar.advance(figures["loss"], config.batch_size / max(seconds, 1e-9))
             run.record(figures, learning_rate(optimizer), seconds)
             if signal_number or run.evaluation_due() or (done + 1) % runtime.save_every == 0:
@@ -126,6 +125,7 @@ def train(
             if signal_number:
                 raise Interrupted(signal_number, done + 1)
             run.evaluate_if_due()
+            began = time.monotonic()  # images/s counts loading and training, not saving and evaluating
     return run.finish()
 
 

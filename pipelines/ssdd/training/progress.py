@@ -5,6 +5,8 @@ from types import TracebackType
 import rich
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+SPEED_PERIOD = 600.0  # seconds whose steps tell the time left: some evaluations, and some steps however slow
+
 
 class TrainingBar:
     """A rich progress bar that shares the log's console.
@@ -24,7 +26,8 @@ class TrainingBar:
             TextColumn("{task.fields[said]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=rich.get_console(), disable=not shown)
+        console = rich.get_console()
+        self._progress = Progress(*columns, console=console, disable=not shown, speed_estimate_period=SPEED_PERIOD)
         self._task = self._progress.add_task(title, total=total, completed=done, said="")
 
     def __enter__(self) -> "TrainingBar":

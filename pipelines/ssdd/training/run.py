@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,16 @@ class Run:
         self.timings = [r for r in read_rows(folder / "timings.csv") if _up_to(r, state.progress.step)]
         self.seconds = 0.0
 
-    def agree(self, terms: dict[str, Tensor], batch: Batch, signal_number: int = 0) -> tuple[dict[str, float], int]:
+    def agree(
+        self, terms: dict[str, Tensor], batch: Batch, signal_number: int = 0, seen: Sequence[dict[str, Tensor]] = ()
+    ) -> tuple[dict[str, float], int]:
         """Averages the figures over processes; all stop together at a value that is not finite or a signal.
+
+        Args:
+            terms: scalars by name.
+            batch: of this step, for the file that a failure leaves.
+            signal_number: that this process received.
+            seen: in the discriminator's turn, what it was shown, piece by piece: that goes into the file instead.
 
         Returns:
             The averages, and the signal that any process received (0: none).
@@ -81,12 +89,16 @@ class Run:
             checked = {k: v for k, v in row.items() if k != "gradient_norm" or self.state.scaler is None}
             name = guard.first_bad(checked)
             if name is not None:
-                raise self._not_finite(name, rank, row, batch)
+                raise self._not_finite(name, rank, row, batch, seen)
         means = table.mean(0).tolist()
         return dict(zip(terms, means, strict=False)), int(table[:, -1].max())
 
-    def _not_finite(self, name: str, rank: int, row: dict[str, float], batch: Batch) -> guard.NotFiniteError:
+    def _not_finite(
+        self, name: str, rank: int, row: dict[str, float], batch: Batch, seen: Sequence[dict[str, Tensor]]
+    ) -> guard.NotFiniteError:
         done = self.state.progress.step
+        if seen:
+            batch = {k: torch.cat([piece[k] for piece in seen]) for k in seen[0]} | {"path": batch["path"]}
         if rank == self.accelerator.process_index:
             about = {"fingerprint": self.store.fingerprint, "config": self.config.model_dump()}
             return guard.report(name, done, batch, row, self.step, self.folder, rank, about)
@@ -107,7 +119,7 @@ class Run:
                 self.accelerator.backward(part)
             loss += part.detach().float()
         self.accelerator.clip_grad_norm_(list(adversary.parameters()), self.config.optim.clip)
-        figures, _ = self.agree({"discriminator": loss}, batch)
+        figures, _ = self.agree({"discriminator": loss}, batch, seen=seen)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return figures

@@ -96,7 +96,8 @@ class TrainingState:
             ValueError: the state belongs to other networks.
         """
         for name, module in self.networks.items():
-            restore_tensors(module, _under(tensors, f"network.{name}."))
+            saved = _under(tensors, f"network.{name}.")
+            restore_tensors(trained_tensors(module), saved, "remove the run's state files to start anew")
         for name, optimizer in self.optimizers.items():
             _restore_optimizer(optimizer, _under(tensors, f"optimizer.{name}."), document["optimizers"][name])
         averages = _under(tensors, "ema.")
@@ -202,19 +203,15 @@ def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
     return own | {k: v for n in trained for k, v in module.get_submodule(n).state_dict(prefix=f"{n}.").items()}
 
 
-def restore_tensors(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Copies saved values into the tensors that `trained_tensors` names.
+def restore_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], advice: str) -> None:
+    """Copies saved values into live tensors.
 
     Raises:
-        ValueError: names or shapes differ.
+        ValueError: names or shapes differ; ends with the advice.
     """
-    live = trained_tensors(module)
     wrong = sorted(live.keys() ^ saved.keys()) or [n for n in live if live[n].shape != saved[n].shape]
     if wrong:
-        raise ValueError(
-            f"expected a state of this network, got one that differs in {wrong[:3]}: "
-            "remove the run's state files to start anew"
-        )
+        raise ValueError(f"expected saved weights of this network, got some that differ in {wrong[:3]}: {advice}")
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(saved[name])

@@ -25,10 +25,12 @@ class TrainingStep(nn.Module):
     """Base of the step modules: children with a trainable parameter train, all others stay as they are.
 
     Subclasses define `forward(batch, step) -> StepLosses`, where `step` counts finished optimiser steps, and
-    name in `exported` the children that checkpoints hold and the moving average follows.
+    name in `exported` the children that checkpoints hold and the moving average follows, in `judges` those whose
+    weights come from a file that is checked by its hash.
     """
 
     exported: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ()
     adversary: "AdversaryStep | None" = None
 
     def train(self, mode: bool = True) -> "TrainingStep":

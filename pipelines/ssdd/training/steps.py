@@ -34,6 +34,7 @@ class DecoderStep(TrainingStep):
     """
 
     exported = ("encoder", "decoder")
+    judges = ("lpips", "vision")
 
     def __init__(self, model: SSDD, config: TrainConfig, judges: Judges, train_encoder: bool = False):
         super().__init__()

@@ -1,0 +1,157 @@
+"""The loop in this very process: what is clipped, what the bar and the timings say."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import rich
+import torch
+from rich.console import Console
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from ssdd.training import keyed
+from ssdd.training.config import GanConfig, OptimConfig, RuntimeConfig, TrainConfig
+from ssdd.training.guard import NotFiniteError, replay
+from ssdd.training.history import read_rows
+from ssdd.training.loop import Evaluation, train
+from ssdd.training.progress import TrainingBar
+from ssdd.training.step import AdversaryStep, StepLosses, TrainingStep
+
+RUNTIME = RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False)
+
+
+class Images(torch.utils.data.Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, key):
+        epoch, index = key
+        return {"image": keyed.normal([keyed.key(0, "x", epoch, index)], (4,))[0], "index": index, "path": f"{index}"}
+
+
+class Opponent(AdversaryStep):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 1)
+
+    def active(self, step):
+        return True
+
+    def forward(self, seen):
+        return (self.net(seen["fake"]) - 3).square().mean()
+
+
+class Step(TrainingStep):
+    exported = ("net",)
+
+    def __init__(self, forward=lambda step: None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Linear(4, 4)
+        self.called = forward
+        object.__setattr__(self, "adversary", Opponent())
+
+    def forward(self, batch, step):
+        self.called(step)
+        made = self.net(batch["image"])
+        return StepLosses((made - 2).square().mean(), for_adversary={"fake": made.detach()})
+
+
+def run(folder, step, evaluate=None, export=lambda path: path.write_bytes(b""), **changes):
+    config = TrainConfig(
+        **{"epochs": 4, "batch_size": 4, "precision": "no", "eval_every": 2, "best_metric": "error"} | changes
+    )
+    return train(step, Images(), config, RUNTIME, folder, "f", export=export, evaluate=evaluate)
+
+
+@pytest.mark.parametrize("kind", ["radam_schedulefree", "adamw"])
+def test_gradients_are_clipped_before_the_optimiser_sees_them(tmp_path, kind):
+    seen: dict[int, list[float]] = {}
+
+    def note(optimizer, args, kwargs):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
+        seen.setdefault(id(optimizer), []).append(norm)
+
+    def norms(clip):
+        seen.clear()
+        optim = OptimConfig(optimizer=kind, lr=0.02, clip=clip)
+        hook = register_optimizer_step_pre_hook(note)
+        try:
+            result = run(tmp_path / str(clip), Step(), optim=optim, gan=GanConfig(enabled=True, lr=0.02), log_every=1)
+        finally:
+            hook.remove()
+        whole = [row["gradient_norm"] for row in read_rows(result.history)]
+        main, opponent = seen.values()
+        assert len(main) == len(opponent) == len(whole) == 12
+        return main, opponent, whole
+
+    main, opponent, whole = norms(1e6)
+    assert main == pytest.approx(whole, rel=1e-5)
+    middle = sorted(whole)[6]
+    clipped, other, whole = norms(middle)
+    assert max(whole) > middle * 1.01
+    assert min(whole) < middle * 0.999
+    assert clipped == pytest.approx([min(norm, middle) for norm in whole], rel=1e-5)
+    assert max(opponent) > middle * 1.01
+    assert max(other) == pytest.approx(middle, rel=1e-5)
+
+
+def test_speed_counts_steps_and_neither_evaluations_nor_files(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+
+    def wait(seconds):
+        clock.now += seconds
+
+    def evaluate(accelerator):
+        wait(1000)
+        return Evaluation(metrics={"error": 1.0})
+
+    def export(path):
+        wait(100)
+        path.write_bytes(b"")
+
+    said = []
+    monkeypatch.setattr("ssdd.training.loop.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(TrainingBar, "advance", lambda bar, loss, speed: said.append(speed))
+    result = run(tmp_path, Step(lambda step: wait(2.0)), evaluate, export, log_every=2)
+    assert said == [2.0] * 12  # 4 images in 2 seconds
+    rows = read_rows(result.timings)
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    assert all((row["seconds"], row["images_per_second"]) == (4.0, 2.0) for row in rows)
+
+
+def test_bar_tells_loss_speed_steps_and_time_left(monkeypatch):
+    clock = SimpleNamespace(now=100.0)
+    console = Console(width=120, force_terminal=True, record=True, get_time=lambda: clock.now)
+    monkeypatch.setattr(rich, "get_console", lambda: console)
+    with TrainingBar("distilling", 1000, 100) as bar:
+        for _ in range(5):
+            clock.now += 40.0  # slower than what rich looks at by itself
+            bar.advance(0.12345, 6.78)
+    line = console.export_text().splitlines()[-1]
+    for part in ("distilling", "105/1000", "loss 0.1235", "6.8 images/s", "9:56:40"):  # 895 x 40 seconds
+        assert part in line, line
+
+
+def test_bar_of_other_processes_says_nothing(monkeypatch):
+    console = Console(width=120, force_terminal=True, record=True)
+    monkeypatch.setattr(rich, "get_console", lambda: console)
+    with TrainingBar("distilling", 10, shown=False) as bar:
+        bar.advance(1.0, 1.0)
+    assert console.export_text() == ""
+
+
+def test_a_failure_of_the_discriminator_is_computed_again(tmp_path):
+    step = Step()
+
+    def spoil(number):
+        if number == 5:
+            step.adversary.net.weight.data.fill_(1e30)
+
+    step.called = spoil
+    with pytest.raises(NotFiniteError, match="discriminator is not finite"):
+        run(tmp_path, step, gan=GanConfig(enabled=True), accumulation=2)
+    (file,) = tmp_path.glob("failure-*")
+    assert replay(file, Step()) == {"discriminator": math.inf}
