@@ -4,6 +4,7 @@ SSDD_FAULT_SEED draws the same faults again, each at the same moment; what was t
 end (tests/conftest.py).
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -168,6 +169,22 @@ class Runs:
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return left
+
+    def listening(self) -> set[str]:
+        """Sockets on which a process of this project, or the server, listens for TCP connections."""
+        found = set()
+        for pid in [*self.processes(), self._server.pid]:
+            for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(descriptor))
+        return self.still_open(found)
+
+    @staticmethod
+    def still_open(sockets: set[str]) -> set[str]:
+        """Those of the sockets (`socket:[number in the kernel]`) on which anybody listens."""
+        tables = [path for path in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if path.exists()]
+        rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+        return sockets & {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}  # 0A: it listens
 
     def _ask(self, **request: Any) -> dict:
         assert self._server.stdin is not None

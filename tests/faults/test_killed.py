@@ -66,6 +66,7 @@ def test_fifty_kills_lose_nothing(runs, undisturbed, chance, tally):
     assert code == 0, said
     check_finished(runs, name, undisturbed)
     assert "nothing to do" in runs.run(name)[1]
+    assert runs.listening() == set()
     tally("kills", survived=kills)
 
 

@@ -1,6 +1,5 @@
 """Either of two processes killed at five moments of a distillation: the run ends at once and goes on exactly."""
 
-import contextlib
 import os
 import re
 import signal
@@ -35,30 +34,13 @@ def steps_done(folder):
     return max((int(re.findall(r"state-(\d+)", path.name)[0]) for path in states), default=0)
 
 
-def listening_sockets():
-    """Every TCP socket of this machine on which somebody listens, by its number in the kernel."""
-    tables = [Path("/proc/net") / name for name in ("tcp", "tcp6")]
-    rows = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
-    return {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
-
-
-def open_files(pids):
-    """What the descriptors of these processes stand for."""
-    found = set()
-    for pid in pids:
-        for descriptor in (Path("/proc") / str(pid) / "fd").glob("*"):
-            with contextlib.suppress(OSError):
-                found.add(os.readlink(descriptor))
-    return found
-
-
 def kill_rank(runs, attempt, rank, folder, step):
     """Kills the process of that rank in the distillation once this step is saved; returns where the run listened."""
     while True:
         assert attempt.is_running(), attempt.said
         found = workers(runs)
         if len(found) > rank and steps_done(folder) >= step:
-            listened = listening_sockets() & open_files(runs.processes())
+            listened = runs.listening()
             os.kill(found[rank], signal.SIGKILL)
             return listened
         time.sleep(0.02)
@@ -93,7 +75,7 @@ def test_either_rank_killed_at_five_moments(runs, undisturbed_pair, chance, tall
         assert code not in (0, None), attempt.said
         assert f"worker of rank {number % 2} was killed by SIGKILL" in attempt.said, attempt.said
         assert runs.wait_for_processes(5) == []
-        assert not listened & listening_sockets()
+        assert not runs.still_open(listened)
         tally("killed ranks", tried=1)
     code, said = runs.run("pair-killed", ONLY, settings=PAIR)
     assert code == 0, said
