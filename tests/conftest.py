@@ -141,7 +141,7 @@ class Project:
             start_new_session=True,
         )
 
-    def kedro(self, *arguments: str, stdin: str | None = None, timeout: float = 400) -> Finished:
+    def kedro(self, *arguments: str, stdin: str | None = None, timeout: float = 1200) -> Finished:
         """Runs a kedro command; `stdout` is all that it said."""
         process = self.start(*arguments)
         said, _ = process.communicate(stdin, timeout=timeout)

@@ -68,6 +68,7 @@ def test_either_rank_killed_at_five_moments(runs, undisturbed_pair, chance, tall
         step = number * LAST // (2 * MOMENTS) if number > 1 else 0
         attempt = runs.start("pair-killed", ONLY, settings=PAIR)
         listened = kill_rank(runs, attempt, number % 2, folder, step)
+        tally("killed ranks", tried=1)
         assert listened  # where the ranks meet
         began = time.monotonic()
         code = attempt.wait()
@@ -76,7 +77,6 @@ def test_either_rank_killed_at_five_moments(runs, undisturbed_pair, chance, tall
         assert f"worker of rank {number % 2} was killed by SIGKILL" in attempt.said, attempt.said
         assert runs.wait_for_processes(5) == []
         assert not runs.still_open(listened)
-        tally("killed ranks", tried=1)
     code, said = runs.run("pair-killed", ONLY, settings=PAIR)
     assert code == 0, said
     assert "goes on after step" in said
