@@ -1,5 +1,8 @@
 """The real project in a folder of its own, with an environment `tiny` that runs in seconds."""
 
+import collections
+import fcntl
+import json
 import os
 import re
 import shutil
@@ -7,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,20 +36,82 @@ runtime: {{trackers: []}}
 """
 FILES = ("pyproject.toml", ".telemetry", "README.md", "LICENSE")
 DECISIONS = r"^(\S+\.\S+)\s+(up to date|not needed|run|resume|continue|if changed)( .*)?$"
+# Files that take long, in the order in which two processes take them; all others follow. Of those at the top only the
+# first waits for `finished`, which the other process finds made when it comes to it.
+FIRST = (
+    "faults/test_killed.py",
+    "recipe/test_recipe.py",
+    "faults/test_long_sampling.py",
+    "faults/test_mutated_images.py",
+    "faults/test_properties.py",
+    "test_readme_commands.py",
+    "faults/test_hostile_input.py",
+    "pipelines/test_quickstart.py",
+    "pipelines/test_stale_stages.py",
+    "faults/test_killed_ranks.py",
+    "faults/test_disk_filled.py",
+    "faults/test_corruption.py",
+    "test_wheels.py",
+    "test_parity.py",
+    "training/test_training_resume.py",
+    "training/test_under_torchrun.py",
+    "training/test_training_processes.py",
+    "pipelines/test_kedro_commands.py",
+    "pipelines/test_full_disk.py",
+    "pipelines/test_viz.py",
+    "pipelines/test_benchmark.py",
+    "pipelines/test_evaluate_processes.py",
+    "faults/test_two_at_once.py",
+    "faults/test_bad_images.py",
+    "test_demo_notebook.py",
+)
 NOT_CODE = shutil.ignore_patterns("__pycache__", "tests", "dist", "*.egg-info")
 
 Finished = subprocess.CompletedProcess[str]
 
+# two processes run the tests (see pyproject.toml), so that each takes one core; the processes that they start, too
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # ignored where a shell started pytest in the background, and the processes that tests start would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in these folders starts processes."""
+    """Everything in some folders starts processes; what takes long comes first."""
     here = Path(__file__).parent
     for item in items:
         if {here / "pipelines", here / "faults"} & set(item.path.parents):
             item.add_marker(pytest.mark.slow)
+    turn = {here / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: turn.get(item.path, len(FIRST)))
+
+
+_faults: dict[str, collections.Counter[str]] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Adds up what tests/faults tells with each test; under pytest-xdist it comes from the processes here."""
+    for name, value in report.user_properties if report.when == "call" else ():
+        if name == "fault":
+            what, numbers = value
+            _faults.setdefault(what, collections.Counter()).update(numbers)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints the counts of the faults."""
+    if not _faults:
+        return
+    terminalreporter.section(f"faults (SSDD_FAULT_SEED={os.environ.get('SSDD_FAULT_SEED', '0')})")
+    together = collections.Counter(tried=0, survived=0)
+    for what, row in _faults.items():
+        terminalreporter.write_line(f"{what}: {_told(row)}")
+        together.update({name: row[name] for name in together})
+    terminalreporter.write_line(f"all faults: {_told(together)}")
+
+
+def _told(row: collections.Counter[str]) -> str:
+    lost = row["tried"] - row["survived"]
+    numbers = ", ".join(f"{number} {name}" for name, number in row.items())
+    return f"{numbers}, {f'{lost} LOST' if lost else 'nothing lost'}"
 
 
 class Project:
@@ -75,7 +141,7 @@ class Project:
             start_new_session=True,
         )
 
-    def kedro(self, *arguments: str, stdin: str | None = None, timeout: float = 400) -> Finished:
+    def kedro(self, *arguments: str, stdin: str | None = None, timeout: float = 1200) -> Finished:
         """Runs a kedro command; `stdout` is all that it said."""
         process = self.start(*arguments)
         said, _ = process.communicate(stdin, timeout=timeout)
@@ -125,18 +191,31 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="session")
-def finished(project: Project) -> Finished:
-    """The first run of the whole pipeline."""
-    return project.kedro("run", "--pipeline=distill", "--env=tiny")
+def finished(project: Project, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The first run of the whole pipeline: made by one process of pytest-xdist, copied by the others."""
+    command = ("run", "--pipeline=distill", "--env=tiny")
+    if not hasattr(request.config, "workerinput"):
+        return project.kedro(*command)
+    made, told = (tmp_path_factory.getbasetemp().parent / name for name in ("finished", "finished.json"))
+    with open(f"{made}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if told.exists():
+            shutil.copytree(made, project.folder, copy_function=link_weights, dirs_exist_ok=True)
+        else:
+            done = project.kedro(*command)
+            shutil.copytree(project.folder, made, copy_function=link_weights)
+            told.write_text(json.dumps([done.returncode, done.stdout]))
+    return Finished(command, *json.loads(told.read_text()), "")
+
+
+def link_weights(source: str, target: str) -> None:
+    """Copies a file, or makes a link to a checkpoint."""
+    (os.link if source.endswith(".safetensors") else shutil.copy2)(source, target)
 
 
 @pytest.fixture
 def copied(project: Project, finished: Finished, tmp_path: Path) -> Project:
     """The finished project once more, to be edited. Its checkpoints are links: replace them, never write into them."""
-
-    def link_weights(source: str, target: str) -> None:
-        (os.link if source.endswith(".safetensors") else shutil.copy2)(source, target)
-
     assert finished.returncode == 0, finished.stdout
     shutil.copytree(project.folder, tmp_path / "project", copy_function=link_weights)
     return Project(tmp_path / "project")

@@ -191,7 +191,7 @@ def test_every_command_line_works(readme, house, shell):
         if "viz run" in line:
             answers_and_stops(process)
             continue
-        said, _ = process.communicate(timeout=400)
+        said, _ = process.communicate(timeout=1200)
         assert process.returncode == 0, f"{line}\n{said[-6000:]}"
         assert "Traceback" not in said, f"{line}\n{said[-6000:]}"
     if readme == "README.md":

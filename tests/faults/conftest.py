@@ -1,9 +1,10 @@
 """What the faults are tried on: the real project with its stages before distillation done, run in forked processes.
 
-SSDD_FAULT_SEED draws the same faults again (where a kill by time meets the run is not drawn); what was tried and what
-survived is printed at the end.
+SSDD_FAULT_SEED draws the same faults again, each at the same moment; what was tried and what survived is printed at the
+end (tests/conftest.py).
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -23,7 +24,6 @@ SEED = int(os.environ.get("SSDD_FAULT_SEED", "0"))
 SETTINGS = "distill.epochs=3,runtime.save_every=3,runtime.progress=false"
 BEFORE = ("images", "models/encoder", "models/pretrained", "models/finetuned", "models/latent_stats")
 BEFORE += ("training/encoder", "training/pretrain", "training/finetune")
-_tallies: dict[str, dict[str, int]] = {}
 
 
 @pytest.fixture
@@ -32,28 +32,14 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(f"{SEED} {request.node.name}")
 
 
-@pytest.fixture(scope="session")
-def tally() -> Callable[..., None]:
-    """Adds to what is printed at the end: tally("kills", tried=1, survived=1)."""
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Adds to what tests/conftest.py prints at the end: tally("kills", tried=1, survived=1)."""
 
     def add(what: str, **numbers: int) -> None:
-        row = _tallies.setdefault(what, {})
-        for name, number in numbers.items():
-            row[name] = row.get(name, 0) + number
+        request.node.user_properties.append(("fault", (what, numbers)))
 
     return add
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints the counts."""
-    if not _tallies:
-        return
-    terminalreporter.section(f"faults (SSDD_FAULT_SEED={SEED})")
-    for what, row in _tallies.items():
-        lost = row.get("tried", 0) - row.get("survived", 0)
-        numbers = ", ".join(f"{number} {name}" for name, number in row.items())
-        verdict = f"{lost} LOST" if lost else "nothing lost"
-        terminalreporter.write_line(f"{what}: {numbers}, {verdict}")
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -183,6 +169,22 @@ class Runs:
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return left
+
+    def listening(self) -> set[str]:
+        """Sockets on which a process of this project, or the server, listens for TCP connections."""
+        found = set()
+        for pid in [*self.processes(), self._server.pid]:
+            for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(descriptor))
+        return self.still_open(found)
+
+    @staticmethod
+    def still_open(sockets: set[str]) -> set[str]:
+        """Those of the sockets (`socket:[number in the kernel]`) on which anybody listens."""
+        tables = [path for path in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if path.exists()]
+        rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+        return sockets & {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}  # 0A: it listens
 
     def _ask(self, **request: Any) -> dict:
         assert self._server.stdin is not None

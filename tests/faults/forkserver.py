@@ -6,6 +6,7 @@ Requests are lines of JSON on stdin, answers lines of JSON on stdout:
     {"wait": pid} -> {"code": exit code, negative for a signal}
 """
 
+import functools
 import importlib
 import json
 import os
@@ -43,10 +44,11 @@ MODULES = (
 
 
 class Fault:
-    """Strikes at the n-th time that Python is about to do something to a file.
+    """Strikes at the n-th time that Python is about to do something.
 
     Args:
-        event: Python's audit event, e.g. `open`, `os.rename`, `os.remove`.
+        event: one of Python's audit events on a file, e.g. `open`, `os.rename`, `os.remove`; or a function of a
+            library, as `module:name`, that is about to be called.
         name: part of the file's name.
         nth: counted from 1.
         fill: instead of SIGKILL: the disk of this file gets full, to the last byte.
@@ -54,11 +56,28 @@ class Fault:
 
     def __init__(self, event: str, name: str = "", nth: int = 1, fill: str | None = None) -> None:
         self.event, self.name, self.left, self.fill = event, name, nth, fill
-        sys.addaudithook(self)
+        if ":" in event:
+            self._watch(*event.split(":"))
+        else:
+            sys.addaudithook(self._audit)
 
-    def __call__(self, event: str, arguments: tuple) -> None:
-        if event != self.event or not self.left or self.name not in os.path.basename(str(arguments[0])):
-            return
+    def _watch(self, module: str, name: str) -> None:
+        *outer, last = name.split(".")
+        owner = functools.reduce(getattr, outer, importlib.import_module(module))
+        original = getattr(owner, last)
+
+        @functools.wraps(original)
+        def watched(*arguments: object, **options: object) -> object:
+            self._count()
+            return original(*arguments, **options)
+
+        setattr(owner, last, watched)
+
+    def _audit(self, event: str, arguments: tuple) -> None:
+        if event == self.event and self.left and self.name in os.path.basename(str(arguments[0])):
+            self._count()
+
+    def _count(self) -> None:
         self.left -= 1
         if self.left:
             return

@@ -35,13 +35,14 @@ def steps_done(folder):
 
 
 def kill_rank(runs, attempt, rank, folder, step):
-    """Kills the process of that rank in the distillation once this step is saved."""
+    """Kills the process of that rank in the distillation once this step is saved; returns where the run listened."""
     while True:
         assert attempt.is_running(), attempt.said
         found = workers(runs)
         if len(found) > rank and steps_done(folder) >= step:
+            listened = runs.listening()
             os.kill(found[rank], signal.SIGKILL)
-            return
+            return listened
         time.sleep(0.02)
 
 
@@ -66,14 +67,16 @@ def test_either_rank_killed_at_five_moments(runs, undisturbed_pair, chance, tall
     for number in range(2 * MOMENTS):
         step = number * LAST // (2 * MOMENTS) if number > 1 else 0
         attempt = runs.start("pair-killed", ONLY, settings=PAIR)
-        kill_rank(runs, attempt, number % 2, folder, step)
+        listened = kill_rank(runs, attempt, number % 2, folder, step)
+        tally("killed ranks", tried=1)
+        assert listened  # where the ranks meet
         began = time.monotonic()
         code = attempt.wait()
         assert time.monotonic() - began < 30
         assert code not in (0, None), attempt.said
         assert f"worker of rank {number % 2} was killed by SIGKILL" in attempt.said, attempt.said
         assert runs.wait_for_processes(5) == []
-        tally("killed ranks", tried=1)
+        assert not runs.still_open(listened)
     code, said = runs.run("pair-killed", ONLY, settings=PAIR)
     assert code == 0, said
     assert "goes on after step" in said

@@ -4,13 +4,20 @@ import re
 import time
 
 ROUNDS = 6
+LINES = 12  # at most, that the first says before the second starts
+
+
+def wait_for_lines(attempt, count):
+    """Returns when the attempt has said so many lines, or has ended."""
+    while attempt.said.count("\n") < count and attempt.is_running():
+        time.sleep(0.01)
 
 
 def test_the_second_of_two_is_told_about_the_first(runs, undisturbed, chance, tally):
     runs.prepare("shared")
     for _ in range(ROUNDS):
         attempts = [runs.start("shared")]
-        time.sleep(chance.choice([0, chance.uniform(0, 1.5)]))  # together, or while the first is at work
+        wait_for_lines(attempts[0], chance.choice([0, chance.randint(1, LINES)]))
         attempts.append(runs.start("shared"))
         ended = [(attempt.wait(), attempt) for attempt in attempts]
         check_round(ended)

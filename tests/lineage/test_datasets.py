@@ -1,9 +1,11 @@
 """Datasets: what is saved comes back, files appear whole, previews are what Kedro-Viz draws."""
 
 import base64
+import contextlib
 import io
 import json
 import os
+import sqlite3
 
 import numpy
 import pandas
@@ -265,3 +267,16 @@ def test_a_file_written_a_moment_ago_is_not_remembered(tmp_path):
         first = hashes.of(file)
         file.write_bytes(b"2")  # perhaps within the same tick of the clock
         assert hashes.of(file) != first
+
+
+def test_a_cache_in_use_by_another_run_is_kept(tmp_path):
+    file, cache = tmp_path / "a", tmp_path / "cache.sqlite"
+    file.write_bytes(b"1")
+    with Hashes(cache) as hashes:
+        known = hashes.of(file)
+    with contextlib.closing(sqlite3.connect(cache)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        inode = cache.stat().st_ino
+        with Hashes(cache) as hashes:
+            assert hashes.of(file) == known
+        assert cache.stat().st_ino == inode

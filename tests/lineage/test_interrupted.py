@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -38,6 +39,12 @@ def wait_for(project, process, note):
         time.sleep(0.05)
 
 
+def wait_for_notes(project, process, count):
+    """Returns when the nodes have noted so much, or all is done."""
+    while len(project.notes()) < count and process.poll() is None:
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def undisturbed(project):
     """What the run makes when nothing happens to it."""
@@ -67,7 +74,7 @@ def test_kills_at_random_moments_lose_nothing(project, undisturbed):
     chance = random.Random(seed)
     for _ in range(8):
         process = project.start("run", "--params", "train.epochs=6,runtime.pause=0.05")
-        time.sleep(chance.uniform(1.0, 3.0))
+        wait_for_notes(project, process, chance.randint(0, 6))
         process.kill()
         process.communicate()
     project.run(params={"train": {"epochs": 6}})
@@ -103,6 +110,35 @@ def test_a_second_run_at_once_is_refused_and_told_about_the_first(project):
         first.kill()
         first.communicate()
     assert project.run()[-1] == "tell"  # a dead holder never blocks
+
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_holder_that_has_not_said_its_name_yet_is_named_all_the_same(tmp_path, monkeypatch):
+    path = tmp_path / "run/.lock"
+    path.parent.mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+
+    def say(seconds):  # what the holder does in the meantime
+        path.write_text(json.dumps({"pid": holder.pid, "command": "kedro run", "since": "2000-01-01 00:00:00"}))
+
+    monkeypatch.setattr("ssdd.lineage.lock.time.sleep", say)
+    told = rf"in use by process {holder.pid} since 2000-01-01 00:00:00: kedro run;"
+    with pytest.raises(ValueError, match=told), lock_run(path.parent, "second"):
+        pass
+    holder.communicate()
+    with lock_run(path.parent, "third"):
+        pass
 
 
 def test_two_sessions_of_one_process_exclude_each_other(tmp_path):

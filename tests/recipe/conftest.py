@@ -109,7 +109,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kedro(project: Path) -> Kedro:
     """Runs a kedro command in the project."""
 
-    def call(*arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "kedro", *arguments],
             cwd=project,

@@ -18,7 +18,7 @@ from torch import nn
 from ssdd.training import guard, keyed
 from ssdd.training.config import DistillConfig, EmaConfig, OptimConfig, RuntimeConfig, TrainConfig, pieces_per_process
 from ssdd.training.ema import Ema
-from ssdd.training.history import read_rows, write_rows
+from ssdd.training.history import read_rows, read_timings, write_rows, write_timings
 from ssdd.training.optim import build_optimizer
 from ssdd.training.state import Best, StateStore, TrainingState
 from ssdd.training.step import StepLosses, TrainingStep
@@ -140,7 +140,8 @@ def test_exchanged_states_and_a_lost_best_checkpoint_are_seen(tmp_path):
 
 
 def test_leftovers_of_a_killed_save_go(tmp_path):
-    for name in (".state-unnamed.safetensors.ab12.partial.safetensors", "state-unnamed.safetensors"):
+    ours = (".state-unnamed.safetensors.ab12.partial.safetensors", "state-unnamed.safetensors")
+    for name in (*ours, ".tmpa1B2c3"):  # the last is of safetensors' own writer
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "mine.txt").write_text("stays")
     StateStore(tmp_path, "f").clean()
@@ -152,6 +153,23 @@ def test_rows_come_back(tmp_path):
     write_rows(tmp_path / "h.csv", rows)
     assert read_rows(tmp_path / "h.csv") == rows
     assert read_rows(tmp_path / "none.csv") == []
+
+
+def test_altered_timings_are_left_out(tmp_path):
+    """One bit of any place: what comes back was measured."""
+    rows = [{"step": step, "seconds": 0.1 * step, "images_per_second": 1e3 / step} for step in (5, 10, 15)]
+    file = tmp_path / "timings.csv"
+    write_timings(file, rows)
+    intact = file.read_bytes()
+    assert read_timings(file, 10) == rows[:2]
+    for place in range(len(intact)):
+        for bit in range(8):
+            file.write_bytes(intact[:place] + bytes([intact[place] ^ 1 << bit]) + intact[place + 1 :])
+            assert all(row in rows for row in read_timings(file, 15))
+    file.write_bytes(intact.replace(b"0.5,", b"0.6,"))
+    assert read_timings(file, 15) == rows[1:]
+    file.write_bytes(intact[: len(intact) // 2])
+    assert read_timings(file, 15) == rows[:1]
 
 
 class Overflowing(TrainingStep):

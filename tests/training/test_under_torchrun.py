@@ -39,7 +39,7 @@ def test_all_stages_under_torchrun(tmp_path):
         env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1200,
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said

@@ -15,7 +15,7 @@ from ssdd.files import sha256_file
 from ssdd.training import guard
 from ssdd.training.batches import Batch
 from ssdd.training.config import TrainConfig
-from ssdd.training.history import read_rows, write_rows
+from ssdd.training.history import read_timings, write_rows, write_timings
 from ssdd.training.optim import swapped, usable_weights
 from ssdd.training.state import Best, StateStore, TrainingState
 from ssdd.training.step import AdversaryStep, TrainingStep
@@ -65,7 +65,7 @@ class Run:
         self.store, self.state, self.step = store, state, step
         self.export, self.evaluate, self.steps_per_epoch = export, evaluate, steps_per_epoch
         self.trained = [p for p in step.parameters() if p.requires_grad]
-        self.timings = [r for r in read_rows(folder / "timings.csv") if _up_to(r, state.progress.step)]
+        self.timings = read_timings(folder / "timings.csv", state.progress.step)
         self.seconds = 0.0
 
     def agree(
@@ -193,7 +193,7 @@ class Run:
         if self.accelerator.is_main_process:
             self.store.save(self.state)
             write_rows(self.folder / "history.csv", self.state.progress.history)
-            write_rows(self.folder / "timings.csv", self.timings)
+            write_timings(self.folder / "timings.csv", self.timings)
             self._drop_old_best()
         self.accelerator.wait_for_everyone()
 
@@ -222,7 +222,3 @@ class Run:
             history=self.folder / "history.csv",
             timings=self.folder / "timings.csv",
         )
-
-
-def _up_to(row: dict[str, Any], step: int) -> bool:
-    return isinstance(row.get("step"), int) and row["step"] <= step
