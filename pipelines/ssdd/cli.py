@@ -69,8 +69,9 @@ def join_params(arguments: list[str]) -> list[str]:
     params: list[str] = []
     rest = iter(arguments)
     for argument in rest:
-        if argument == "--params":
-            params += [item for item in [next(rest, None)] if item is not None]
+        value = next(rest, None) if argument == "--params" else None
+        if value is not None:
+            params.append(value)
         elif argument.startswith("--params="):
             params.append(argument.partition("=")[2])
         else:

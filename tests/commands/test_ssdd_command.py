@@ -52,8 +52,9 @@ def test_help_needs_no_torch():
 
 def test_encode_then_decode_is_reconstruct(ssdd, small, tmp_path, checkpoint):
     latents = tmp_path / "z.safetensors"
-    status, said, _ = ssdd("encode", small, "-o", latents, "--model", checkpoint)
-    assert (status, said.splitlines()[-1]) == (0, f"{latents}: 3 images, 0 skipped")
+    status, said, beside = ssdd("encode", small, "-o", latents, "--model", checkpoint)
+    assert (status, said) == (0, f"{latents}: 3 images, 0 skipped\n")
+    assert beside.startswith("encoding \u2501")  # the progress bar
     assert {name: tuple(z.shape) for name, z in load_file(latents).items()} == {
         "a.png": (4, 16, 16),
         "b/c.png": (4, 23, 18),

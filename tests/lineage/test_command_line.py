@@ -145,6 +145,12 @@ def test_params_given_twice_both_count(project):
     assert 'tell.title: "hello" -> "good evening"' in output
 
 
+def test_params_without_a_value_is_no_run_with_the_defaults(project):
+    status, output = invoke("--params")
+    assert (status, "Option '--params' requires an argument" in output) == (2, True)
+    assert not project.log.exists()
+
+
 def test_plan_prints_and_writes_nothing(project):
     status, output = invoke("--plan")
     assert status == 0

@@ -45,6 +45,23 @@ def test_a_file_tells_what_made_it_and_what_made_its_inputs(project):
     assert not platform.node() or platform.node() not in said
 
 
+def test_what_made_several_inputs_is_told_once(project):
+    project.run()
+    tree = shown(project.data / "summary.txt").partition("summary.txt from ")[2]
+    assert tree.count(" from training.train") == 2
+    assert tree.count(" from training.train, as above") == 1
+    assert tree.count("features: in memory") == 1
+
+
+def test_parameters_are_listed_by_group(project):
+    project.run()
+    lines = [line.strip() for line in shown(project.data / "weights.safetensors").splitlines()]
+    (train,) = [line for line in lines if "train.lr=0.5, train.optim.decay=0" in line]
+    (runtime,) = [line for line in lines if "runtime.device=cpu" in line]
+    assert "runtime" not in train
+    assert "train" not in runtime
+
+
 def test_what_has_changed_since_is_marked(project):
     project.run()
     (project.data / "weights.safetensors").write_bytes(b"other")

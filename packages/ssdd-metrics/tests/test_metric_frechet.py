@@ -40,6 +40,33 @@ def test_fewer_images_than_features(count):
     assert different > same
 
 
+@pytest.mark.parametrize("count", [1, 2, 20, 63, 64, 65, 66, 128, 200])
+@pytest.mark.parametrize("other", ["far", "near", "equal", "repeated"])
+def test_any_number_of_images_equals_the_form_that_keeps_the_features(count, other):
+    """F of `A = F F^T` is then the centred features themselves; 128 features, so 65 is the last by Cholesky's way."""
+    a = features(count, 128, 0)
+    b = {
+        "far": features(count, 128, 1, shift=0.05),
+        "near": a + 1e-3 * features(count, 128, 1),
+        "equal": a.clone(),
+        "repeated": a[torch.arange(count) // 2],  # of half the rank
+    }[other]
+    centred = [(side.double() - side.double().mean(0)) / max(count - 1, 1) ** 0.5 for side in (a, b)]
+    shift = a.double().mean(0) - b.double().mean(0)
+    traces = sum(side.square().sum() for side in centred)
+    expected = shift @ shift + traces - 2 * torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    found = frechet_distance(Moments.of(a), Moments.of(b))
+    assert found == pytest.approx(float(expected), rel=1e-10, abs=1e-10 * float(traces + 1))
+
+
+def test_few_images_are_not_decomposed_by_the_number_of_features(monkeypatch):
+    shapes = []
+    monkeypatch.setattr(torch.linalg, "eigh", None)
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda m: shapes.append(m.shape) or np.linalg.svd(m, compute_uv=False))
+    frechet_distance(Moments.of(features(20, 512, 0)), Moments.of(features(30, 512, 1)))
+    assert shapes == [(19, 29)]
+
+
 def test_closed_form_of_axis_aligned_gaussians():
     a = Moments(torch.tensor(3), torch.zeros(2).double(), 2 * torch.diag(torch.tensor([4.0, 9.0])).double())
     b = Moments(torch.tensor(3), 3 * torch.tensor([1.0, 0]).double(), torch.zeros(2, 2).double())

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ssdd_metrics import gradient_energy_ratio, mse, psnr, ssim_gaussian, ssim_uniform, to_uint8
+from ssdd_metrics import MetricSuite, gradient_energy_ratio, mse, psnr, ssim_gaussian, ssim_uniform, to_uint8
+from ssdd_metrics.registry import OFFLINE
 
 
 def test_to_uint8_clamps_and_rounds_to_nearest():
@@ -41,6 +42,52 @@ def test_wrong_range_is_an_error_that_says_what_to_do():
         psnr(image * 2 - 1, image * 2 - 1)
     with pytest.raises(ValueError, match=r"got torch\.int64"):
         to_uint8(torch.zeros(1, 3, 4, 4, dtype=torch.int64))
+
+
+def suite_mse(reference, reconstruction):
+    suite = MetricSuite(["mse"])
+    suite.update(reference, reconstruction)
+    return suite.compute()["mse"]
+
+
+@pytest.mark.parametrize("measure", [mse, suite_mse])
+def test_a_network_s_output_that_nobody_mapped_is_refused(measure, photographs):
+    photographs = photographs / 255
+    decoded = photographs + 0.08 * torch.randn(photographs.shape, generator=torch.Generator().manual_seed(0))
+    measure(photographs, decoded)
+    for one in range(len(photographs)):
+        with pytest.raises(ValueError, match=r"that fit the references as -1\.\.1: map them by \(x \+ 1\) / 2"):
+            measure(photographs[one : one + 1], decoded[one : one + 1] * 2 - 1)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 5.0])
+def test_bad_reconstructions_are_measured(spread, photographs):
+    photographs = photographs / 255
+    noise = spread * torch.randn(photographs.shape, generator=torch.Generator().manual_seed(0))
+    for bad in (noise, noise - 1, photographs + noise, photographs - spread, (photographs - 0.5) * (1 + spread) + 0.5):
+        assert mse(photographs, bad).isfinite().all()
+    black = torch.zeros_like(photographs)
+    assert mse(black, black - spread).isfinite().all()
+
+
+def test_arrays_are_refused_and_told_how_to_become_tensors():
+    image = torch.rand(1, 3, 16, 16)
+    for measure in (mse, suite_mse):
+        with pytest.raises(ValueError, match=r"expected tensors .* got ndarray: torch\.from_numpy"):
+            measure(image, image.numpy())
+
+
+def test_a_suite_names_every_metric_that_an_image_is_too_small_for():
+    suite = MetricSuite("offline")
+    line = torch.rand(2, 3, 8, 1)
+    with pytest.raises(ValueError, match="8 x 1: ssim_gaussian needs 11, ssim_uniform needs 7, swd needs 7; leave"):
+        suite.update(line, line)
+    with pytest.raises(ValueError, match="8 x 8: ssim_gaussian needs 11; leave"):
+        suite.update(line.expand(-1, -1, -1, 8), line.expand(-1, -1, -1, 8))
+    sizes = {"ssim_gaussian": 11, "ssim_uniform": 7, "swd": 7}
+    for metric in OFFLINE:
+        image = torch.rand(1, 3, sizes.get(metric, 1), sizes.get(metric, 1))
+        MetricSuite([metric]).update(image, image)
 
 
 def test_overshoot_all_over_is_clamped():

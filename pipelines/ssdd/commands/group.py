@@ -6,6 +6,8 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -30,7 +32,8 @@ class OneLineErrors(click.Group):
         _stop_politely()
         warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: files are judged by their pixels
         try:
-            return super().invoke(ctx)
+            with _bars_apart():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted: no file is half-written; files finished before are kept.", err=True)
             sys.exit(INTERRUPTED)
@@ -54,6 +57,19 @@ def explain(error: Exception) -> str | None:
             return None
         return "out of memory: give a smaller --batch-size, smaller images, or another --device"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _bars_apart() -> Iterator[None]:
+    """Sends progress bars to the error output: what is piped is the result alone."""
+    import rich
+
+    console = rich.get_console()
+    before, console.stderr = console.stderr, True
+    try:
+        yield
+    finally:
+        console.stderr = before
 
 
 def _stop_politely() -> None:

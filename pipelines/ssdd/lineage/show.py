@@ -34,7 +34,7 @@ def describe(path: str | Path) -> RenderableType:
     for name, value in facts(file, stamp).items():
         table.add_row(name, Text(value))
     tree = Tree(f"[bold]{file.name}[/] from {stamp.node}")
-    _grow(tree, stamp, file)
+    _grow(tree, stamp, file, set())
     return Group(table, Text(), tree)
 
 
@@ -55,7 +55,7 @@ def facts(file: Path, stamp: Stamp) -> dict[str, str]:
         "started": f"{when} ({about.get('action')}: {'; '.join(about.get('why', []))})",
         "machine": ", ".join(_machine(about.get("machine", {}))),
         "packages": _pairs(about.get("packages", {}), " "),
-        "parameters": _pairs({**stamp.identity.parameters, **stamp.extends, **about.get("neutral", {})}, "="),
+        "parameters": _by_group({**stamp.identity.parameters, **stamp.extends, **about.get("neutral", {})}),
         "code": f"{len(stamp.identity.code)} definitions in {len(modules)} modules",
         "fingerprint": stamp.identity.fingerprint,
         "inputs": "\n".join(_inputs(stamp)) or "none",
@@ -71,6 +71,13 @@ def _pairs(content: dict[str, Any], sign: str) -> str:
     return ", ".join(f"{key}{sign}{value}" for key, value in content.items()) or "none"
 
 
+def _by_group(parameters: dict[str, Any]) -> str:
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in parameters.items():
+        groups.setdefault(name.partition(".")[0], {})[name] = value
+    return "\n".join(_pairs(group, "=") for group in groups.values()) or "none"
+
+
 def _inputs(stamp: Stamp) -> list[str]:
     files, given = stamp.about.get("files", {}), stamp.about.get("given", {})
     lines = []
@@ -81,7 +88,9 @@ def _inputs(stamp: Stamp) -> list[str]:
     return lines
 
 
-def _grow(tree: Tree, stamp: Stamp, artefact: Path) -> None:
+def _grow(tree: Tree, stamp: Stamp, artefact: Path, told: set[tuple[str, str]]) -> None:
+    """Adds what an artefact was made of, and so on; of each node that made some of it, once."""
+    told.add((stamp.node, stamp.identity.fingerprint))
     files = stamp.about.get("files", {})
     for name, content in stamp.identity.inputs.items():
         file = artefact.parent / files[name] if name in files else None
@@ -91,7 +100,11 @@ def _grow(tree: Tree, stamp: Stamp, artefact: Path) -> None:
         elif before is None:
             tree.add(f"{name}: {file.name}{_mark(file, content)}, not made by a run")
         else:
-            _grow(tree.add(f"{name}: {file.name}{_mark(file, content)} from {before.node}"), before, file)
+            again = (before.node, before.identity.fingerprint) in told
+            label = f"{name}: {file.name}{_mark(file, content)} from {before.node}{', as above' if again else ''}"
+            branch = tree.add(label)
+            if not again:
+                _grow(branch, before, file, told)
 
 
 def _mark(file: Path, content: str) -> str:

@@ -62,11 +62,8 @@ def _check_networks(group: str, model: ModelParameters) -> None:
 
 
 def _check_metrics(parameter: str, metrics: str | Sequence[str]) -> None:
-    from ssdd_metrics.registry import KNOWN, SETS, metric_names
+    from ssdd_metrics.registry import metric_names
 
-    for name in (metrics,) if isinstance(metrics, str) else metrics:
-        if name not in (*SETS, *KNOWN):
-            raise ValueError(f"parameter {parameter!r}: there is no metric {name!r}{nearest(name, [*SETS, *KNOWN])}")
     try:
         metric_names(metrics)
     except ValueError as error:

@@ -49,6 +49,7 @@ def check_pair(reference: Tensor, reconstruction: Tensor, smallest_side: int = 1
     _check_values(reference)
     _check_values(reconstruction)
     check_reference_range(reference)
+    check_reconstruction_range(reference, reconstruction)
 
 
 def check_shapes(reference: Tensor, reconstruction: Tensor, smallest_side: int = 1) -> None:
@@ -62,6 +63,10 @@ def check_shapes(reference: Tensor, reconstruction: Tensor, smallest_side: int =
     Raises:
         ValueError: the shapes differ, are not (B, C, H, W), hold no pixel, or a side is too small.
     """
+    for images in (reference, reconstruction):
+        if not isinstance(images, Tensor):
+            kind = type(images).__name__
+            raise ValueError(f"expected tensors (B, C, H, W), got {kind}: torch.from_numpy makes one of an array")
     if reference.shape != reconstruction.shape or reference.ndim != 4 or not reference.numel():
         raise ValueError(
             f"expected two equal non-empty shapes (B, C, H, W), got {tuple(reference.shape)} and "
@@ -87,6 +92,32 @@ def check_reference_range(reference: Tensor) -> None:
         raise ValueError(
             f"expected reference images in [0, 1], got [{low:.3g}, {high:.3g}]: "
             "divide 0..255 by 255, map -1..1 by (x + 1) / 2"
+        )
+
+
+def check_reconstruction_range(reference: Tensor, reconstruction: Tensor) -> None:
+    """Refuses float reconstructions in -1..1, which networks put out, beside references in [0, 1].
+
+    Values below 0 do not tell: a decoder overshoots, and a barely trained one far. But these are below 0, and
+    `(x + 1) / 2` of them is much nearer to the reference, and nearer than any constant is.
+
+    Args:
+        reference: (B, C, H, W), uint8 or floats in [0, 1].
+        reconstruction: same shape, uint8 or finite floats.
+
+    Raises:
+        ValueError: the reconstruction is the reference on another scale.
+    """
+    if reconstruction.dtype == torch.uint8 or (reconstruction < -0.1).double().mean() < 0.01:
+        return
+    clean, decoded = to_unit(reference), to_unit(reconstruction)
+    error, mapped = (decoded - clean).abs().mean(), ((decoded + 1) / 2 - clean).abs().mean()
+    spread = (clean - clean.mean()).abs().mean()
+    if mapped < 0.25 * error and mapped < 0.5 * spread:
+        low, high = decoded.min().item(), decoded.max().item()
+        raise ValueError(
+            f"expected reconstructions in [0, 1], got values in [{low:.3g}, {high:.3g}] that fit the references as "
+            "-1..1: map them by (x + 1) / 2"
         )
 
 

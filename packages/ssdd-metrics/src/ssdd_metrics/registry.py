@@ -1,5 +1,6 @@
 """The metrics by name, the sets of them, and the judges they ask."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -48,9 +49,13 @@ def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(metrics, str):
         metrics = SETS.get(metrics, (metrics,))
-    unknown = [name for name in metrics if name not in KNOWN]
-    if unknown or not metrics or len(set(metrics)) != len(metrics):
-        raise ValueError(f'expected "offline", "full" or distinct names out of {list(KNOWN)}, got {list(metrics)}')
+    for name in metrics:
+        if name not in KNOWN:
+            near = difflib.get_close_matches(name, [*KNOWN, *SETS], n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join((*SETS, *KNOWN))}"
+            raise ValueError(f"there is no metric {name!r}; {hint}")
+    if not metrics or len(set(metrics)) != len(metrics):
+        raise ValueError(f'expected "offline", "full" or distinct names of metrics, got {list(metrics)}')
     return tuple(metrics)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ssdd_metrics.bootstrap import bootstrap_interval, finite_mean
 from ssdd_metrics.frechet import FrechetDistance
-from ssdd_metrics.images import check_reference_range, check_shapes, to_uint8, to_unit
+from ssdd_metrics.images import check_reconstruction_range, check_reference_range, check_shapes, to_uint8, to_unit
+from ssdd_metrics.judges import SMALLEST_SIDES
 from ssdd_metrics.precision import strict_float32
 from ssdd_metrics.protocol import Protocol
 from ssdd_metrics.reference import ReferenceStatistics, reference_protocols
@@ -28,8 +29,17 @@ from ssdd_metrics.registry import (
     identity,
     metric_names,
 )
+from ssdd_metrics.ssim import GAUSSIAN_TAPS, UNIFORM_TAPS
 from ssdd_metrics.swd import PATCH, SlicedWasserstein
 from ssdd_metrics.tables import KEY, Table, merge_tables
+
+# metric: the smallest side that it takes, in pixels; the others take any
+SMALLEST = {
+    "ssim_gaussian": len(GAUSSIAN_TAPS),
+    "ssim_uniform": len(UNIFORM_TAPS),
+    "swd": PATCH,
+    **{f"lpips_{net}": side for net, side in SMALLEST_SIDES.items()},
+}
 
 
 class MetricSuite:
@@ -93,11 +103,13 @@ class MetricSuite:
             ValueError: shapes that differ, no RGB, NaN, a wrong range, or an image too small for a chosen
                 metric.
         """
-        check_shapes(reference, reconstruction, PATCH if "swd" in self.metrics else 1)  # before anything is added
+        check_shapes(reference, reconstruction)  # all checks come before anything is added
+        _check_sides(self.metrics, *reference.shape[-2:])
         if reference.shape[1] != 3:
             raise ValueError(f"expected RGB images (B, 3, H, W), got {tuple(reference.shape)}: repeat grey channels")
         check_reference_range(reference)
         clean, decoded = (to_uint8(side.detach().to(self.device)) for side in (reference, reconstruction))
+        check_reconstruction_range(reference, reconstruction)
         rows: Table = {KEY: self._numbers(images, len(clean))}
         with torch.no_grad(), strict_float32(self.device):
             for name in self.metrics:
@@ -202,7 +214,9 @@ class MetricSuite:
 
     def __str__(self) -> str:
         """The numbers, then the protocol."""
-        numbers = "\n".join(f"{name:24} {value:.6g}" for name, value in self.compute().items())
+        found = self.compute()
+        width = max(len(name) for name in found) + 2
+        numbers = "\n".join(f"{name:{width}}{value:.6g}" for name, value in found.items())
         return f"{numbers}\n\n{self.protocol}"
 
     def _distance(self, name: str) -> float:
@@ -228,3 +242,13 @@ class MetricSuite:
         if numbers.shape != (batch,) or not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"expected {batch} integer image numbers, got {numbers.dtype} {numbers.shape}")
         return numbers.astype(np.int64)
+
+
+def _check_sides(metrics: Sequence[str], height: int, width: int) -> None:
+    """Refuses images too small for some of the metrics, and names those."""
+    lacking = [f"{name} needs {SMALLEST[name]}" for name in metrics if SMALLEST.get(name, 1) > min(height, width)]
+    if lacking:
+        raise ValueError(
+            f"expected sides of more pixels, got images of {height} x {width}: {', '.join(lacking)}; "
+            "leave these metrics out"
+        )

@@ -14,7 +14,7 @@ COLUMNS = {
     "rfid": ("rFID", "lower", 3),
     "fdd": ("FDD", "lower", 2),
     "frechet_random_conv": ("Frechet, random features", "lower", 4),
-    "swd": ("sliced Wasserstein", "lower", 2),
+    "swd": ("sliced Wasserstein", "x 1000, lower", 1),
     "gradient_energy_ratio": ("gradient energy ratio", "near 1", 3),
 }
 
@@ -59,6 +59,7 @@ def write_report(
 
     from jinja2 import Template
 
+    protocol = json.loads(metrics["protocol"].iloc[-1])
     template = files("ssdd.stages.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     return Template(template, autoescape=True).render(
         run_name=run_name,
@@ -68,7 +69,8 @@ def write_report(
         extremes=_embed(extremes_figure),
         curves=curves_figure.to_html(full_html=False, include_plotlyjs=True),
         latent_stats=latent_stats,
-        protocol=json.dumps(json.loads(metrics["protocol"].iloc[-1]), indent=2),
+        protocol=protocol,
+        protocol_json=json.dumps(protocol, indent=2),
     )
 
 
