@@ -27,7 +27,7 @@ class TrainingSweep(Frozen):
     """Training steps: ours against the dense form, checkpointing, distillation live and cached."""
 
     size: Size = "S"
-    dtype: Dtype = "float32"
+    dtypes: tuple[Dtype, ...] = ("float32",)
     pixels: int = Field(default=128, ge=8)
     batch_size: int = Field(default=4, ge=1)
     checkpointing_pixels: int = Field(default=256, ge=8)

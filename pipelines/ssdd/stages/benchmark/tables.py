@@ -53,13 +53,16 @@ def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> s
         "",
         "### Training steps",
         "",
+        "Forward, backward and AdamW. Kept is what the forward pass leaves for the backward pass.",
+        "",
         *_table(
-            ["comparison", "size", "pixels", "batch", "dtype", "side", "s", "ratio", "GiB"],
+            ["comparison", "size", "pixels", "batch", "dtype", "side", "s", "ratio", "GiB kept", "GiB"],
             [
                 [
                     *(row[name] for name in ("comparison", "size", "pixels", "batch", "dtype", "side")),
                     f"{row['seconds']:.3f}",
                     _ratio(row),
+                    _gib(row, "held_bytes"),
                     _gib(row),
                 ]
                 for _, row in training.iterrows()
@@ -74,8 +77,8 @@ def _ratio(row: Any) -> str:
     return f"{row['ratio']:.2f} [{row['ratio_q25']:.2f}, {row['ratio_q75']:.2f}]"
 
 
-def _gib(row: Any) -> str:
-    return f"{row['peak_bytes'] / GIB:.2f}" if row["peak_bytes"] == row["peak_bytes"] else "not known"
+def _gib(row: Any, name: str = "peak_bytes") -> str:
+    return f"{row[name] / GIB:.2f}" if row[name] == row[name] else "not known"
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> list[str]:
