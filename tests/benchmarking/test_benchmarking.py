@@ -110,7 +110,7 @@ def test_decoding_table_figure_and_page():
     training = pandas.DataFrame([{**SOME_STEP, "side": side} for side in ("ssdd", "dense")])
     page = performance_page(MACHINE, rows, training)
     assert "| debug | 64 | 1 | 1 | float32 | dense |" in page
-    assert "| step | S | 64 | 1 | float32 | dense | 2.000 | 1.50 [1.25, 1.75] | 0.25 | 0.50 |" in page
+    assert "| step | S | 64 | 1 | float32 | dense | 2.000 | 1.50 [1.25, 1.75] | 0.25 | 0.50 | 3 |" in page
 
 
 SOME_STEP = {
@@ -125,6 +125,7 @@ SOME_STEP = {
     "ratio_q75": 1.75,
     "held_bytes": 2**28,
     "peak_bytes": 2**29,
+    "rounds": 3,
 }
 
 

@@ -15,8 +15,8 @@ def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> s
         f"Measured at best: copies {machine['copy_bandwidth'] / 1e9:.1f} GB/s; products {rates}.",
         "",
         "Times are medians; a ratio is the median over rounds of this side's time over the first side's in the same",
-        "round, its quartiles in brackets. Memory is the peak beyond the weights and inputs. The last column is the",
-        "time that the counted products or traffic (each operator by itself) would take at best, over the time taken.",
+        "round, its quartiles in brackets. Memory is the peak beyond the weights and inputs. Of best is the time that",
+        "the counted products or traffic (each operator by itself) would take at best, over the time taken.",
         "",
         "### Decoding",
         "",
@@ -35,6 +35,7 @@ def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> s
                 "GB",
                 "GiB",
                 "of best",
+                "rounds",
             ],
             [
                 [
@@ -46,6 +47,7 @@ def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> s
                     f"{row['bytes'] / 1e9:.1f}",
                     _gib(row),
                     f"{100 * row['roofline']:.0f} %",
+                    row["rounds"],
                 ]
                 for _, row in decoding.iterrows()
             ],
@@ -56,7 +58,7 @@ def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> s
         "Forward, backward and AdamW. Kept is what the forward pass leaves for the backward pass.",
         "",
         *_table(
-            ["comparison", "size", "pixels", "batch", "dtype", "side", "s", "ratio", "GiB kept", "GiB"],
+            ["comparison", "size", "pixels", "batch", "dtype", "side", "s", "ratio", "GiB kept", "GiB", "rounds"],
             [
                 [
                     *(row[name] for name in ("comparison", "size", "pixels", "batch", "dtype", "side")),
@@ -64,6 +66,7 @@ def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> s
                     _ratio(row),
                     _gib(row, "held_bytes"),
                     _gib(row),
+                    row["rounds"],
                 ]
                 for _, row in training.iterrows()
             ],
