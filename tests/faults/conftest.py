@@ -1,7 +1,7 @@
 """What the faults are tried on: the real project with its stages before distillation done, run in forked processes.
 
-SSDD_FAULT_SEED draws the same faults again, each at the same moment; what was tried and what survived is printed at the
-end (tests/conftest.py).
+SSDD_FAULT_SEED draws the same faults again, each at the same moment (a killed rank: as soon as a drawn state is seen);
+what was tried and what survived is printed at the end (tests/conftest.py).
 """
 
 import contextlib
