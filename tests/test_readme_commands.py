@@ -34,7 +34,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("ssdd-encoder", "ssdd-decoder", "ssdd-metrics")
 READMES = ("README.md", *(f"packages/{name}/README.md" for name in PACKAGES))
 PROGRAMS = ("uv", "pip", "kedro", "ssdd", "python", "pytest", "git", "torchrun")
-STAGE = {"epochs": 1, "batch_size": 4, "im_size": 32, "eval_images": 4, "eval_metrics": ["psnr"], "best_metric": "psnr"}
+STAGE = {
+    "epochs": 1,
+    "batch_size": 4,
+    "im_size": 32,
+    "eval_images": 2,
+    "eval_steps": 1,
+    "eval_metrics": ["psnr"],
+    "best_metric": "psnr",
+}
 STAGE |= {"best_is": "highest", "loss": {"perceptual": "msgrad", "repa": 0}}
 SMALL = {
     "prepare": {"held_out": 0.3, "max_rejected": 0.2},
@@ -42,7 +50,13 @@ SMALL = {
     **{name: STAGE for name in ("train_encoder", "pretrain", "finetune", "distill")},
     "z_stats": {"im_size": 32},
     "teacher_targets": {"images": None},
-    "evaluate": {"im_size": 32, "batch_size": 4, "teacher_steps": [8, 1], "metrics": ["psnr", "ssim_gaussian"]},
+    "evaluate": {
+        "im_size": 32,
+        "batch_size": 4,
+        "limit": 2,
+        "teacher_steps": [8, 1],
+        "metrics": ["psnr", "ssim_gaussian"],
+    },
     "benchmark": {
         "decoding": [{"sizes": ["debug"], "pixels": [32], "sides": ["ssdd", "dense"], "rounds": 1}],
         "training": {"size": "debug", "pixels": 16, "checkpointing_pixels": 16, "distillation_pixels": 16, "rounds": 1},
