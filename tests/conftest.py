@@ -71,6 +71,9 @@ Finished = subprocess.CompletedProcess[str]
 
 # two processes run the tests (see pyproject.toml), so that each takes one core; the processes that they start, too
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# the hundreds of processes that tests start would else compile thousands of modules anew, ten seconds each
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # ignored where a shell started pytest in the background, and the processes that tests start would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,15 +1,20 @@
-"""What Kedro-Viz's server shows of a finished run."""
+"""What Kedro-Viz shows of a finished run: its server's answers and, where there is a Chromium, the page."""
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
+from PIL import Image
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 STAGES = {"prepare", "train_encoder", "z_stats", "pretrain", "finetune", "distill", "evaluate", "report"}
 
 
@@ -19,29 +24,33 @@ def is_free(port):
 
 
 @pytest.fixture(scope="module")
-def ask(finished, project):
-    """Asks the server of a project of which the last run had nothing to do."""
+def address(finished, project):
+    """The server of a project of which the last run had nothing to do."""
     assert "nothing to do" in project.run("--pipeline=distill").stdout
     port = next(port for port in range(20000 + os.getpid() % 20000, 49000) if is_free(port))  # viz wants them low
     server = project.start("viz", "run", "--no-browser", "--env=tiny", f"--port={port}")
-    opener = build_opener(ProxyHandler({}))
-
-    def get(path):
-        with opener.open(f"http://127.0.0.1:{port}/api/{path}", timeout=60) as answer:
-            return json.load(answer)
-
     try:
         while True:
             try:
-                get("version")
+                answer(f"http://127.0.0.1:{port}/api/version")
                 break
             except URLError:
                 assert server.poll() is None, server.stdout.read()
                 time.sleep(0.2)
-        yield get
+        yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # the server is a child of the command
         server.communicate(timeout=60)
+
+
+def answer(url):
+    with build_opener(ProxyHandler({})).open(url, timeout=60) as found:
+        return json.load(found)
+
+
+@pytest.fixture(scope="module")
+def ask(address):
+    return lambda path: answer(f"{address}/api/{path}")
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +108,27 @@ def test_skipped_nodes_are_shown_as_done(ask, graph):
         assert status[kind].keys() == ids
         assert {entry["status"] for entry in status[kind].values()} == {"success"}
         assert {entry["error"] for entry in status[kind].values()} == {None}
+
+
+def browse(page, folder, *options):
+    """Opens a page in a Chromium without a window, and returns what it says."""
+    quiet = ("disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync")
+    quiet += ("headless", "no-sandbox", "disable-component-update", f"user-data-dir={folder / 'profile'}")
+    settings = [f"--{name}" for name in (*quiet, "window-size=1500,1000", "virtual-time-budget=20000", *options)]
+    done = subprocess.run([CHROMIUM, *settings, page], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the path")
+def test_a_browser_draws_stages_layers_and_previews(address, graph, tmp_path):
+    page = f"{address}/?pid=distill&expandAllPipelines=false&sid={datasets(graph)['reconstruction_figure']['id']}"
+    drawn = browse(page, tmp_path, "dump-dom")
+    assert set(re.findall(r'<text class="pipeline-node__text[^>]*>([^<]+)<', drawn)) >= STAGES
+    assert {"images", "models", "curves", "evaluation", "report"} <= set(
+        re.findall(r'class="pipeline-layer-name[^>]*>([^<]+)<', drawn)
+    )
+    assert re.search(r'<img[^>]*src="data:image/png;base64,', drawn)
+    picture = tmp_path / "viz.png"  # to be looked at
+    browse(page, tmp_path, f"screenshot={picture}")
+    with Image.open(picture) as image:
+        assert len(image.convert("RGB").getcolors(2**24)) > 4000  # the preview is a photograph's
