@@ -220,6 +220,14 @@ def test_the_file_of_a_failure_fails_again(tmp_path):
         assert found["loss"] == found["mse"] == network(seen, step).total.item() < float("inf")
 
 
+def test_a_failure_that_cannot_be_written_is_told_all_the_same(tmp_path):
+    no_folder = tmp_path / "file"
+    no_folder.write_text("")
+    error = guard.report("mse", 4, {"image": torch.ones(1, 2)}, {"mse": float("nan")}, Overflowing(), no_folder)
+    assert "mse is not finite (nan) in step 4 (rank 0)" in str(error)
+    assert "could not be written" in str(error)
+
+
 def test_a_failure_is_computed_in_its_precision_on_its_device(tmp_path):
     step, batch = Overflowing(1 / 3), {"image": torch.full((3, 2), 1 / 7), "path": []}
     exact = step(batch, 0).total

@@ -110,13 +110,15 @@ def report(
     story = {"step": step, "rank": rank, "not_finite": name, "terms": dict(terms), "paths": paths, "device": device}
     story |= dict(about or {})
     target = folder / f"failure-step-{step:08d}-rank-{rank}.safetensors"
-    with atomic_write(target) as path:
-        copies = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        write_safetensors(copies, path, {"failure": json.dumps(story)})
+    try:
+        with atomic_write(target) as path:
+            copies = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            write_safetensors(copies, path, {"failure": json.dumps(story)})
+        kept = f"{target} holds batch and weights (ssdd.training.guard.replay computes the losses again)"
+    except OSError as error:  # a full disk must not hide what happened
+        kept = f"batch and weights could not be written ({error})"
     shown = ", ".join(paths[:SHOWN_PATHS]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
     return NotFiniteError(
         f"{name} is not finite ({terms.get(name)}) in step {step} (rank {rank}); images: {shown}. The last good "
-        f"checkpoint is kept; {target} holds batch and weights "
-        "(ssdd.training.guard.replay computes the losses again). Lower the learning rate, leave out the images, or "
-        "use precision 'no' or 'bf16'"
+        f"checkpoint is kept; {kept}. Lower the learning rate, leave out the images, or use precision 'no' or 'bf16'"
     )
