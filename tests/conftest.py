@@ -32,7 +32,7 @@ benchmark:
   training:
     {{size: debug, pixels: 16, batch_size: 2, checkpointing_pixels: 16, distillation_pixels: 16, rounds: 1}}
   quality_rounds: 2
-runtime: {{trackers: []}}
+runtime: {{threads: 1, trackers: []}}
 """
 FILES = ("pyproject.toml", ".telemetry", "README.md", "LICENSE")
 DECISIONS = r"^(\S+\.\S+)\s+(up to date|not needed|run|resume|continue|if changed)( .*)?$"
