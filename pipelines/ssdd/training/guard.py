@@ -87,7 +87,7 @@ def report(
     rank: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> NotFiniteError:
-    """Writes the reproduction file and returns the error to raise.
+    """Writes the reproduction file and returns the error to raise, which says where it is or why it is not there.
 
     The file holds the batch's tensors (`batch.*`), the weights of all networks but the judges, frozen ones too, before
     the failed player's step (`network.*`, `adversary.*`), and, in its header, step, losses, paths, device and `about`
