@@ -24,8 +24,8 @@ def plainly(x, scale, shift):
     return F.silu(F.group_norm(x, GROUPS, eps=EPS) * scale + shift)
 
 
-def fused(x, scale, shift):
-    return norm_silu(x, Modulation(scale, shift), GROUPS, EPS)
+def fused(x, scale, shift, groups=GROUPS):
+    return norm_silu(x, Modulation(scale, shift), groups, EPS)
 
 
 def arguments(draw, shape, cells, dtype=torch.float64):
@@ -102,3 +102,24 @@ def test_statistics_of_half_precision_are_those_of_float32(draw, dtype):
     x = (300 + 40 * draw(2, 16, 8, 8)).to(dtype)
     for ours, wide in zip(group_statistics(x, 4, EPS), group_statistics(x.float(), 4, EPS), strict=True):
         torch.testing.assert_close(ours, wide, atol=0, rtol=1e-5)
+
+
+def test_the_compilers_operator_is_well_described(draw):
+    for batch in (1, 3):
+        x = draw(batch, 4, 6, 8).contiguous(memory_format=torch.channels_last)
+        torch.library.opcheck(torch.ops.ssdd_decoder.group_statistics.default, (x, GROUPS, EPS))
+
+
+@pytest.mark.slow
+def test_compiled_loops_divide_no_index(draw):
+    """What cells and groups cover must be loops of their own: a division in the innermost one takes its vectors away."""
+    from torch._inductor.utils import run_and_get_code
+
+    inputs = [each.detach() for each in arguments(draw, (2, 64, 16, 16), (2, 4, 4), torch.bfloat16)]
+    torch._dynamo.reset()
+    with torch.no_grad():
+        found, (code,) = run_and_get_code(torch.compile(fused, fullgraph=True), *inputs, 32)
+        expected = fused(*(each.float() for each in inputs), 32)
+        assert (found - expected).norm() < 1.01 * (fused(*inputs, 32) - expected).norm()
+    assert "silu" in code and "Vectorized<" in code
+    assert "div_floor" not in code

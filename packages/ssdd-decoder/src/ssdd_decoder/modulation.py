@@ -53,10 +53,13 @@ class Modulation:
 
     def apply(self, x: Tensor, overwrite: bool = False) -> Tensor:
         """(B, H, W, C) -> x * scale + shift, each latent cell covering its r x q features."""
-        fitting = self.fit(*x.shape[1:3])
-        cells = in_cells(x, fitting.cells)
-        scale, shift = (m[:, :, None, :, None] for m in (fitting.scale, fitting.shift))  # (B, h, 1, w, 1, C)
-        return torch.addcmul(shift, cells, scale, out=cells if overwrite else None).view(x.shape)
+        return self.fit(*x.shape[1:3]).apply_in_cells(x, overwrite).view(x.shape)
+
+    def apply_in_cells(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        """`apply` where r and q are whole, its result seen by cell: (B, h, r, w, q, C)."""
+        cells = in_cells(x, self.cells)
+        scale, shift = (m[:, :, None, :, None] for m in (self.scale, self.shift))  # (B, h, 1, w, 1, C)
+        return torch.addcmul(shift, cells, scale, out=cells if overwrite else None)
 
 
 def in_cells(x: Tensor, cells: torch.Size) -> Tensor:

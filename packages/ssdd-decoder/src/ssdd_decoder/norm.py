@@ -65,13 +65,15 @@ class _NormSiLU(torch.autograd.Function):
 
 
 def _norm_silu(x: Tensor, modulation: Modulation, groups: int, eps: float, overwrite: bool = False) -> Tensor:
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if x.device.type == "cpu":
         # As one scaling of x, perhaps in place: new memory costs more than arithmetic there.
-        y = modulation.after(*group_statistics(x, groups, eps)).to(x.dtype).apply(_channels_last(x), overwrite)
+        features, modulation = _channels_last(x), modulation.after(*group_statistics(x, groups, eps))
     else:
-        n, _ = _normalised(x, groups, eps)
-        y = modulation.to(n.dtype).apply(n, may_overwrite())
-    return F.silu(y, inplace=True).permute(0, 3, 1, 2)
+        features, _ = _normalised(x, groups, eps)
+        overwrite = may_overwrite()
+    # SiLU cell by cell, as the modulation: a compiler then makes one loop of them, without divisions.
+    y = F.silu(modulation.to(x.dtype).apply_in_cells(features, overwrite), inplace=True)
+    return y.view(features.shape).permute(0, 3, 1, 2)
 
 
 def _normalised(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
@@ -83,12 +85,26 @@ def _normalised(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
 
 def group_statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and 1 / sqrt(variance + eps) of each channel's group of (B, C, H, W): two (B, C)."""
+    if torch.compiler.is_compiling():
+        return _as_one_operator(x, groups, eps)
     unused = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # its dtype is the result's
     each = [torch.batch_norm_update_stats(image, unused, unused, 0.0) for image in x.split(1)]
     means, variances = (torch.stack(channels).unflatten(1, (groups, -1)) for channels in zip(*each, strict=True))
     between, mean = torch.var_mean(means, 2, correction=0, keepdim=True)
     inverse = (variances.mean(2, keepdim=True) + between).add_(eps).rsqrt_()
     return mean.expand_as(means).flatten(1), inverse.expand_as(means).flatten(1)
+
+
+@torch.library.custom_op("ssdd_decoder::group_statistics", mutates_args=())
+def _as_one_operator(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """For the compiler, which would make a graph for each number of images, and divide in its innermost loops."""
+    return group_statistics(x, groups, eps)
+
+
+@_as_one_operator.register_fake
+def _(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    statistics = x.new_empty(x.shape[:2], dtype=torch.promote_types(x.dtype, torch.float32))
+    return statistics, torch.empty_like(statistics)
 
 
 def _channels_last(x: Tensor) -> Tensor:
