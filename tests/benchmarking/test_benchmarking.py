@@ -1,5 +1,6 @@
 """The benchmark measures what it says: equal sides, counted work, ratios of the same round."""
 
+import functools
 import math
 
 import pandas
@@ -54,6 +55,23 @@ def test_kl_decoder_is_the_one_of_stable_diffusion():
     from ssdd.benchmarking.decoding import kl_decoder
 
     assert sum(p.numel() for p in kl_decoder().parameters()) == 49_490_199  # 20 of them are post_quant_conv's
+
+
+@pytest.mark.slow
+def test_each_case_is_compiled_for_its_own_shapes(monkeypatch):
+    """As in a process of its own, rather than for the shapes of all cases so far."""
+    import ssdd_decoder.decoder
+
+    def count(graph, inputs):
+        graphs.append(all(isinstance(each, torch.Tensor) for each in inputs))  # a dynamic size would be an input too
+        return graph
+
+    graphs: list[bool] = []
+    compiled = functools.cache(functools.partial(torch.compile, backend=count))
+    monkeypatch.setattr(ssdd_decoder.decoder, "_compiled", compiled)
+    sweep = DecodeSweep(sizes=("debug",), pixels=(32, 64, 96), sides=("ssdd_compiled",), rounds=1)
+    measure_decoding((sweep,), MACHINE, progress=False)
+    assert graphs == [True] * 6  # the latent's part and a step, each time
 
 
 def test_sides_alternate_and_ratios_are_of_the_same_round(monkeypatch):

@@ -38,6 +38,7 @@ def measure_decoding(
     rows = []
     with bar("decoding", sum(sweep.rounds for sweep, *_ in cases), progress) as advance:
         for sweep, size, dtype, pixels, batch, steps in cases:
+            torch.compiler.reset()  # else later shapes are dynamic ones, and after eight nothing is compiled any more
             sides = make_sides(sweep.sides, size, getattr(torch, dtype), pixels, batch, steps, device)
             timings = time_sides(sides, sweep.sides[0], sweep.rounds, device, advance)
             case = {"size": size, "pixels": pixels, "batch": batch, "steps": steps, "dtype": dtype}
