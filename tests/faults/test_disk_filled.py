@@ -37,11 +37,13 @@ def small_disk(runs):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"mounting a tmpfs is not permitted: {mounted.stderr.decode().strip()}")
-    runs.prepare("filled")
-    code, said = runs.run("filled", settings=f"{OTHER},runtime.progress=false")
-    assert code == 0, said
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    try:
+        runs.prepare("filled")
+        code, said = runs.run("filled", settings=f"{OTHER},runtime.progress=false")
+        assert code == 0, said
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def contents(folder):
