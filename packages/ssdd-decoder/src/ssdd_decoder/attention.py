@@ -114,7 +114,9 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases) -> Tens
     return torch.cat(bands, dim=1)
 
 
-@torch.library.custom_op("ssdd_decoder::local_attention", mutates_args=())
+@torch.library.custom_op(
+    "ssdd_decoder::local_attention", mutates_args=(), schema="(Tensor q, Tensor k, Tensor v, Tensor[] biases) -> Tensor"
+)
 def _as_one_operator(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor]) -> Tensor:
     """For the compiler, which has nothing to gain from looking inside, and would take minutes to do so."""
     return tiled_attention(q, k, v, biases)
