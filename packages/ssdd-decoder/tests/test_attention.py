@@ -76,6 +76,23 @@ def test_fused_form_equals_dense_mask(tokens, height, width):
         torch.testing.assert_close(local_attention(q, k, v, bias), dense_attention(q, k, v, table), atol=1e-10, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_fused_form_works_where_pytorch_always_lists_queries(tokens, monkeypatch):
+    from torch.nn.attention.flex_attention import BlockMask
+
+    def make(counts, neighbours, full_counts=None, full_neighbours=None, BLOCK_SIZE=128, mask_mod=None):
+        """As in PyTorch 2.6."""
+        return newer(counts, neighbours, full_counts, full_neighbours, BLOCK_SIZE, mask_mod)
+
+    newer = BlockMask.from_kv_blocks
+    with torch.no_grad():
+        q, k, v, table = tokens(9, 40)
+        (bias,) = fused_biases([table], 9, 40)
+        expected = local_attention(q, k, v, bias)
+        monkeypatch.setattr(BlockMask, "from_kv_blocks", make)
+        assert torch.equal(local_attention(q, k, v, bias), expected)
+
+
 def test_products_and_biases_grow_linearly_with_tokens(tokens):
     def products(side: int) -> int:
         q, k, v, table = tokens(side, side, batch=1)

@@ -40,7 +40,8 @@ DTYPES = {
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _DECODER_ONLY = ("ada_ctx_proj.", "time_embedding.", "up_blocks.")
 _WRAPPERS = re.compile(r"(^|\.)(?:module|_orig_mod|first_stage_model)\.")
-_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, RecursionError)
+_DAMAGED = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, RecursionError)
+_UNREADABLE = (*_DAMAGED, AttributeError)  # the last one: of a dtype that this PyTorch does not have
 _Config = TypeVar("_Config")
 
 
