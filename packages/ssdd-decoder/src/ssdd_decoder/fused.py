@@ -77,20 +77,19 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: FusedBias) -> Tensor:
         column = (columns[query] - columns[key] + RADIUS).clamp(0, 2 * RADIUS)
         return score + table[row, column, head]
 
-    # lists of a tile's queries are for a backward pass only
-    options: dict[str, Any] = {"compute_q_blocks": False} if _may_leave_out_query_blocks() else {}
+    # Lists of a tile's queries are for a backward pass only; a compiler leaves them out by itself.
+    options = {} if torch.compiler.is_compiling() else _without_lists_of_queries()
     mask = BlockMask.from_kv_blocks(bias.counts, bias.neighbours, BLOCK_SIZE=BLOCK, mask_mod=sees, **options)
     attend = torch.compile(flex_attention, dynamic=True) if q.is_cuda else flex_attention
     out = attend(_to_tiles(q), _to_tiles(k), _to_tiles(v), score_mod=add_bias, block_mask=mask)
     return _from_tiles(out, *q.shape[1:3])
 
 
-@torch.compiler.assume_constant_result
-def _may_leave_out_query_blocks() -> bool:
+def _without_lists_of_queries() -> dict[str, Any]:
     from torch.nn.attention.flex_attention import BlockMask
 
     make: Any = BlockMask.from_kv_blocks
-    return "compute_q_blocks" in make.__code__.co_varnames  # not in PyTorch 2.6
+    return {"compute_q_blocks": False} if "compute_q_blocks" in make.__code__.co_varnames else {}  # not in PyTorch 2.6
 
 
 def _adjacent(tiles: int, device: torch.device) -> Tensor:
