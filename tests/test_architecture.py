@@ -97,16 +97,16 @@ def test_packages_export_what_they_say_and_are_typed(package):
     assert f'version = "{assigned["__version__"]}"' in version
 
 
-def test_pickles_are_loaded_nowhere_but_as_tensors_by_the_judges():
-    """Judges published as `.pth` only are read by PyTorch's restricted reader, after their hash was checked."""
-    judges = PACKAGES["ssdd_metrics"] / "weights.py"
+def test_pickles_are_loaded_nowhere_but_as_tensors_by_pretrained_networks():
+    """Networks published as `.pth` only are read by PyTorch's restricted reader, after their hash was checked."""
+    pretrained_networks = PACKAGES["ssdd_metrics"] / "weights.py"
     for file in sources():
         assert not roots(file) & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, file
         assert "torch.load" not in imported(file), file
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                assert (file, keywords.get("weights_only")) == (judges, "True"), file
+                assert (file, keywords.get("weights_only")) == (pretrained_networks, "True"), file
 
 
 def test_networks_neither_print_nor_move_themselves():

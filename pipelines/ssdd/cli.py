@@ -10,7 +10,7 @@ from kedro.framework.cli.utils import KedroCliError
 from kedro.framework.project import pipelines
 from kedro.io.core import DatasetError
 
-from ssdd.lineage.places import nearest
+from ssdd.suggestions import nearest
 
 RUNNER = "ssdd.lineage.runner.LineageRunner"
 

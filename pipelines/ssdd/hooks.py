@@ -8,10 +8,10 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from pluggy import PluginManager
 
-from ssdd.lineage.places import check_run_name
+from ssdd.lineage.parameter_checks import check_environment, check_parameters
 from ssdd.lineage.runner import LineageRunner, starting_points
-from ssdd.lineage.status import forget_events, keep_statistics, read_statistics
-from ssdd.lineage.typos import check_environment, check_parameters
+from ssdd.lineage.viz_status import forget_events, keep_statistics, read_statistics
+from ssdd.runs import check_run_name
 
 
 class ProjectHooks:

@@ -8,9 +8,9 @@ import warnings
 from kedro.framework.session import session as kedro_session
 
 from ssdd.hooks import ProjectHooks
+from ssdd.lineage.given import StartingPoint
 from ssdd.lineage.runner import LineageRunner
-from ssdd.lineage.start import StartingPoint
-from ssdd.stages.needs import check_judges, check_names
+from ssdd.stages.requirements import check_names, check_pretrained_networks
 
 HOOKS = (ProjectHooks(),)
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
@@ -36,7 +36,7 @@ STARTING_POINTS: dict[str, StartingPoint] = {
 # Called once with the nodes that may run, before a plan is shown or the first of them runs; the second only before a
 # run: it finds, or downloads, what they need before hours are spent.
 BEFORE_PLAN = check_names
-BEFORE_RUN = check_judges
+BEFORE_RUN = check_pretrained_networks
 
 # A session runs with the runner that its module names by default. SESSION_CLASS would cover the command line
 # and notebooks, but not scripts that create a plain KedroSession.

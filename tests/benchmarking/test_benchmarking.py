@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from ssdd.benchmarking import timing
-from ssdd.benchmarking.config import BenchmarkParameters, DecodeSweep, TrainingSweep
+from ssdd.benchmarking.benchmark_figures import quality_figure, speed_figure
 from ssdd.benchmarking.cost import count_work, held_memory, peak_memory
-from ssdd.benchmarking.decoding import best_seconds, make_sides, measure_decoding
-from ssdd.benchmarking.dense import DenseForm
+from ssdd.benchmarking.decoder_speed import best_seconds, make_sides, measure_decoding
+from ssdd.benchmarking.dense_decoder import DenseForm
+from ssdd.benchmarking.performance_page import performance_page
 from ssdd.benchmarking.timing import time_sides
-from ssdd.benchmarking.training import make_losses, measure_training
-from ssdd.stages.benchmark.figures import quality_figure, speed_figure
-from ssdd.stages.benchmark.tables import performance_page
+from ssdd.benchmarking.training_speed import make_losses, measure_training
+from ssdd.parameters import BenchmarkParameters, DecodeSweep, TrainingSweep
 from ssdd_decoder import Decoder
 
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ def test_dense_form_computes_the_same(size):
 
 
 def test_kl_decoder_is_the_one_of_stable_diffusion():
-    from ssdd.benchmarking.decoding import kl_decoder
+    from ssdd.benchmarking.decoder_speed import kl_decoder
 
     assert sum(p.numel() for p in kl_decoder().parameters()) == 49_490_199  # 20 of them are post_quant_conv's
 

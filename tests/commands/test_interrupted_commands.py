@@ -16,7 +16,8 @@ DRIVER = '''
 import itertools, json, os, sys, time
 
 import torch
-import ssdd.data, ssdd.folders, ssdd.latent_files, ssdd.pictures, ssdd.statistics
+import ssdd.data, ssdd.imaging.folders, ssdd.imaging.latent_files
+import ssdd.imaging.picture_files, ssdd.evaluation.latent_statistics
 from ssdd.commands.group import cli
 from ssdd_decoder import Decoder
 from ssdd_encoder import Encoder

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssdd.canvas import batches, pad, padded_side
 from ssdd.data import decode_image
-from ssdd.folders import reconstruct_folder
-from ssdd.pictures import find, output_names
+from ssdd.imaging.canvas import batches, pad, padded_side
+from ssdd.imaging.folders import reconstruct_folder
+from ssdd.imaging.picture_files import find, output_names
 
 
 def pixels(file):

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ssdd import SSDD
-from ssdd.canvas import pad, to_images
 from ssdd.commands.group import cli
 from ssdd.data import EvalTransform
+from ssdd.imaging.canvas import pad, to_images
 from ssdd_encoder import Encoder, LatentStatistics
 
 COMMANDS = ("encode", "decode", "reconstruct", "info", "lineage", "compare", "z-stats")
@@ -328,7 +328,7 @@ def test_an_interruption_keeps_the_latents_of_before(ssdd, small, tmp_path, chec
     if moment == "writing":
         monkeypatch.setattr("shutil.copyfileobj", stop)
     else:
-        monkeypatch.setattr("ssdd.latent_files.LatentWriter.add", stop)
+        monkeypatch.setattr("ssdd.imaging.latent_files.LatentWriter.add", stop)
     status, _, error = ssdd("encode", small, "-o", tmp_path / "out/z.safetensors", "--model", checkpoint)
     assert status == 130
     assert "Interrupted: no file is half-written" in error

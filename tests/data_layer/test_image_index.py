@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ssdd.data import ImageFolder, prepare, select
-from ssdd.data.index import INDEX_COLUMNS, REJECTED_COLUMNS
+from ssdd.data.image_index import INDEX_COLUMNS, REJECTED_COLUMNS
 
 
 def write(path: Path, width: int, height: int, colour: tuple[int, int, int] = (1, 2, 3)) -> None:

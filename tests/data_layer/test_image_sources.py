@@ -20,9 +20,9 @@ from ssdd.data import (
     open_source,
     prepare,
 )
-from ssdd.data.decode import read_image_file
-from ssdd.data.leaves import paint_dead_leaves
-from ssdd.data.sample import HELD_OUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, canvas
+from ssdd.data.dead_leaves import paint_dead_leaves
+from ssdd.data.decoding import read_image_file
+from ssdd.data.embedded_sample import HELD_OUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, canvas
 
 
 def save(path: Path, side: int = 20) -> None:
@@ -285,7 +285,7 @@ def test_sample_photographs_come_from_the_wheel_without_importing_its_downloader
     import sys
 
     code = (
-        "import sys; from ssdd.data.sample import EmbeddedSample; EmbeddedSample().preload();"
+        "import sys; from ssdd.data.embedded_sample import EmbeddedSample; EmbeddedSample().preload();"
         "assert not {'skimage', 'pooch', 'datasets', 'requests'} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -17,13 +17,13 @@ from kedro.framework.startup import bootstrap_project
 from safetensors.torch import load_file
 
 from ssdd import SSDD
-from ssdd.lineage.current import state_kind
+from ssdd.lineage.content_hashes import Hashes
 from ssdd.lineage.fingerprint import Fingerprints
-from ssdd.lineage.hashes import Hashes
 from ssdd.lineage.plan import plan
+from ssdd.lineage.running_node import state_kind
 from ssdd.lineage.stamps import read_stamp
-from ssdd.training.state import StateStore
-from ssdd.training.targets import sound_shards
+from ssdd.training.resume_state import StateStore
+from ssdd.training.teacher_targets import sound_shards
 
 ARTEFACTS = {  # by kind; each kind is altered equally often
     "checkpoints": "models/*.safetensors",

@@ -10,10 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssdd.parameters import EvaluateParameters, StageParameters
+from ssdd.parameters import MOST_STEPS, DistillConfig, EvaluateParameters, StageParameters, pieces_per_process
 from ssdd.training.batches import split
-from ssdd.training.config import MOST_STEPS, DistillConfig, pieces_per_process
-from ssdd.training.targets import spans
+from ssdd.training.teacher_targets import spans
 from ssdd_decoder.times import MAX_STEPS
 
 counts = st.integers(1, 64)

@@ -44,7 +44,7 @@ FILES = {
     "source.csv": "x\n1\n2\n3\n",
     "pipelines/toy/__init__.py": "",
     "pipelines/toy/settings.py": """
-        from ssdd.lineage.start import StartingPoint
+        from ssdd.lineage.given import StartingPoint
         from ssdd.settings import *
 
         STARTING_POINTS = {
@@ -238,8 +238,8 @@ class Project:
         from kedro.framework.project import pipelines
         from kedro.framework.session import KedroSession
 
+        from ssdd.lineage.content_hashes import Hashes
         from ssdd.lineage.fingerprint import Fingerprints
-        from ssdd.lineage.hashes import Hashes
         from ssdd.lineage.plan import plan
 
         with KedroSession.create(self.folder, runtime_params=params) as session, Hashes() as hashes:

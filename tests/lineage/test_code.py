@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from ssdd.lineage import code as code_module
-from ssdd.lineage.code import Code
+from ssdd.lineage import code_hashes as code_module
+from ssdd.lineage.code_hashes import Code
 
 PACKAGE = {
     "__init__": "from pack.shapes import area, circle as round_one\n__all__ = ['area']\n",

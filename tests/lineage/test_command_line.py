@@ -76,10 +76,10 @@ def test_a_plan_of_missing_outputs_is_refused(project):
     assert "Error: expected --plan or --only-missing-outputs, got both" in output
 
 
-@pytest.mark.parametrize("where", ["guard import NotFiniteError", "launch import WorkerFailed"])
+@pytest.mark.parametrize("where", ["training.nonfinite import NotFiniteError", "processes import WorkerFailed"])
 def test_training_that_broke_off_is_told_without_the_commands_own_traceback(project, where):
     name = where.rpartition(" ")[2]
-    raising = f"from ssdd.training.{where}\n    raise {name}('loss.lpips is not finite in step 7')"
+    raising = f"from ssdd.{where}\n    raise {name}('loss.lpips is not finite in step 7')"
     project.edit("nodes.py", 'note("draw")', raising)
     project.load()
     status, output = invoke()
@@ -97,22 +97,22 @@ def test_the_projects_checks_see_the_nodes_that_may_run(project):
         def names(nodes, catalog):
             note("names: " + " ".join(sorted(node.name for node in nodes)))
 
-        def judges(nodes, catalog):
-            note("judges")
-            raise ValueError("a judge is missing")
+        def networks(nodes, catalog):
+            note("networks")
+            raise ValueError("a pretrained network is missing")
         """,
     )
     project.run()
     settings = project.folder / "pipelines" / "toy" / "settings.py"
-    settings.write_text(settings.read_text() + "from toy.checks import names as BEFORE_PLAN, judges as BEFORE_RUN\n")
+    settings.write_text(settings.read_text() + "from toy.checks import names as BEFORE_PLAN, networks as BEFORE_RUN\n")
     (project.data / "figure.png").unlink()
     project.load()
     project.log.write_text("")
     assert invoke("--plan")[0] == 0
     assert project.notes() == ["names: draw"]
     status, output = invoke()
-    assert (status, "Error: a judge is missing" in output) == (1, True)
-    assert project.notes() == ["names: draw", "names: draw", "judges"]
+    assert (status, "Error: a pretrained network is missing" in output) == (1, True)
+    assert project.notes() == ["names: draw", "names: draw", "networks"]
 
 
 def test_an_unknown_group_in_a_file_is_refused_too(project):
@@ -227,7 +227,7 @@ def test_kedros_own_commands_work(project):
     assert status == 0
     entry = yaml.safe_load(output[output.index("figure:") :])["weights"]
     assert entry == {
-        "type": "ssdd.datasets.checkpoint.CheckpointDataset",
+        "type": "ssdd.datasets.checkpoint_dataset.CheckpointDataset",
         "filepath": str(project.data / "weights.safetensors"),
     }
 

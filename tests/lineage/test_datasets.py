@@ -23,8 +23,8 @@ from ssdd.datasets import (
     TableDataset,
     TextDataset,
 )
-from ssdd.datasets.checkpoint import read_header
-from ssdd.lineage.hashes import Hashes
+from ssdd.datasets.checkpoint_dataset import read_header
+from ssdd.lineage.content_hashes import Hashes
 
 TABLE = pandas.DataFrame({"name": ["é", "b c", 'quote "'], "value": [0.1 + 0.2, -1.5e-300, float("nan")]})
 
@@ -152,7 +152,7 @@ def test_a_checkpoint_is_moved_to_its_place_and_loaded_as_a_path(tmp_path):
 
 
 def test_a_checkpoint_from_another_disk_is_copied_whole(tmp_path, monkeypatch):
-    import ssdd.datasets.checkpoint as module
+    import ssdd.datasets.checkpoint_dataset as module
 
     replace = module.os.replace
 
@@ -237,7 +237,7 @@ def test_a_folder_counts_by_names_and_contents(tmp_path):
 
 
 def test_a_remembered_hash_is_that_of_the_content(tmp_path, monkeypatch):
-    import ssdd.lineage.hashes as module
+    import ssdd.lineage.content_hashes as module
 
     monkeypatch.setattr(module, "_SETTLED_NS", 0)
     file, cache = tmp_path / "a", tmp_path / "cache.sqlite"

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from ssdd.parameters import EvaluateParameters, ModelParameters, StageParameters
-from ssdd.stages.needs import check_names
+from ssdd.stages.requirements import check_names
 
 
 def check(**parameters):

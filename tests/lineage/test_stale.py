@@ -104,7 +104,7 @@ def test_one_byte_changed_in_an_output_remakes_it(finished):
 
 
 def test_one_byte_changed_behind_the_clock_is_seen(finished, monkeypatch):
-    monkeypatch.setattr("ssdd.lineage.hashes._SETTLED_NS", 0)
+    monkeypatch.setattr("ssdd.lineage.content_hashes._SETTLED_NS", 0)
     path = finished.data / "table.csv"
     long_ago = (1_600_000_000, 1_600_000_000)
     os.utime(path, long_ago)

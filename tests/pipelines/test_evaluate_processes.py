@@ -8,11 +8,10 @@ import torch
 
 from ssdd import SSDD
 from ssdd.data import EvalTransform, ImageDataset, open_source, prepare
-from ssdd.evaluation import evaluate
-from ssdd.parameters import EvaluateParameters
-from ssdd.references import write_references
+from ssdd.evaluation.final import evaluate
+from ssdd.evaluation.reference_statistics import write_references
+from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
 from ssdd.stages.evaluate.nodes import collect_metrics
-from ssdd.training.config import JudgeFiles, RuntimeConfig
 from ssdd_metrics import psnr
 
 STEPS = (2, 1)
@@ -44,8 +43,8 @@ def judged(images, checkpoint, tmp_path_factory):
     def call(processes):
         runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False, processes=processes)
         file = tmp_path_factory.mktemp("references") / "references.safetensors"
-        write_references(file, images, 32, 4, PARAMETERS.metrics, JudgeFiles(), runtime)
-        found = evaluate(checkpoint, images, STEPS, PARAMETERS, file, JudgeFiles(), runtime, "judging")
+        write_references(file, images, 32, 4, PARAMETERS.metrics, PretrainedNetworks(), runtime)
+        found = evaluate(checkpoint, images, STEPS, PARAMETERS, file, PretrainedNetworks(), runtime, "judging")
         reports = [{"model": "teacher", "steps": part.steps, "report": part.report} for part in found]
         return found, collect_metrics(reports, []), file
 
@@ -73,7 +72,7 @@ def test_one_process_or_two_give_one_table(judged):
 def test_a_process_without_images_changes_nothing(judged, images, checkpoint):
     def call(processes):
         runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False, processes=processes)
-        return evaluate(checkpoint, images, [1], parameters, judged[1][2], JudgeFiles(), runtime, "judging")[0]
+        return evaluate(checkpoint, images, [1], parameters, judged[1][2], PretrainedNetworks(), runtime, "judging")[0]
 
     parameters = PARAMETERS.model_copy(update={"batch_size": 16, "metrics": ("psnr", "frechet_random_conv")})
     one, two = call(1), call(2)
@@ -94,7 +93,7 @@ def test_the_best_and_the_worst_shown_are_those_of_the_table(judged):
 def test_references_of_another_image_decoder_are_refused(judged, images, checkpoint, monkeypatch):
     protocol = json.loads(judged[1][1]["protocol"][0])
     assert protocol["decoding"].startswith(f"Pillow {protocol['versions']['pillow']}, libjpeg")
-    monkeypatch.setattr("ssdd.references.decoding_libraries", lambda: "Pillow 1.0, libjpeg 6b")
+    monkeypatch.setattr("ssdd.evaluation.reference_statistics.decoding_libraries", lambda: "Pillow 1.0, libjpeg 6b")
     runtime = RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False)
     with pytest.raises(ValueError, match=r"another protocol \(decoding: expected 'Pillow 1.0, libjpeg 6b', the file"):
-        evaluate(checkpoint, images, [1], PARAMETERS, judged[1][2], JudgeFiles(), runtime, "judging")
+        evaluate(checkpoint, images, [1], PARAMETERS, judged[1][2], PretrainedNetworks(), runtime, "judging")

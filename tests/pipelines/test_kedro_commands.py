@@ -56,11 +56,11 @@ def test_registry_and_catalog_are_told(project):
     assert "z_stats.compute_latent_statistics (compute_latent_statistics)" in told
     described = yaml.safe_load(project.kedro("catalog", "describe-datasets", "--pipeline=distill").stdout)
     kinds = described["distill"]["datasets"]
-    assert "distilled" in kinds["ssdd.datasets.checkpoint.CheckpointDataset"]
+    assert "distilled" in kinds["ssdd.datasets.checkpoint_dataset.CheckpointDataset"]
     assert described["distill"]["defaults"] == {}  # nothing that nobody wrote down
     resolved = yaml.safe_load(project.kedro("catalog", "resolve-patterns", "--pipeline=distill").stdout)
     assert resolved["metrics"] == {
-        "type": "ssdd.datasets.tables.TableDataset",
+        "type": "ssdd.datasets.table_dataset.TableDataset",
         "filepath": str(project.run_folder / "evaluation/metrics.csv"),
     }
 

@@ -153,7 +153,7 @@ def test_mistakes_are_one_clear_line(finished, project, arguments, said):
     assert failed.stdout.count(said) == 1
 
 
-def test_two_processes_judge_as_one(finished, project):
+def test_two_processes_evaluate_as_one(finished, project):
     project.run(
         "--pipeline=evaluate", "--params=run_name=two,teacher=quickstart,student=quickstart,runtime.processes=2"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas, torch
 from PIL import Image
 from ssdd.data import EvalTransform, ImageDataset, Source
-from ssdd.statistics import latent_statistics
+from ssdd.evaluation.latent_statistics import latent_statistics
 from ssdd_encoder import Encoder, EncoderConfig
 
 

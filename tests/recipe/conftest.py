@@ -1,4 +1,4 @@
-"""The published recipe, small: a tree laid out as ImageNet, and the judges' weight files filled at random."""
+"""The published recipe, small: a tree laid out as ImageNet, and weight files filled at random."""
 
 import hashlib
 import io
@@ -65,7 +65,7 @@ def _jpeg(rng: np.random.Generator, mode: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The judges' files in the formats and with the keys that they are published in, with random content."""
+    """The pretrained networks' files in the published formats, with random content."""
     import timm
     import torch_fidelity.feature_extractor_inceptionv3 as fidelity
     import torchvision
@@ -145,21 +145,26 @@ def small(imagenet: Path, weights: dict[str, Path]) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def judges(weights: dict[str, Path]) -> dict[str, object]:
-    """The parameters that name the judges' local files, and say that they are meant though they are not published."""
+def pretrained_networks(weights: dict[str, Path]) -> dict[str, object]:
+    """The parameters that name the pretrained networks' local files and their hashes."""
     given: dict[str, object] = {}
-    for judge, name in {"inception": "inception", "lpips_vgg": "vgg", "lpips_alex": "alex", "dinov2": "dinov2"}.items():
-        given[f"judges.{judge}.file"] = weights[name]
-        given[f"judges.{judge}.sha256"] = hashlib.sha256(weights[name].read_bytes()).hexdigest()
+    for network, name in {
+        "inception": "inception",
+        "lpips_vgg": "vgg",
+        "lpips_alex": "alex",
+        "dinov2": "dinov2",
+    }.items():
+        given[f"pretrained_networks.{network}.file"] = weights[name]
+        given[f"pretrained_networks.{network}.sha256"] = hashlib.sha256(weights[name].read_bytes()).hexdigest()
     return given
 
 
 @pytest.fixture(scope="session")
-def run(kedro: Kedro, small: dict[str, object], judges: dict[str, object]) -> Kedro:
-    """Runs a pipeline of `conf/imagenet` with the small sizes, the judges' files, and further parameters."""
+def run(kedro: Kedro, small: dict[str, object], pretrained_networks: dict[str, object]) -> Kedro:
+    """Runs a pipeline of `conf/imagenet` with the small sizes, those files, and further parameters."""
 
     def call(pipeline: str, *options: str, **more: object) -> subprocess.CompletedProcess[str]:
-        given = {**small, **judges, **more}
+        given = {**small, **pretrained_networks, **more}
         parameters = ",".join(f"{name}={value}" for name, value in given.items())
         return kedro("run", "--env=imagenet", f"--pipeline={pipeline}", f"--params={parameters}", *options)
 

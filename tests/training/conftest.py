@@ -23,11 +23,11 @@ import torch.distributed.fsdp
 from safetensors.torch import save_file
 from torch import nn
 
-from ssdd.training import keyed
-from ssdd.training.config import RuntimeConfig, TrainConfig
-from ssdd.training.launch import launch
+from ssdd import noise as draws
+from ssdd.parameters import RuntimeConfig, TrainConfig
+from ssdd.processes import launch
 from ssdd.training.loop import Evaluation, train
-from ssdd.training.step import StepLosses, TrainingStep
+from ssdd.training.interface import StepLosses, TrainingStep
 
 
 class ToyData(torch.utils.data.Dataset):
@@ -38,7 +38,7 @@ class ToyData(torch.utils.data.Dataset):
 
     def __getitem__(self, key):
         epoch, index = key
-        image = keyed.normal([keyed.key(0, "image", epoch, index)], (3, 8, 8))[0].clamp(-1, 1)
+        image = draws.sample_noise([draws.sample_seed(0, "image", epoch, index)], (3, 8, 8))[0].clamp(-1, 1)
         return {"image": image, "index": index, "path": f"image-{index}.png"}
 
 
@@ -55,7 +55,7 @@ class ToyStep(TrainingStep):
 
     def forward(self, batch, step):
         x = batch["image"]
-        noise = keyed.normal(keyed.keys(1, "noise", step, batch["index"].tolist()), x.shape[1:])
+        noise = draws.sample_noise(draws.sample_seeds(1, "noise", step, batch["index"].tolist()), x.shape[1:])
         if self.options.get("memory"):
             with open(self.options["memory"], "a") as file:
                 print(psutil.Process().memory_info().rss, file=file)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ssdd.data import EvalTransform, ImageDataset, TrainTransform, open_source, prepare
-from ssdd.training.config import (
+from ssdd.parameters import (
     DistillConfig,
     EmaConfig,
     EvalConfig,

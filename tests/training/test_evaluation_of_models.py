@@ -7,13 +7,12 @@ from accelerate import Accelerator
 
 from ssdd import SSDD
 from ssdd.data import EvalTransform, ImageDataset, ImageFolder, open_source, prepare
-from ssdd.evaluation import evaluate
-from ssdd.parameters import EvaluateParameters
-from ssdd.reconstruction import batches, reconstruct
-from ssdd.references import image_protocol, write_references
-from ssdd.statistics import latent_statistics
-from ssdd.training.config import EvalConfig, JudgeFiles, RuntimeConfig
-from ssdd.training.evaluation import Evaluator
+from ssdd.evaluation.final import evaluate
+from ssdd.evaluation.latent_statistics import latent_statistics
+from ssdd.evaluation.passes import batches, reconstruct
+from ssdd.evaluation.periodic import Evaluator
+from ssdd.evaluation.reference_statistics import image_protocol, write_references
+from ssdd.parameters import EvalConfig, EvaluateParameters, PretrainedNetworks, RuntimeConfig
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import Encoder, EncoderConfig
 from ssdd_metrics import MetricSuite, load_references, reference_protocols
@@ -57,12 +56,12 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def references(images, tmp_path_factory):
     file = tmp_path_factory.mktemp("references") / "references.safetensors"
-    return write_references(file, images, 32, 4, METRICS, JudgeFiles(), RUNTIME)
+    return write_references(file, images, 32, 4, METRICS, PretrainedNetworks(), RUNTIME)
 
 
 @pytest.fixture(scope="module")
 def evaluated(checkpoint, images, references):
-    return evaluate(checkpoint, images, [2, 1], PARAMETERS, references, JudgeFiles(), RUNTIME, "judging")
+    return evaluate(checkpoint, images, [2, 1], PARAMETERS, references, PretrainedNetworks(), RUNTIME, "judging")
 
 
 def test_the_periodic_evaluation_gives_the_figures_of_the_final_one(checkpoint, images, evaluated):
@@ -115,14 +114,14 @@ def test_stored_references_give_the_streamed_distance(checkpoint, images, evalua
 def test_references_of_other_images_or_sizes_are_refused(checkpoint, index, images, references, tmp_path):
     fewer = ImageDataset(index, images.source, images.transform, split="validation", limit=6)
     with pytest.raises(ValueError, match=r"another protocol \(dataset: expected"):
-        evaluate(checkpoint, fewer, [1], PARAMETERS, references, JudgeFiles(), RUNTIME, "judging")
+        evaluate(checkpoint, fewer, [1], PARAMETERS, references, PretrainedNetworks(), RUNTIME, "judging")
     smaller = ImageDataset(index, images.source, EvalTransform(im_size=16), split="validation")
     sixteen = PARAMETERS.model_copy(update={"im_size": 16})
     with pytest.raises(ValueError, match=r"resolution: expected '16x16', the file has '32x32'"):
-        evaluate(checkpoint, smaller, [1], sixteen, references, JudgeFiles(), RUNTIME, "judging")
-    none = write_references(tmp_path / "none.safetensors", images, 32, 4, ["psnr"], JudgeFiles(), RUNTIME)
+        evaluate(checkpoint, smaller, [1], sixteen, references, PretrainedNetworks(), RUNTIME, "judging")
+    none = write_references(tmp_path / "none.safetensors", images, 32, 4, ["psnr"], PretrainedNetworks(), RUNTIME)
     with pytest.raises(ValueError, match="frechet_random_conv"):
-        evaluate(checkpoint, images, [1], PARAMETERS, none, JudgeFiles(), RUNTIME, "judging")
+        evaluate(checkpoint, images, [1], PARAMETERS, none, PretrainedNetworks(), RUNTIME, "judging")
 
 
 def test_the_protocol_names_images_by_content_not_by_place(index, images, tmp_path):

@@ -15,14 +15,15 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
 
-from ssdd.training import guard, keyed
-from ssdd.training.config import DistillConfig, EmaConfig, OptimConfig, RuntimeConfig, TrainConfig, pieces_per_process
+from ssdd import noise as draws
+from ssdd.parameters import DistillConfig, EmaConfig, OptimConfig, RuntimeConfig, TrainConfig, pieces_per_process
+from ssdd.training import nonfinite
 from ssdd.training.ema import Ema
 from ssdd.training.history import read_rows, read_timings, write_rows, write_timings
+from ssdd.training.interface import StepLosses, TrainingStep
 from ssdd.training.optim import build_optimizer
-from ssdd.training.state import Best, StateStore, TrainingState
-from ssdd.training.step import StepLosses, TrainingStep
-from ssdd.training.targets import CachedTargets, clean_targets, sound_shards, write_targets
+from ssdd.training.resume_state import Best, StateStore, TrainingState
+from ssdd.training.teacher_targets import CachedTargets, clean_targets, sound_shards, write_targets
 from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_decoder.distill import teacher_target
 from ssdd_encoder import Encoder, EncoderConfig
@@ -49,7 +50,7 @@ def advance(state: TrainingState, steps: int) -> None:
     net, optimizer = state.networks["main"], state.optimizers["main"]
     for _ in range(steps):
         optimizer.zero_grad()
-        x = keyed.normal([state.progress.step], (2, 4, 4))
+        x = draws.sample_noise([state.progress.step], (2, 4, 4))
         net.conv(x).square().mean().backward()
         optimizer.step()
         state.progress.step += 1
@@ -175,19 +176,19 @@ def test_altered_timings_are_left_out(tmp_path):
 class Overflowing(TrainingStep):
     """Its loss is infinite where trained and frozen weights, batch and step all are those of the failure."""
 
-    judges = ("judge",)
+    pretrained_networks = ("pretrained",)
 
-    def __init__(self, weight=1.0, frozen=1.0, judge=1.0):
+    def __init__(self, weight=1.0, frozen=1.0, pretrained=1.0):
         super().__init__()
-        self.net, self.frozen, self.judge = (nn.Linear(2, 1, bias=False) for _ in range(3))
-        for layer, value in ((self.net, weight), (self.frozen, frozen), (self.judge, judge)):
+        self.net, self.frozen, self.pretrained = (nn.Linear(2, 1, bias=False) for _ in range(3))
+        for layer, value in ((self.net, weight), (self.frozen, frozen), (self.pretrained, pretrained)):
             nn.init.constant_(layer.weight, value)
         self.frozen.requires_grad_(False)
-        self.judge.requires_grad_(False)
+        self.pretrained.requires_grad_(False)
 
     def forward(self, batch, step):
         x = batch["image"]
-        loss = (self.net(x) * self.frozen(x) * 10.0**step).square().mean() * self.judge.weight.mean()
+        loss = (self.net(x) * self.frozen(x) * 10.0**step).square().mean() * self.pretrained.weight.mean()
         return StepLosses(loss, {"mse": loss})
 
 
@@ -196,12 +197,14 @@ def test_the_file_of_a_failure_fails_again(tmp_path):
     batch = {"image": torch.full((3, 2), 1e3), "index": torch.arange(3), "path": ["a.png", "b.png", "c.png"]}
     small = batch | {"image": torch.ones(3, 2)}
     terms = {"loss": float("inf"), "mse": float("inf")}
-    error = guard.report("mse", 4, batch, terms, failed, tmp_path, rank=1)
-    assert all(part in str(error) for part in ("mse is not finite", "step 4", "a.png, b.png, c.png", "guard.replay"))
+    error = nonfinite.report("mse", 4, batch, terms, failed, tmp_path, rank=1)
+    assert all(
+        part in str(error) for part in ("mse is not finite", "step 4", "a.png, b.png, c.png", "nonfinite.replay")
+    )
     (file,) = tmp_path.iterdir()
     assert str(file) in str(error)
-    assert not any("judge" in name for name in load_file(file))
-    assert guard.first_bad(guard.replay(file, Overflowing())) == "mse"
+    assert not any("pretrained." in name for name in load_file(file))
+    assert nonfinite.first_bad(nonfinite.replay(file, Overflowing())) == "mse"
     # none of the weights, frozen or not, the batch and the step alone does it
     others = {
         "net": (Overflowing(frozen=1e5), batch, 4),
@@ -211,19 +214,19 @@ def test_the_file_of_a_failure_fails_again(tmp_path):
     }
     for name, (network, seen, step) in others.items():
         (tmp_path / name).mkdir()
-        guard.report("mse", step, seen, terms, network, tmp_path / name)
+        nonfinite.report("mse", step, seen, terms, network, tmp_path / name)
         (other,) = (tmp_path / name).iterdir()
-        again = Overflowing(judge=2.0)
-        found = guard.replay(other, again)
-        assert again.judge.weight.mean() == 2
-        network.judge = again.judge
+        again = Overflowing(pretrained=2.0)
+        found = nonfinite.replay(other, again)
+        assert again.pretrained.weight.mean() == 2
+        network.pretrained = again.pretrained
         assert found["loss"] == found["mse"] == network(seen, step).total.item() < float("inf")
 
 
 def test_a_failure_that_cannot_be_written_is_told_all_the_same(tmp_path):
     no_folder = tmp_path / "file"
     no_folder.write_text("")
-    error = guard.report("mse", 4, {"image": torch.ones(1, 2)}, {"mse": float("nan")}, Overflowing(), no_folder)
+    error = nonfinite.report("mse", 4, {"image": torch.ones(1, 2)}, {"mse": float("nan")}, Overflowing(), no_folder)
     assert "mse is not finite (nan) in step 4 (rank 0)" in str(error)
     assert "could not be written" in str(error)
 
@@ -236,8 +239,8 @@ def test_a_failure_is_computed_in_its_precision_on_its_device(tmp_path):
     found = {}
     for precision in ("no", "bf16"):
         about = {"config": {"precision": precision}}
-        guard.report("mse", 0, batch, {}, step, tmp_path, about=about)
-        found[precision] = guard.replay(tmp_path / "failure-step-00000000-rank-0.safetensors", Overflowing())
+        nonfinite.report("mse", 0, batch, {}, step, tmp_path, about=about)
+        found[precision] = nonfinite.replay(tmp_path / "failure-step-00000000-rank-0.safetensors", Overflowing())
     exact = exact.item()
     assert found["no"] == {"loss": exact, "mse": exact, "gradient_norm": pytest.approx(norm)}
     assert found["bf16"]["mse"] != exact
@@ -245,22 +248,22 @@ def test_a_failure_is_computed_in_its_precision_on_its_device(tmp_path):
 
 
 def test_a_failure_is_not_computed_with_other_networks_or_without_its_device(tmp_path, monkeypatch):
-    guard.report("mse", 0, {"image": torch.ones(1, 2)}, {}, Overflowing(), tmp_path)
+    nonfinite.report("mse", 0, {"image": torch.ones(1, 2)}, {}, Overflowing(), tmp_path)
     (file,) = tmp_path.iterdir()
     other = Overflowing()
     other.extra = nn.Linear(1, 1)
     with pytest.raises(ValueError, match=r"network\.extra.*build the step from the job that failed"):
-        guard.replay(file, other)
+        nonfinite.replay(file, other)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(guard.json, "loads", lambda text: {"device": "cuda"})
+    monkeypatch.setattr(nonfinite.json, "loads", lambda text: {"device": "cuda"})
     with pytest.raises(ValueError, match=r"expected a CUDA device.*device='cpu'"):
-        guard.replay(file, Overflowing())
+        nonfinite.replay(file, Overflowing())
 
 
 def test_guard_names_the_part_before_the_sum():
-    assert guard.first_bad({"loss": float("nan"), "kl": float("inf"), "mse": 1.0}) == "kl"
-    assert guard.first_bad({"gradient_norm": float("nan"), "loss": float("nan"), "mse": 1.0}) == "loss"
-    assert guard.first_bad({"loss": 1.0}) is None
+    assert nonfinite.first_bad({"loss": float("nan"), "kl": float("inf"), "mse": 1.0}) == "kl"
+    assert nonfinite.first_bad({"gradient_norm": float("nan"), "loss": float("nan"), "mse": 1.0}) == "loss"
+    assert nonfinite.first_bad({"loss": 1.0}) is None
 
 
 # -- teacher targets ---------------------------------------------------------------------------------------------
@@ -272,7 +275,7 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, key):
         epoch, index = key
-        image = keyed.normal([keyed.key(0, "image", epoch, index)], (3, 8, 8))[0].clamp(-1, 1)
+        image = draws.sample_noise([draws.sample_seed(0, "image", epoch, index)], (3, 8, 8))[0].clamp(-1, 1)
         return {"image": image, "index": index, "path": f"{index}.png"}
 
 
@@ -311,7 +314,7 @@ def test_cached_targets_are_the_teachers(networks, tmp_path):
         found = cached[17, index]
         image = Images()[0, index]["image"]
         assert torch.equal(found["image"], image)
-        noise = keyed.normal([keyed.key(9, "noise", 0, index)], (3, 8, 8))
+        noise = draws.sample_noise([draws.sample_seed(9, "noise", 0, index)], (3, 8, 8))
         assert torch.equal(found["noise"], noise[0])
         z = networks[0](image[None]).mode()
         torch.testing.assert_close(found["z"], z[0], atol=1e-5, rtol=1e-4)
@@ -319,7 +322,7 @@ def test_cached_targets_are_the_teachers(networks, tmp_path):
 
 
 def test_few_shards_stay_open_and_every_order_reads_the_same(networks, tmp_path, monkeypatch):
-    monkeypatch.setattr("ssdd.training.targets.OPEN_SHARDS", 2)
+    monkeypatch.setattr("ssdd.training.teacher_targets.OPEN_SHARDS", 2)
     write(networks, tmp_path)
     fresh = [CachedTargets(Images(), tmp_path, "t")[0, index] for index in range(10)]
     fresh = [{k: v.clone() for k, v in row.items() if torch.is_tensor(v)} for row in fresh]  # a view keeps its map

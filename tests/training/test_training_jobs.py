@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ssdd import SSDD
 from ssdd.data import EvalTransform, ImageDataset, TrainTransform, open_source, prepare
-from ssdd.training.config import (
+from ssdd.parameters import (
     DistillConfig,
     EmaConfig,
     EvalConfig,
@@ -20,9 +20,9 @@ from ssdd.training.config import (
     RuntimeConfig,
     TrainConfig,
 )
-from ssdd.training.guard import NotFiniteError, first_bad, replay
 from ssdd.training.history import read_rows
 from ssdd.training.jobs import TrainingJob, build_model, build_step, cache_targets, run_job
+from ssdd.training.nonfinite import NotFiniteError, first_bad, replay
 from ssdd.training.steps import DecoderStep
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import EncoderConfig

@@ -10,13 +10,13 @@ from rich.console import Console
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ssdd.training import keyed
-from ssdd.training.config import GanConfig, OptimConfig, RuntimeConfig, TrainConfig
-from ssdd.training.guard import NotFiniteError, replay
+from ssdd import noise as draws
+from ssdd.parameters import GanConfig, OptimConfig, RuntimeConfig, TrainConfig
+from ssdd.progress import TrainingBar
 from ssdd.training.history import read_rows
+from ssdd.training.interface import AdversaryStep, StepLosses, TrainingStep
 from ssdd.training.loop import Evaluation, train
-from ssdd.training.progress import TrainingBar
-from ssdd.training.step import AdversaryStep, StepLosses, TrainingStep
+from ssdd.training.nonfinite import NotFiniteError, replay
 
 RUNTIME = RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False)
 
@@ -27,7 +27,11 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, key):
         epoch, index = key
-        return {"image": keyed.normal([keyed.key(0, "x", epoch, index)], (4,))[0], "index": index, "path": f"{index}"}
+        return {
+            "image": draws.sample_noise([draws.sample_seed(0, "x", epoch, index)], (4,))[0],
+            "index": index,
+            "path": f"{index}",
+        }
 
 
 class Opponent(AdversaryStep):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssdd.training.config import EmaConfig, OptimConfig
+from ssdd.parameters import EmaConfig, OptimConfig
 from ssdd.training.ema import Ema
 from ssdd.training.optim import build_optimizer, learning_rate, parameter_groups, swapped, usable_weights
 from ssdd_decoder import Decoder

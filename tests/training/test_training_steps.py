@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
 
-from ssdd.training import keyed
-from ssdd.training.config import DistillConfig, GanConfig, JudgeFiles, LossWeights, TrainConfig
-from ssdd.training.judges import Judges, load_loss_judges, perceptual_distance
+from ssdd import noise as draws
+from ssdd.parameters import DistillConfig, GanConfig, LossWeights, PretrainedNetworks, TrainConfig
+from ssdd.training.loss_networks import LossNetworks, load_loss_networks, perceptual_distance
 from ssdd.training.steps import AutoencoderStep, DistillationStep
 from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_decoder.losses import multiscale_gradient_loss
@@ -51,7 +51,7 @@ def tiny_model(seed: int = 0) -> SimpleNamespace:
 
 
 def tiny_batch(size: int = 4) -> dict:
-    x = keyed.normal(keyed.keys(3, "x", 0, range(size)), (3, 8, 8)).clamp(-1, 1)
+    x = draws.sample_noise(draws.sample_seeds(3, "x", 0, range(size)), (3, 8, 8)).clamp(-1, 1)
     return {"image": x, "index": torch.arange(size) + 10, "path": [f"{i}.png" for i in range(size)]}
 
 
@@ -126,7 +126,7 @@ def published_gradient(velocity, target) -> torch.Tensor:
 
 def test_flow_matching_step_gives_the_published_loss(parity):
     model = SimpleNamespace(encoder=GivenLatent(parity.z), decoder=parity.decoder)
-    step = AutoencoderStep(model, config(latent="mode"), Judges())
+    step = AutoencoderStep(model, config(latent="mode"), LossNetworks())
     estimates = []
     step._distance = lambda x, estimate: estimates.append(estimate) or estimate.new_zeros(())
     losses = step(given_draws(step, parity), 0)
@@ -141,7 +141,7 @@ def test_flow_matching_step_gives_the_published_loss(parity):
 
 def test_distillation_step_gives_the_published_loss(parity):
     model = SimpleNamespace(encoder=GivenLatent(parity.z), decoder=parity.decoder)
-    step = DistillationStep(model, config(), Judges(), copy.deepcopy(parity.decoder), DistillConfig())
+    step = DistillationStep(model, config(), LossNetworks(), copy.deepcopy(parity.decoder), DistillConfig())
     seen = []
     step._distance = lambda target, estimate: seen.append((target, estimate)) or estimate.new_zeros(())
     losses = step(given_draws(step, parity), 0)
@@ -163,7 +163,7 @@ def gradients(modules) -> list[torch.Tensor]:
 def test_joint_loss_and_gradient_are_the_formula():
     model, batch = tiny_model(), tiny_batch()
     weights = LossWeights(perceptual="msgrad", repa=0.25, kl=1e-3)
-    step = AutoencoderStep(model, config(loss=weights), Judges(vision=Vision()), train_encoder=True)
+    step = AutoencoderStep(model, config(loss=weights), LossNetworks(vision=Vision()), train_encoder=True)
     losses = step(batch, 7)
     losses.total.backward()
     trained = [model.encoder, model.decoder, step.alignment_head]
@@ -172,9 +172,9 @@ def test_joint_loss_and_gradient_are_the_formula():
 
     x, index = batch["image"], batch["index"].tolist()
     posterior = model.encoder(x)
-    n = keyed.normal(keyed.keys(5, "posterior", 7, index), posterior.mean.shape[1:])
-    eps = keyed.normal(keyed.keys(5, "noise", 7, index), x.shape[1:])
-    t = torch.sigmoid(keyed.normal(keyed.keys(5, "time", 7, index), ()))
+    n = draws.sample_noise(draws.sample_seeds(5, "posterior", 7, index), posterior.mean.shape[1:])
+    eps = draws.sample_noise(draws.sample_seeds(5, "noise", 7, index), x.shape[1:])
+    t = torch.sigmoid(draws.sample_noise(draws.sample_seeds(5, "time", 7, index), ()))
     z = posterior.mean + posterior.logvar.div(2).exp() * n
     w = t[:, None, None, None]
     x_t = (1 - w) * x + w * eps
@@ -206,7 +206,9 @@ def test_distillation_loss_and_gradient_are_the_formula():
     teacher = copy.deepcopy(model.decoder)
     nn.init.normal_(teacher.conv_out.weight)  # the student is no longer its teacher
     loss = LossWeights(perceptual="msgrad", repa=0.25)
-    step = DistillationStep(model, config(loss=loss), Judges(vision=Vision()), teacher, DistillConfig(teacher_steps=3))
+    step = DistillationStep(
+        model, config(loss=loss), LossNetworks(vision=Vision()), teacher, DistillConfig(teacher_steps=3)
+    )
     losses = step(batch, 7)
     losses.total.backward()
     trained = [model.decoder, step.alignment_head]
@@ -216,7 +218,7 @@ def test_distillation_loss_and_gradient_are_the_formula():
     x = batch["image"]
     with torch.no_grad():
         z = model.encoder(x).mean
-        eps = keyed.normal(keyed.keys(5, "noise", 7, batch["index"].tolist()), x.shape[1:])
+        eps = draws.sample_noise(draws.sample_seeds(5, "noise", 7, batch["index"].tolist()), x.shape[1:])
         target, times = eps, [(1 - i / 3) ** 2 for i in range(4)]
         for now, then in itertools.pairwise(times):
             v = teacher.predict(target, torch.full((4,), now), teacher.condition(z), None).velocity
@@ -237,17 +239,17 @@ def test_distillation_loss_and_gradient_are_the_formula():
 
 def test_a_decoder_on_a_frozen_encoder_has_the_gradient_of_the_formula():
     model, batch = tiny_model(), tiny_batch()
-    step = AutoencoderStep(model, config(), Judges())
+    step = AutoencoderStep(model, config(), LossNetworks())
     losses = step(batch, 7)
     losses.total.backward()
     found = gradients([model.decoder])
     step.zero_grad()
     x, index = batch["image"], batch["index"].tolist()
     posterior = model.encoder(x)
-    n = keyed.normal(keyed.keys(5, "posterior", 7, index), posterior.mean.shape[1:])
+    n = draws.sample_noise(draws.sample_seeds(5, "posterior", 7, index), posterior.mean.shape[1:])
     z = (posterior.mean + posterior.logvar.div(2).exp() * n).detach()
-    eps = keyed.normal(keyed.keys(5, "noise", 7, index), x.shape[1:])
-    t = torch.sigmoid(keyed.normal(keyed.keys(5, "time", 7, index), ()))
+    eps = draws.sample_noise(draws.sample_seeds(5, "noise", 7, index), x.shape[1:])
+    t = torch.sigmoid(draws.sample_noise(draws.sample_seeds(5, "time", 7, index), ()))
     w = t[:, None, None, None]
     v = model.decoder.predict((1 - w) * x + w * eps, t, model.decoder.condition(z), None).velocity
     total = ((v - (x - eps)) ** 2).mean()
@@ -261,7 +263,7 @@ def test_frozen_encoder_costs_no_gradient_memory():
     model = tiny_model()
     outputs = []
     model.encoder.register_forward_hook(lambda module, args, posterior: outputs.append(posterior))
-    step = AutoencoderStep(model, config(), Judges()).train()
+    step = AutoencoderStep(model, config(), LossNetworks()).train()
     losses = step(tiny_batch(), 0)
     losses.total.backward()
     assert outputs[0].mean.grad_fn is None
@@ -274,7 +276,9 @@ def test_frozen_encoder_costs_no_gradient_memory():
 
 def test_a_cut_batch_gives_the_loss_and_gradient_of_the_whole():
     model, batch = tiny_model(), tiny_batch(4)
-    step = AutoencoderStep(model, config(loss=LossWeights(perceptual="msgrad", repa=0)), Judges(), train_encoder=True)
+    step = AutoencoderStep(
+        model, config(loss=LossWeights(perceptual="msgrad", repa=0)), LossNetworks(), train_encoder=True
+    )
     step(batch, 3).total.backward()
     whole = gradients([model.encoder, model.decoder])
     step.zero_grad()
@@ -286,14 +290,14 @@ def test_a_cut_batch_gives_the_loss_and_gradient_of_the_whole():
 
 
 def test_draws_depend_on_seed_purpose_step_and_sample_alone():
-    one = keyed.normal(keyed.keys(1, "noise", 2, [3, 4]), (2, 2))
-    other = keyed.normal(keyed.keys(1, "noise", 2, [4]), (2, 2))
+    one = draws.sample_noise(draws.sample_seeds(1, "noise", 2, [3, 4]), (2, 2))
+    other = draws.sample_noise(draws.sample_seeds(1, "noise", 2, [4]), (2, 2))
     assert torch.equal(one[1], other[0])
     changed = [(1, "noise", 2, 3), (0, "noise", 2, 3), (1, "time", 2, 3), (1, "noise", 3, 3), (1, "noise", 2, 4)]
-    seeds = {keyed.key(*arguments) for arguments in changed}
+    seeds = {draws.sample_seed(*arguments) for arguments in changed}
     assert len(seeds) == 5
     before = torch.get_rng_state()
-    keyed.normal([1], (3,))
+    draws.sample_noise([1], (3,))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -301,7 +305,7 @@ def test_gan_gradients_reach_their_own_player_only():
     model, batch = tiny_model(), {k: v for k, v in tiny_batch().items()}
     batch["image"] = F.interpolate(batch["image"], size=(16, 16))
     gan = GanConfig(enabled=True, start_step=2)
-    step = AutoencoderStep(model, config(gan=gan), Judges())
+    step = AutoencoderStep(model, config(gan=gan), LossNetworks())
     adversary = step.adversary
     assert adversary is not None
     assert not {id(p) for p in adversary.parameters()} & {id(p) for p in step.parameters()}
@@ -322,7 +326,7 @@ def test_gradient_checkpointing_changes_no_gradient():
     found = []
     for flag in (False, True):
         model = tiny_model()
-        step = AutoencoderStep(model, config(gradient_checkpointing=flag), Judges())
+        step = AutoencoderStep(model, config(gradient_checkpointing=flag), LossNetworks())
         step(tiny_batch(), 0).total.backward()
         found.append(gradients([model.decoder]))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
@@ -330,14 +334,14 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 def test_lpips_is_the_packages_up_to_its_smoothing():
     lpips = pytest.importorskip("lpips")
-    from ssdd_metrics.judges import Lpips
+    from ssdd_metrics.networks import Lpips
 
     torch.manual_seed(0)
     network = lpips.LPIPS(net="vgg", pnet_rand=True, pretrained=False, verbose=False).eval()
     for layer in network.lins:  # as in the published calibration, weights are not negative
         nn.init.uniform_(layer.model[-1].weight, 0, 1)
     distance = perceptual_distance(LossWeights(), Lpips("lpips", "-", network, smooth=True))
-    a, b = (keyed.normal([s], (3, 32, 32)).clamp(-1, 1) for s in (1, 2))
+    a, b = (draws.sample_noise([s], (3, 32, 32)).clamp(-1, 1) for s in (1, 2))
     b.requires_grad_(True)
     ours, theirs = distance(a, b), network(a, b).mean()
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-3)
@@ -347,11 +351,11 @@ def test_lpips_is_the_packages_up_to_its_smoothing():
     assert torch.isfinite(black.grad).all()
 
 
-def test_missing_judges_are_named_at_the_start(tmp_path, monkeypatch):
+def test_missing_networks_are_named_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    files = JudgeFiles.model_validate({"lpips_vgg": {"file": str(tmp_path / "none.pth")}})
+    files = PretrainedNetworks.model_validate({"lpips_vgg": {"file": str(tmp_path / "none.pth")}})
     with pytest.raises(ValueError, match=r"vgg16.*msgrad"):
-        load_loss_judges(LossWeights(), files)
-    assert load_loss_judges(PLAIN, files) == Judges()
+        load_loss_networks(LossWeights(), files)
+    assert load_loss_networks(PLAIN, files) == LossNetworks()
     with pytest.raises(ValueError, match="repa"):
-        AutoencoderStep(tiny_model(), config(loss=LossWeights(perceptual="none")), Judges())
+        AutoencoderStep(tiny_model(), config(loss=LossWeights(perceptual="none")), LossNetworks())

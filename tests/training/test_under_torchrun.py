@@ -1,4 +1,4 @@
-"""`torchrun -m kedro run`: the ranks train and judge together, and rank 0 alone writes."""
+"""`torchrun -m kedro run`: the ranks train and pretrained network together, and rank 0 alone writes."""
 
 import json
 import os

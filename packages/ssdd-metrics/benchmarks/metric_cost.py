@@ -15,7 +15,7 @@ import torch
 import torch_fidelity.feature_extractor_inceptionv3 as library
 
 from ssdd_metrics import FrechetDistance, MetricSuite, Moments, SlicedWasserstein, frechet_distance, to_uint8
-from ssdd_metrics.judges import InceptionFeatures
+from ssdd_metrics.networks import InceptionFeatures
 from ssdd_metrics.registry import PIXEL_METRICS
 
 EVALUATION = 50_000

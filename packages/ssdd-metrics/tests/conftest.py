@@ -1,4 +1,4 @@
-"""Image pairs and randomly filled judges: every file a judge needs is made here, in the published format."""
+"""Image pairs, and weight files of pretrained networks: random content in the published formats."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def inception_pth(tmp_path_factory) -> Path:
     for name, buffer in network.named_buffers():  # as trained networks have, not mean 0 and variance 1
         if buffer.is_floating_point():
             buffer.copy_(torch.rand(buffer.shape) * 0.2 + (0.9 if name.endswith("var") else -0.1))
-    path = tmp_path_factory.mktemp("judges") / "random-inception.pth"
+    path = tmp_path_factory.mktemp("networks") / "random-inception.pth"
     torch.save(network.state_dict(), path)
     return path
 

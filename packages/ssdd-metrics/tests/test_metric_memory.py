@@ -27,7 +27,7 @@ class Projection(nn.Module):
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)
 metrics = ["mse", "mae", "psnr", "gradient_energy_ratio", "swd", "rfid"]
-suite = MetricSuite(metrics, judges={{"inception": Projection()}})
+suite = MetricSuite(metrics, networks={{"inception": Projection()}})
 peaks = []
 for start in range(0, {IMAGES}, {BATCH}):
     clean = torch.randint(0, 256, ({BATCH}, 3, 8, 8), generator=generator, dtype=torch.uint8)

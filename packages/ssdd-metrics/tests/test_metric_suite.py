@@ -18,7 +18,7 @@ from ssdd_metrics import (
     save_references,
 )
 from ssdd_metrics.files import sha256_file
-from ssdd_metrics.judges import load_inception, load_lpips
+from ssdd_metrics.networks import load_inception, load_lpips
 
 PER_IMAGE = ["mse", "mae", "psnr", "ssim_gaussian", "ssim_uniform", "gradient_energy_ratio"]
 OFFLINE = [*PER_IMAGE, "swd", "frechet_random_conv"]
@@ -210,7 +210,7 @@ def test_protocol_round_trip_and_print():
 def rfid_options():
     return {
         "metrics": ["rfid"],
-        "judges": {"inception": Pooled()},
+        "networks": {"inception": Pooled()},
         "protocol": Protocol(dataset="photos", resize="bilinear", crop="centre", resolution="32x32"),
     }
 
@@ -238,7 +238,7 @@ def test_reference_statistics_of_all_metrics_equal_the_suites(rfid_options):
             assert images.is_floating_point()
             return super().forward(images)
 
-    options = rfid_options | {"metrics": "full", "judges": {"inception": Pooled(), "dinov2": Tokens()}}
+    options = rfid_options | {"metrics": "full", "networks": {"inception": Pooled(), "dinov2": Tokens()}}
     reference, reconstruction = images(12, 0)
     found = compute_references(reference.split(7), **options)
     assert set(found) == {"rfid", "fdd", "frechet_random_conv"}
@@ -307,13 +307,13 @@ def test_full_set_with_random_weights(inception_pth, trunk_pths, photographs):
             assert images.is_floating_point()
             return super().forward(images)
 
-    judges = {
+    networks = {
         "inception": load_inception(inception_pth, sha256=sha256_file(inception_pth)),
         "dinov2": Tokens(),
     }
     for net, path in trunk_pths.items():
-        judges[f"lpips_{net}"] = load_lpips(net, path, sha256=sha256_file(path))
-    suite = MetricSuite("full", judges=judges)
+        networks[f"lpips_{net}"] = load_lpips(net, path, sha256=sha256_file(path))
+    suite = MetricSuite("full", networks=networks)
     suite.update(photographs, photographs.flip(-1))
     results = suite.compute()
     assert {"rfid", "fdd", "lpips_alex", "lpips_vgg"} <= results.keys()
@@ -328,7 +328,7 @@ def test_full_without_weights_says_what_to_do(hub):
         MetricSuite("full")
 
 
-def test_judges_run_in_plain_float32_and_settings_come_back():
+def test_networks_run_in_plain_float32_and_settings_come_back():
     seen = {}
 
     class Looks(Pooled):
@@ -341,7 +341,7 @@ def test_judges_run_in_plain_float32_and_settings_come_back():
     before = (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
     try:
         torch.set_float32_matmul_precision("high")
-        suite = MetricSuite(["rfid"], judges={"inception": Looks()})
+        suite = MetricSuite(["rfid"], networks={"inception": Looks()})
         with torch.autocast("cpu", dtype=torch.bfloat16):
             suite.update(*images(2, 0))
         assert seen == {"autocast": False, "tf32": False, "precision": "highest"}

@@ -27,8 +27,8 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
 
     from ssdd import __version__
     from ssdd.files import sha256_file
-    from ssdd.folders import encode_images
-    from ssdd.latent_files import LatentHeader, LatentWriter
+    from ssdd.imaging.folders import encode_images
+    from ssdd.imaging.latent_files import LatentHeader, LatentWriter
     from ssdd_encoder import Encoder
 
     options.check_output(output, images)
@@ -73,8 +73,8 @@ def decode(
     """
     import torch
 
-    from ssdd.folders import decode_latents
-    from ssdd.latent_files import StoredLatents, check_fits
+    from ssdd.imaging.folders import decode_latents
+    from ssdd.imaging.latent_files import StoredLatents, check_fits
     from ssdd_decoder import Decoder
 
     stored = StoredLatents(latents)

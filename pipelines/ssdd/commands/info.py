@@ -11,7 +11,7 @@ from ssdd.commands import options
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ssdd.latent_files import LatentHeader
+    from ssdd.imaging.latent_files import LatentHeader
     from ssdd_decoder.checkpoint import Contents
 
 
@@ -44,7 +44,7 @@ def info(file: str) -> None:
 
 
 def _latents(path: Path) -> "LatentHeader | None":
-    from ssdd.latent_files import HEADER, read_header
+    from ssdd.imaging.latent_files import HEADER, read_header
 
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -113,7 +113,7 @@ def _count(tensors: "Mapping[str, Tensor]") -> str:
 
 
 def _provenance(path: Path) -> dict[str, str]:
-    from ssdd.lineage.show import facts
+    from ssdd.lineage.description import facts
     from ssdd.lineage.stamps import read_stamp, stamp_path
 
     stamp = read_stamp(path)

@@ -21,7 +21,7 @@ def lineage(file: Path, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from ssdd.lineage.show import describe
+    from ssdd.lineage.description import describe
 
     shown = describe(file)  # raises where there is no stamp
     if as_json:
@@ -35,7 +35,7 @@ def _stamps(file: Path) -> dict[str, Any]:
     from dataclasses import asdict
     from os.path import normpath
 
-    from ssdd.lineage.hashes import Hashes
+    from ssdd.lineage.content_hashes import Hashes
     from ssdd.lineage.stamps import SUFFIX, read_stamp
 
     file = file.with_name(file.name.removesuffix(SUFFIX))

@@ -18,7 +18,8 @@ def find_model(source: str, start: Path | None = None) -> str:
     Raises:
         ValueError: there is such a run, but it has no such model; or `source` can be nothing but a run, and is none.
     """
-    from ssdd.lineage.places import data_folder, known_runs, nearest
+    from ssdd.runs import data_folder, known_runs
+    from ssdd.suggestions import nearest
 
     if Path(source).exists():
         return source

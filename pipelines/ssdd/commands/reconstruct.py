@@ -30,7 +30,7 @@ def reconstruct(
     import torch
 
     from ssdd import SSDD
-    from ssdd.folders import REJECTED_FILE, reconstruct_folder
+    from ssdd.imaging.folders import REJECTED_FILE, reconstruct_folder
 
     network = SSDD.from_pretrained(model).to(options.chosen_device(device), getattr(torch, precision))
     done = reconstruct_folder(network, folder, output, steps=steps, seed=seed, batch_size=batch_size)

@@ -31,9 +31,9 @@ def z_stats(
     ssdd z-stats photos/ --model encoder.safetensors -o stats.json
     """
     from ssdd.data import EvalTransform, ImageDataset, prepare
+    from ssdd.evaluation.latent_statistics import latent_statistics
     from ssdd.files import atomic_write, sha256_file
-    from ssdd.pictures import NamedImages
-    from ssdd.statistics import latent_statistics
+    from ssdd.imaging.picture_files import NamedImages
 
     options.check_output(output, images)
     file = options.encoder_file(model)

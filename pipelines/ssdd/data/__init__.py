@@ -1,17 +1,17 @@
 """Images for training and evaluation: sources, the index, transforms, order, loading."""
 
-from .dataset import Example, ImageDataset, Key
-from .decode import BadImage, Reason, decode_image, decoding_libraries
-from .folder import ImageFolder, ImageNetFolder
-from .huggingface import HuggingFaceImages
-from .index import Prepared, prepare, select
-from .loader import close_loader, make_loader
-from .preview import contact_sheet, to_picture
-from .sample import EmbeddedSample
-from .sampler import StepSampler
-from .source import TRAIN, VALIDATION, Source
-from .sources import open_source
-from .transforms import EvalTransform, TrainTransform, Transform
+from ssdd.data.contact_sheets import contact_sheet, to_picture
+from ssdd.data.decoding import BadImage, Reason, decode_image, decoding_libraries
+from ssdd.data.embedded_sample import EmbeddedSample
+from ssdd.data.huggingface import HuggingFaceImages
+from ssdd.data.image_dataset import Example, ImageDataset, Key
+from ssdd.data.image_folders import ImageFolder, ImageNetFolder
+from ssdd.data.image_index import Prepared, prepare, select
+from ssdd.data.image_sets import open_source
+from ssdd.data.loader import close_loader, make_loader
+from ssdd.data.source import TRAIN, VALIDATION, Source
+from ssdd.data.step_sampler import StepSampler
+from ssdd.data.transforms import EvalTransform, TrainTransform, Transform
 
 __all__ = [
     "TRAIN",

@@ -3,8 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from .decode import MAX_PIXELS, BadImage, Reason, read_image_file
-from .source import TRAIN, VALIDATION, Listing, Source
+from ssdd.data.decoding import MAX_PIXELS, BadImage, Reason, read_image_file
+from ssdd.data.source import TRAIN, VALIDATION, Listing, Source
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -4,8 +4,8 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from .dataset import Example, ImageDataset
-from .sampler import StepSampler
+from ssdd.data.image_dataset import Example, ImageDataset
+from ssdd.data.step_sampler import StepSampler
 
 
 def make_loader(

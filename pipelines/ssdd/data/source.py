@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from .decode import MAX_PIXELS, Reason, decode_image
+from ssdd.data.decoding import MAX_PIXELS, Reason, decode_image
 
 TRAIN = "train"
 VALIDATION = "validation"

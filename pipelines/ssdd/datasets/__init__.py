@@ -1,12 +1,12 @@
 """Kedro datasets of the project; every file appears whole or not at all."""
 
-from ssdd.datasets.base import FileDataset
-from ssdd.datasets.checkpoint import CheckpointDataset
-from ssdd.datasets.figures import PlotlyDataset, PNGDataset
-from ssdd.datasets.folder import FolderDataset
-from ssdd.datasets.shards import ShardsDataset
-from ssdd.datasets.tables import TableDataset
-from ssdd.datasets.text import HTMLDataset, JSONDataset, TextDataset
+from ssdd.datasets.checkpoint_dataset import CheckpointDataset
+from ssdd.datasets.figure_datasets import PlotlyDataset, PNGDataset
+from ssdd.datasets.folder_dataset import FolderDataset
+from ssdd.datasets.local_files import FileDataset
+from ssdd.datasets.shards_dataset import ShardsDataset
+from ssdd.datasets.table_dataset import TableDataset
+from ssdd.datasets.text_datasets import HTMLDataset, JSONDataset, TextDataset
 
 __all__ = [
     "CheckpointDataset",

@@ -6,7 +6,7 @@ from typing import Any
 from kedro.io import CatalogProtocol
 from kedro.io.core import AbstractDataset, VersionNotFoundError
 
-from ssdd.lineage.values import plain
+from ssdd.lineage.parameter_values import plain
 
 _PLACES = {"filepath", "path", "metadata", "credentials", "version", "versioned", "fs_args"}
 

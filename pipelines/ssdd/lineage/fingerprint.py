@@ -17,12 +17,12 @@ from ssdd.lineage.artefacts import (
     is_parameter,
     lineage_token,
 )
-from ssdd.lineage.code import Code
-from ssdd.lineage.hashes import Hashes
-from ssdd.lineage.loaded import remember
+from ssdd.lineage.code_hashes import Code
+from ssdd.lineage.content_hashes import Hashes
+from ssdd.lineage.edited_code import remember
 from ssdd.lineage.packages import counted
+from ssdd.lineage.parameter_values import Parameters, digest, plain, sort_parameters
 from ssdd.lineage.stamps import Identity, read_stamp, stamp_path
-from ssdd.lineage.values import Parameters, digest, plain, sort_parameters
 
 PENDING = "(pending)"
 

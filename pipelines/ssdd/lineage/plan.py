@@ -9,10 +9,10 @@ from kedro.pipeline.node import Node
 from rich.table import Table
 
 from ssdd.lineage.artefacts import base_name
-from ssdd.lineage.current import state_kind, state_path
 from ssdd.lineage.fingerprint import PENDING, Fingerprints, Made
+from ssdd.lineage.parameter_values import differences, digest, only_raised
+from ssdd.lineage.running_node import state_kind, state_path
 from ssdd.lineage.stamps import Identity, Stamp, read_stamp
-from ssdd.lineage.values import differences, digest, only_raised
 
 Action = Literal["up to date", "run", "resume", "continue", "if changed", "not needed"]
 _COLOURS = {"up to date": "green", "not needed": "green", "if changed": "yellow", "run": "red"}

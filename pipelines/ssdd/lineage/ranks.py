@@ -14,7 +14,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from ssdd.lineage.current import Current
+from ssdd.lineage.running_node import Current
 
 TAG = "distributed"
 _LONGEST = timedelta(days=30)  # what rank 0 may be busy with between two joint nodes

@@ -27,19 +27,19 @@ from kedro.runner.task import Task
 from kedro.utils import find_kedro_project
 from pluggy import PluginManager
 
-from ssdd.lineage.current import Current, running, state_folder
+from ssdd.lineage.content_hashes import Hashes
+from ssdd.lineage.edited_code import check_loaded
+from ssdd.lineage.environment import command, commit, machine
 from ssdd.lineage.fingerprint import Fingerprints
-from ssdd.lineage.hashes import Hashes
-from ssdd.lineage.loaded import check_loaded
+from ssdd.lineage.given import Given, StartingPoint, resolve, start_from, written_points
 from ssdd.lineage.lock import lock_run
-from ssdd.lineage.machine import command, commit, machine
 from ssdd.lineage.packages import recorded
-from ssdd.lineage.places import check_run_name, hash_cache, run_folder, sweep
 from ssdd.lineage.plan import Decision, as_table, decide, feeds_only, plan
 from ssdd.lineage.ranks import TAG, Announcements, load_inputs, rank, world_size
+from ssdd.lineage.running_node import Current, running, state_folder
 from ssdd.lineage.stamps import Stamp, write_stamp
-from ssdd.lineage.start import Given, StartingPoint, resolve, start_from, written_points
-from ssdd.lineage.status import report_skipped
+from ssdd.lineage.viz_status import report_skipped
+from ssdd.runs import check_run_name, hash_cache, run_folder, sweep
 
 logger = logging.getLogger(__name__)
 

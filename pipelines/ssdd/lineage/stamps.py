@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdd.files import atomic_write
-from ssdd.lineage.values import digest
+from ssdd.lineage.parameter_values import digest
 
 SUFFIX = ".lineage.json"
 VERSION = 1

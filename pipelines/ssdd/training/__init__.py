@@ -1,6 +1,6 @@
 """Training: typed configuration, one resumable loop, and the jobs that the stages run."""
 
-from ssdd.training.config import (
+from ssdd.parameters import (
     DistillConfig,
     EmaConfig,
     EvalConfig,

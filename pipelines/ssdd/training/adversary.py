@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ssdd.training.config import GanConfig
-from ssdd.training.step import AdversaryStep
+from ssdd.parameters import GanConfig
+from ssdd.training.interface import AdversaryStep
 from ssdd_decoder.adversarial import PatchDiscriminator, discriminator_loss, generator_loss
 
 
@@ -25,7 +25,7 @@ class Adversary(AdversaryStep):
         """Says whether the game has begun."""
         return step >= self.config.start_step
 
-    def judge(self, estimate: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def network(self, estimate: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Generator side: the loss of a reconstruction, whose gradient reaches the reconstruction alone."""
         self.discriminator.eval().requires_grad_(False)  # eval: its spectral norms move in its own turn only
         try:

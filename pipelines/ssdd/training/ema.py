@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssdd.training.config import EmaConfig
+from ssdd.parameters import EmaConfig
 
 
 class Ema:

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
@@ -71,19 +70,3 @@ class Interrupted(SystemExit):
     def __str__(self) -> str:
         name = signal.Signals(self.number).name
         return f"stopped by {name} after step {self.step}, state saved: run the same command to go on"
-
-
-def watch_parent(parent: int, every: float = 0.5) -> None:
-    """Ends this process soon after its parent is gone, whatever the parent died of.
-
-    Args:
-        parent: process id of the parent, as the parent knows it.
-        every: seconds between two looks.
-    """
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(every)
-        os._exit(1)
-
-    threading.Thread(target=look, daemon=True, name="parent-watch").start()

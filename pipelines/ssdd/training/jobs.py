@@ -10,17 +10,17 @@ import torch
 
 from ssdd.autoencoder import SSDD
 from ssdd.data import ImageDataset
-from ssdd.judges import find_judges, load_judges
-from ssdd.training.config import DistillConfig, EvalConfig, JudgeFiles, RuntimeConfig, TrainConfig
-from ssdd.training.evaluation import Evaluator
-from ssdd.training.judges import load_loss_judges
-from ssdd.training.launch import is_main, join_group, launch, wait_for_all
+from ssdd.evaluation.periodic import Evaluator
+from ssdd.evaluation.pretrained_networks import find_networks, load_networks
+from ssdd.parameters import DistillConfig, EvalConfig, PretrainedNetworks, RuntimeConfig, TrainConfig
+from ssdd.processes import is_main, join_group, launch, wait_for_all
 from ssdd.training.loop import TrainResult, train
+from ssdd.training.loss_networks import load_loss_networks
 from ssdd.training.steps import AutoencoderStep, DecoderStep, DistillationStep
-from ssdd.training.targets import CachedTargets, clean_targets, write_targets
+from ssdd.training.teacher_targets import CachedTargets, clean_targets, write_targets
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import Encoder, EncoderConfig
-from ssdd_metrics import judges_of
+from ssdd_metrics import networks_of
 from ssdd_metrics.registry import metric_names
 
 Kind = Literal["autoencoder", "decoder", "distillation"]
@@ -42,7 +42,7 @@ class TrainingJob:
         train: what decides the result.
         evaluation: of the periodic evaluation.
         distill: for `distillation`.
-        judges: the pretrained networks of losses and metrics.
+        pretrained_networks: the pretrained networks of losses and metrics.
         runtime: what decides nothing.
         folder: the run's own folder, written to by no one else.
         fingerprint: of everything that decides the result, except `train.epochs` and `runtime`.
@@ -62,7 +62,7 @@ class TrainingJob:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluation: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
-    judges: JudgeFiles = dataclasses.field(default_factory=JudgeFiles)
+    pretrained_networks: PretrainedNetworks = dataclasses.field(default_factory=PretrainedNetworks)
     runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
     targets: Path | None = None
     targets_fingerprint: str = ""
@@ -87,12 +87,14 @@ def run_job(job: TrainingJob) -> TrainResult:
     """Trains, in `runtime.processes` processes; goes on where an earlier call of the same fingerprint stopped.
 
     Raises:
-        ValueError: a setting, checkpoint or judge is not as needed; before anything is trained.
+        ValueError: a setting, checkpoint or pretrained network is not as needed; before anything is trained.
         NotFiniteError, WorkerFailed: training broke off.
         SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
     if job.runtime.processes > 1:  # fail, or download, once and here
-        find_judges((*job.train.loss.judges, *judges_of(job.evaluation.metrics)), job.judges)
+        find_networks(
+            (*job.train.loss.pretrained_networks, *networks_of(job.evaluation.metrics)), job.pretrained_networks
+        )
         build_model(job)
     return launch(_train, job.runtime.processes, job)
 
@@ -125,13 +127,13 @@ def build_model(job: TrainingJob) -> SSDD:
 
 def build_step(job: TrainingJob, model: SSDD) -> DecoderStep:
     """Makes the step module of a job; new parts (alignment head, discriminator) are drawn from the seed."""
-    judges = load_loss_judges(job.train.loss, job.judges)
+    pretrained_networks = load_loss_networks(job.train.loss, job.pretrained_networks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.train.seed)
         if job.kind == "distillation":
             teacher = None if job.distill.cached else copy.deepcopy(model.decoder)
-            return DistillationStep(model, job.train, judges, teacher, job.distill)
-        return AutoencoderStep(model, job.train, judges, train_encoder=job.kind == "autoencoder")
+            return DistillationStep(model, job.train, pretrained_networks, teacher, job.distill)
+        return AutoencoderStep(model, job.train, pretrained_networks, train_encoder=job.kind == "autoencoder")
 
 
 def _shapes(job: TrainingJob) -> tuple[EncoderConfig | str, DecoderConfig | str]:
@@ -158,8 +160,8 @@ def _train(job: TrainingJob) -> TrainResult:
     workers = job.runtime.workers
     evaluate = None
     if job.validation is not None:
-        judges = load_judges(judges_of(job.evaluation.metrics), job.judges)
-        evaluate = Evaluator(model, job.validation, job.evaluation, job.train.seed, workers, judges)
+        pretrained_networks = load_networks(networks_of(job.evaluation.metrics), job.pretrained_networks)
+        evaluate = Evaluator(model, job.validation, job.evaluation, job.train.seed, workers, pretrained_networks)
 
     def export(path: Path) -> None:
         model.save_pretrained(path)

@@ -14,15 +14,15 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
 from ssdd.data import ImageDataset, StepSampler
+from ssdd.parameters import RuntimeConfig, TrainConfig, pieces_per_process
+from ssdd.progress import TrainingBar
 from ssdd.training.batches import Batch, run_batches, split, to_device
-from ssdd.training.config import RuntimeConfig, TrainConfig, pieces_per_process
 from ssdd.training.ema import Ema
+from ssdd.training.interface import TrainingStep
 from ssdd.training.interrupts import Interrupted, Interrupts
+from ssdd.training.ledger import Evaluate, Evaluation, Export, Run, TrainResult
 from ssdd.training.optim import build_optimizer, learning_rate, usable_weights
-from ssdd.training.progress import TrainingBar
-from ssdd.training.run import Evaluate, Evaluation, Export, Run, TrainResult
-from ssdd.training.state import StateStore, TrainingState
-from ssdd.training.step import TrainingStep
+from ssdd.training.resume_state import StateStore, TrainingState
 from ssdd.training.trackers import check_trackers, start_trackers
 
 __all__ = ["Evaluation", "TrainResult", "train"]

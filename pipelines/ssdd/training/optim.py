@@ -9,7 +9,7 @@ from schedulefree import RAdamScheduleFree
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from ssdd.training.config import OptimConfig
+from ssdd.parameters import OptimConfig
 
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd, nn.GroupNorm, nn.LayerNorm)
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.training import keyed
+from ssdd.noise import sample_noise, sample_seeds
+from ssdd.parameters import DistillConfig, TrainConfig
 from ssdd.training.adversary import Adversary
-from ssdd.training.config import DistillConfig, TrainConfig
-from ssdd.training.judges import Judges, alignment_target, perceptual_distance
-from ssdd.training.step import StepLosses, TrainingStep
+from ssdd.training.interface import StepLosses, TrainingStep
+from ssdd.training.loss_networks import LossNetworks, alignment_target, perceptual_distance
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import distillation_loss, teacher_target
 from ssdd_decoder.flow import interpolate, predict_clean
@@ -26,17 +26,19 @@ class DecoderStep(TrainingStep):
     Args:
         model: encoder and decoder; the decoder trains.
         config: weights of the losses and the seed of all draws.
-        judges: see `judges.load_loss_judges`.
+        pretrained_networks: see `pretrained_networks.load_loss_networks`.
         train_encoder: whether the encoder trains along.
 
     Raises:
-        ValueError: alignment is asked of a decoder without transformer blocks, or a judge is missing.
+        ValueError: alignment is asked of a decoder without transformer blocks, or a pretrained network is missing.
     """
 
     exported = ("encoder", "decoder")
-    judges = ("lpips", "vision")
+    pretrained_networks = ("lpips", "vision")
 
-    def __init__(self, model: SSDD, config: TrainConfig, judges: Judges, train_encoder: bool = False):
+    def __init__(
+        self, model: SSDD, config: TrainConfig, pretrained_networks: LossNetworks, train_encoder: bool = False
+    ):
         super().__init__()
         self.config = config
         self.encoder = model.encoder.requires_grad_(train_encoder)
@@ -45,16 +47,16 @@ class DecoderStep(TrainingStep):
         self.token_layer: int | None = None
         if config.loss.repa > 0:
             blocks, width = model.decoder.config.transformer_blocks, model.decoder.config.widths[-1]
-            if blocks == 0 or judges.vision is None:
+            if blocks == 0 or pretrained_networks.vision is None:
                 raise ValueError(
                     "expected a decoder with transformer blocks and a vision network for loss.repa, got "
-                    f"{blocks} blocks and {judges.vision}: set loss.repa to 0"
+                    f"{blocks} blocks and {pretrained_networks.vision}: set loss.repa to 0"
                 )
             self.token_layer = alignment_layer(blocks)
-            self.alignment_head = AlignmentHead(width, int(judges.vision.features))  # type: ignore[arg-type]
-            self.vision = judges.vision
-        self.lpips = judges.lpips
-        self._distance = perceptual_distance(config.loss, judges.lpips)
+            self.alignment_head = AlignmentHead(width, int(pretrained_networks.vision.features))  # type: ignore[arg-type]
+            self.vision = pretrained_networks.vision
+        self.lpips = pretrained_networks.lpips
+        self._distance = perceptual_distance(config.loss, pretrained_networks.lpips)
         if config.gan.enabled:
             object.__setattr__(self, "adversary", Adversary(config.gan))
 
@@ -65,8 +67,8 @@ class DecoderStep(TrainingStep):
 
     def noise(self, purpose: str, step: int, batch: dict[str, Any], shape: tuple[int, ...] | torch.Size) -> Tensor:
         """Draws (B, *shape) from N(0, 1), a function of seed, purpose, step and each image's index."""
-        seeds = keyed.keys(self.config.seed, purpose, step, batch["index"].tolist())
-        return keyed.normal(seeds, shape, batch["image"].device)
+        seeds = sample_seeds(self.config.seed, purpose, step, batch["index"].tolist())
+        return sample_noise(seeds, shape, batch["image"].device)
 
     def finish(
         self,
@@ -103,7 +105,7 @@ class DecoderStep(TrainingStep):
         if isinstance(self.adversary, Adversary):
             terms["gan"] = torch.zeros_like(flow)
             if self.adversary.active(step):
-                terms["gan"] = self.adversary.judge(estimate.float(), x_t, t)
+                terms["gan"] = self.adversary.network(estimate.float(), x_t, t)
                 total = total + self.config.gan.generator_weight * terms["gan"]
                 seen = {"real": real, "fake": estimate.detach().float(), "x_t": x_t, "t": t}
         return StepLosses(total, terms, seen)
@@ -115,8 +117,10 @@ class AutoencoderStep(DecoderStep):
     See `DecoderStep` for the arguments.
     """
 
-    def __init__(self, model: SSDD, config: TrainConfig, judges: Judges, train_encoder: bool = False):
-        super().__init__(model, config, judges, train_encoder)
+    def __init__(
+        self, model: SSDD, config: TrainConfig, pretrained_networks: LossNetworks, train_encoder: bool = False
+    ):
+        super().__init__(model, config, pretrained_networks, train_encoder)
         self.trains_encoder = train_encoder
 
     def forward(self, batch: dict[str, Any], step: int) -> StepLosses:
@@ -155,7 +159,7 @@ class DistillationStep(DecoderStep):
     Args:
         model: frozen encoder and student, which starts from the teacher's weights.
         config: as for `DecoderStep`.
-        judges: as for `DecoderStep`.
+        pretrained_networks: as for `DecoderStep`.
         teacher: frozen decoder; None where batches bring `z`, `noise` and `target` from the cache.
         distill: number of teacher steps.
     """
@@ -164,11 +168,11 @@ class DistillationStep(DecoderStep):
         self,
         model: SSDD,
         config: TrainConfig,
-        judges: Judges,
+        pretrained_networks: LossNetworks,
         teacher: Decoder | None,
         distill: DistillConfig,
     ):
-        super().__init__(model, config, judges)
+        super().__init__(model, config, pretrained_networks)
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
         self.distill = distill
         if self.teacher is not None and config.precision == "bf16":

@@ -15,8 +15,8 @@ from ssdd_metrics.bootstrap import (
 )
 from ssdd_metrics.dreamsim import load_dreamsim
 from ssdd_metrics.images import to_uint8
-from ssdd_metrics.judges import load_dinov2, load_inception, load_lpips
 from ssdd_metrics.moments import Moments, frechet_distance
+from ssdd_metrics.networks import load_dinov2, load_inception, load_lpips
 from ssdd_metrics.pixelwise import gradient_energy_ratio, mae, mse, psnr
 from ssdd_metrics.protocol import Protocol
 from ssdd_metrics.random_conv import RandomConvFeatures
@@ -27,10 +27,10 @@ from ssdd_metrics.reference import (
     reference_protocols,
     save_references,
 )
-from ssdd_metrics.registry import find_judge, judges_of, load_judge
+from ssdd_metrics.registry import find_network, load_network, networks_of
 from ssdd_metrics.ssim import ssim_gaussian, ssim_uniform
 from ssdd_metrics.tables import extremes, merge_tables
-from ssdd_metrics.weights import JudgeUnavailable, convert_to_safetensors
+from ssdd_metrics.weights import NetworkUnavailable, convert_to_safetensors
 
 if TYPE_CHECKING:
     from ssdd_metrics.frechet import FrechetDistance
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 __all__ = [
     "FrechetDistance",
     "Interval",
-    "JudgeUnavailable",
     "MetricSuite",
     "Moments",
+    "NetworkUnavailable",
     "PairedDifference",
     "Protocol",
     "RandomConvFeatures",
@@ -53,19 +53,19 @@ __all__ = [
     "compute_references",
     "convert_to_safetensors",
     "extremes",
-    "find_judge",
+    "find_network",
     "frechet_distance",
     "gradient_energy_ratio",
-    "judges_of",
     "load_dinov2",
     "load_dreamsim",
     "load_inception",
-    "load_judge",
     "load_lpips",
+    "load_network",
     "load_references",
     "mae",
     "merge_tables",
     "mse",
+    "networks_of",
     "paired_difference",
     "psnr",
     "reference_protocols",

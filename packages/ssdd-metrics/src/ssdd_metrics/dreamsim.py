@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdd_metrics.files import sha256_file
-from ssdd_metrics.judges import Judge, PathLike, optional_module
-from ssdd_metrics.weights import JudgeUnavailable, read_pth_weights
+from ssdd_metrics.networks import MetricNetwork, PathLike, optional_module
+from ssdd_metrics.weights import NetworkUnavailable, read_pth_weights
 
 ARCHIVE = (
     "https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints/dreamsim_ensemble_checkpoint.zip"
@@ -36,7 +36,7 @@ _WANTED = {
 }
 
 
-class DreamSim(Judge):
+class DreamSim(MetricNetwork):
     """The ensemble of DINO, CLIP and OpenCLIP, at its own 224 px: two (B, 3, H, W) in [0, 1] -> (B,)."""
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ def load_dreamsim(path: PathLike | None, sha256: str | None = None) -> DreamSim:
         sha256: leading digits to insist on, see `dreamsim_sha256`; none are published.
 
     Raises:
-        JudgeUnavailable: a file is missing; says which one and where it is published.
+        NetworkUnavailable: a file is missing; says which one and where it is published.
         ValueError: the files are not the expected ones.
         ImportError: the package is not installed.
     """
@@ -76,12 +76,12 @@ def load_dreamsim(path: PathLike | None, sha256: str | None = None) -> DreamSim:
 def find_dreamsim(path: PathLike | None, sha256: str | None = None) -> dict[str, Path]:
     """Finds DreamSim's files without building the network; see `load_dreamsim`."""
     if path is None:
-        raise JudgeUnavailable(f"expected a folder with DreamSim's files, got none: unpack {ARCHIVE}, give its path")
+        raise NetworkUnavailable(f"expected a folder with DreamSim's files, got none: unpack {ARCHIVE}, give its path")
     found: dict[str, Path] = {}
     for name, source in _WANTED.items():
         places = [*sorted(Path(path).glob(name)), *sorted(Path(path).glob(f"checkpoints/{name}"))]
         if not places:
-            raise JudgeUnavailable(f"expected DreamSim's {name} in {path}, found none: it is part of {source}")
+            raise NetworkUnavailable(f"expected DreamSim's {name} in {path}, found none: it is part of {source}")
         found[name] = places[0]
     if sha256 is not None and not (actual := dreamsim_sha256(found)).startswith(sha256.lower()):
         raise ValueError(f"expected DreamSim with SHA-256 {sha256}..., the files in {path} have {actual}: fetch anew")

@@ -1,4 +1,4 @@
-"""Plain float32 while a judge runs, whatever the surrounding training uses."""
+"""Plain float32 while a pretrained network runs, whatever the surrounding training uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ def strict_float32(device: torch.device) -> Iterator[None]:
     """Turns autocast and TF32 off: by default, PyTorch's convolutions keep 10 bits on recent GPUs.
 
     Args:
-        device: that the judge runs on.
+        device: that the pretrained network runs on.
     """
     precision = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn.flags(

@@ -51,7 +51,7 @@ class Protocol:
         rounding: of both sides before anything is measured.
         images: how many pairs were compared.
         metrics: their names.
-        weights: SHA-256 of each judge's weight file, by the judge's name.
+        weights: SHA-256 of each pretrained network's weight file, by the pretrained network's name.
         versions: of the packages that numbers depend on.
     """
 
@@ -79,8 +79,8 @@ class Protocol:
         """The inverse of `to_dict`."""
         return cls(**{**values, "metrics": tuple(values["metrics"])})
 
-    def reference_side(self, judge: str, sha256: str) -> dict[str, str]:
-        """What statistics of the reference images alone depend on, for the given judge.
+    def reference_side(self, network: str, sha256: str) -> dict[str, str]:
+        """What statistics of the reference images alone depend on, for the given pretrained network.
 
         `decoding` is among it, versions and all: `dataset` names files, and another JPEG decoder or another release of
         a resize filter makes other pixels of the same files. The versions of torch and the like are not: the same
@@ -93,7 +93,7 @@ class Protocol:
             "resize": self.resize,
             "crop": self.crop,
             "rounding": self.rounding,
-            "judge": judge,
+            "pretrained network": network,
             "weights_sha256": sha256,
         }
 

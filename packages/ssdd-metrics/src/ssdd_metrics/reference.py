@@ -16,7 +16,7 @@ from ssdd_metrics.images import check_reference_range, to_uint8
 from ssdd_metrics.moments import Moments
 from ssdd_metrics.precision import strict_float32
 from ssdd_metrics.protocol import Protocol
-from ssdd_metrics.registry import FRECHET_JUDGES, frechet_features, get_judge, identity, metric_names
+from ssdd_metrics.registry import FRECHET_NETWORKS, frechet_features, get_network, identity, metric_names
 
 _PARTS = ("count", "total", "outer")
 
@@ -50,20 +50,20 @@ class ReferenceStatistics:
 
 
 def reference_protocols(
-    metrics: str | Sequence[str], protocol: Protocol, judges: Mapping[str, nn.Module] | None = None
+    metrics: str | Sequence[str], protocol: Protocol, networks: Mapping[str, nn.Module] | None = None
 ) -> dict[str, dict[str, str]]:
     """What the reference statistics of each Frechet metric depend on.
 
     Args:
         metrics: as for `MetricSuite`; those without reference statistics are passed over.
         protocol: of the reference images.
-        judges: as for `MetricSuite`.
+        networks: as for `MetricSuite`.
     """
     found = {}
     for metric in metric_names(metrics):
-        if metric in FRECHET_JUDGES:
-            name = FRECHET_JUDGES[metric]
-            found[metric] = protocol.reference_side(*identity(name, get_judge(name, judges or {})))
+        if metric in FRECHET_NETWORKS:
+            name = FRECHET_NETWORKS[metric]
+            found[metric] = protocol.reference_side(*identity(name, get_network(name, networks or {})))
     return found
 
 
@@ -71,7 +71,7 @@ def compute_references(
     batches: Iterable[Tensor],
     metrics: str | Sequence[str],
     protocol: Protocol,
-    judges: Mapping[str, nn.Module] | None = None,
+    networks: Mapping[str, nn.Module] | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, ReferenceStatistics]:
     """Runs the reference images through the feature networks once, in constant memory.
@@ -80,8 +80,8 @@ def compute_references(
         batches: (B, 3, H, W) images, uint8 or in [0, 1].
         metrics: as for `MetricSuite`; those without reference statistics are passed over.
         protocol: of the images.
-        judges: as for `MetricSuite`.
-        device: where the judges run.
+        networks: as for `MetricSuite`.
+        device: where the pretrained networks run.
 
     Returns:
         statistics by metric, for `save_references` or the argument `references` of `MetricSuite`.
@@ -89,11 +89,11 @@ def compute_references(
     Raises:
         ValueError: no image at all, or images that `to_uint8` refuses.
     """
-    names = [name for name in metric_names(metrics) if name in FRECHET_JUDGES]
+    names = [name for name in metric_names(metrics) if name in FRECHET_NETWORKS]
     if not names:
         return {}
-    networks = {name: get_judge(FRECHET_JUDGES[name], judges or {}).to(device) for name in names}
-    protocols = reference_protocols(names, protocol, {FRECHET_JUDGES[name]: networks[name] for name in names})
+    networks = {name: get_network(FRECHET_NETWORKS[name], networks or {}).to(device) for name in names}
+    protocols = reference_protocols(names, protocol, {FRECHET_NETWORKS[name]: networks[name] for name in names})
     found: dict[str, Moments] = {}
     for images in batches:
         check_reference_range(images)

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from ssdd_metrics.bootstrap import bootstrap_interval, finite_mean
 from ssdd_metrics.frechet import FrechetDistance
 from ssdd_metrics.images import check_reconstruction_range, check_reference_range, check_shapes, to_uint8, to_unit
-from ssdd_metrics.judges import SMALLEST_SIDES
+from ssdd_metrics.networks import SMALLEST_SIDES
 from ssdd_metrics.precision import strict_float32
 from ssdd_metrics.protocol import Protocol
 from ssdd_metrics.reference import ReferenceStatistics, reference_protocols
 from ssdd_metrics.registry import (
     CAN_BE_INFINITE,
-    FRECHET_JUDGES,
-    PAIR_JUDGES,
+    FRECHET_NETWORKS,
+    PAIR_NETWORKS,
     PIXEL_METRICS,
     frechet_features,
-    get_judge,
+    get_network,
     identity,
     metric_names,
 )
@@ -51,23 +51,23 @@ class MetricSuite:
     Args:
         metrics: "offline" (nothing to download), "full", or names out of both, and "dreamsim".
         protocol: what the caller knows of the data and the model; printed and stored with the numbers.
-        judges: loaded networks by name ("inception", "dinov2", "lpips_alex", "lpips_vgg", "dreamsim"), for
+        networks: loaded networks by name ("inception", "dinov2", "lpips_alex", "lpips_vgg", "dreamsim"), for
             weights at other places, or to share one with a training loss. The others are loaded from the
             usual caches.
         references: stored reference statistics by metric ("rfid", "fdd", "frechet_random_conv"); then the
             reference images do not pass that network again.
-        device: where metrics and judges run.
+        device: where metrics and pretrained networks run.
 
     Raises:
         ValueError: an unknown metric, or statistics for none of the metrics.
-        JudgeUnavailable: a judge's weights are not there.
+        NetworkUnavailable: a pretrained network's weights are not there.
     """
 
     def __init__(
         self,
         metrics: str | Sequence[str] = "offline",
         protocol: Protocol | None = None,
-        judges: Mapping[str, nn.Module] | None = None,
+        networks: Mapping[str, nn.Module] | None = None,
         references: Mapping[str, ReferenceStatistics] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -75,17 +75,17 @@ class MetricSuite:
         self.device = torch.device(device)
         self._declared = protocol or Protocol()
         references = references or {}
-        foreign = references.keys() - (FRECHET_JUDGES.keys() & set(self.metrics))
+        foreign = references.keys() - (FRECHET_NETWORKS.keys() & set(self.metrics))
         if foreign:
             raise ValueError(f"expected reference statistics for Frechet metrics of this suite, got {sorted(foreign)}")
-        needed = [(PAIR_JUDGES | FRECHET_JUDGES).get(name) for name in self.metrics]
-        self.judges = {name: get_judge(name, judges or {}).to(self.device) for name in needed if name}
+        needed = [(PAIR_NETWORKS | FRECHET_NETWORKS).get(name) for name in self.metrics]
+        self.networks = {name: get_network(name, networks or {}).to(self.device) for name in needed if name}
         self._distances: dict[str, FrechetDistance | SlicedWasserstein] = {}
         for name in self.metrics:
-            if name in FRECHET_JUDGES:
+            if name in FRECHET_NETWORKS:
                 stored = references[name].moments if name in references else None
-                judge: Any = self.judges[FRECHET_JUDGES[name]]
-                self._distances[name] = FrechetDistance(judge.features, stored).to(self.device)
+                network: Any = self.networks[FRECHET_NETWORKS[name]]
+                self._distances[name] = FrechetDistance(network.features, stored).to(self.device)
             elif name == "swd":
                 self._distances[name] = SlicedWasserstein().to(self.device)
         self._rows: list[Table] = []
@@ -115,8 +115,8 @@ class MetricSuite:
             for name in self.metrics:
                 if name in PIXEL_METRICS:
                     rows[name] = PIXEL_METRICS[name](clean, decoded).cpu().numpy()
-                elif name in PAIR_JUDGES:
-                    values = self.judges[PAIR_JUDGES[name]](to_unit(clean), to_unit(decoded))
+                elif name in PAIR_NETWORKS:
+                    values = self.networks[PAIR_NETWORKS[name]](to_unit(clean), to_unit(decoded))
                     rows[name] = values.double().cpu().numpy()
             for name, distance in self._distances.items():
                 self._update_distance(name, distance, clean, decoded)
@@ -180,7 +180,7 @@ class MetricSuite:
 
     def references(self) -> dict[str, ReferenceStatistics]:
         """The reference side of each Frechet metric, for `save_references` or as `references` of later suites."""
-        protocols = reference_protocols(self.metrics, self._declared, self.judges)
+        protocols = reference_protocols(self.metrics, self._declared, self.networks)
         return {
             name: ReferenceStatistics(distance.reference or distance.moments("reference"), protocols[name])
             for name, distance in self._distances.items()
@@ -194,7 +194,7 @@ class MetricSuite:
             self._declared,
             images=sum(len(rows[KEY]) for rows in self._rows),
             metrics=self.metrics,
-            weights=dict(identity(name, judge) for name, judge in self.judges.items()),
+            weights=dict(identity(name, network) for name, network in self.networks.items()),
         )
 
     def report(self, confidence: float = 0.95) -> dict[str, Any]:
@@ -230,9 +230,9 @@ class MetricSuite:
         if isinstance(distance, SlicedWasserstein):
             distance.update(clean, decoded)
             return
-        judge = self.judges[FRECHET_JUDGES[name]]
-        reference = frechet_features(name, judge, clean) if distance.reference is None else None
-        distance.update(reference, frechet_features(name, judge, decoded))
+        network = self.networks[FRECHET_NETWORKS[name]]
+        reference = frechet_features(name, network, clean) if distance.reference is None else None
+        distance.update(reference, frechet_features(name, network, decoded))
 
     def _numbers(self, images: Any, batch: int) -> np.ndarray:
         if images is None:

@@ -1,4 +1,4 @@
-"""Weight files of the pretrained judges: where they are looked for, how they are checked, how they are read.
+"""Weight files of the pretrained networks: where they are looked for, how they are checked, how they are read.
 
 Order: the given file; the usual cache (torch hub's folder, the Hugging Face cache); a download. Every file's
 SHA-256 is computed before a byte of it is interpreted, and goes into the protocol.
@@ -20,8 +20,8 @@ from ssdd_metrics.files import atomic_write, sha256_file
 CONNECT_SECONDS = 10
 
 
-class JudgeUnavailable(ValueError):
-    """The weights of a pretrained judge are not on this machine and cannot be fetched."""
+class NetworkUnavailable(ValueError):
+    """The weights of a pretrained network are not on this machine and cannot be fetched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,14 @@ class WeightFile:
     """A published weight file.
 
     Args:
-        judge: the name used in messages and protocols.
+        pretrained network: the name used in messages and protocols.
         names: file names in torch hub's folder, the published one first.
         url: where it is published.
         sha256: the leading digits of its SHA-256 that its publisher made known; None if none were.
         hub: repository on the Hugging Face hub whose `model.safetensors` it is, if any.
     """
 
-    judge: str
+    network: str
     names: tuple[str, ...]
     url: str
     sha256: str | None = None
@@ -44,20 +44,20 @@ class WeightFile:
 
 
 INCEPTION = WeightFile(
-    judge="inception-2015-12-05",
+    network="inception-2015-12-05",
     # torch-fidelity's and pytorch-fid's name of the same file
     names=("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"),
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
     sha256="6726825d",
 )
 VGG16 = WeightFile(
-    judge="vgg16",
+    network="vgg16",
     names=("vgg16-397923af.pth",),
     url="https://download.pytorch.org/models/vgg16-397923af.pth",
     sha256="397923af",
 )
 ALEXNET = WeightFile(
-    judge="alexnet",
+    network="alexnet",
     names=("alexnet-owt-7be5be79.pth",),
     url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
     sha256="7be5be79",
@@ -67,7 +67,7 @@ ALEXNET = WeightFile(
 def dinov2_file(model: str) -> WeightFile:
     """The file of one of timm's DINOv2 models, such as `vit_base_patch14_dinov2.lvd142m`."""
     return WeightFile(
-        judge=model,
+        network=model,
         names=(f"{model}.safetensors",),
         url=f"https://huggingface.co/timm/{model}/resolve/main/model.safetensors",
         hub=f"timm/{model}",
@@ -75,10 +75,10 @@ def dinov2_file(model: str) -> WeightFile:
 
 
 def find_weights(file: WeightFile, path: str | os.PathLike[str] | None = None, sha256: str | None = None) -> Path:
-    """Finds, or else downloads, a judge's weights.
+    """Finds, or else downloads, a pretrained network's weights.
 
     Args:
-        file: which judge.
+        file: which pretrained network.
         path: a local file, looked at instead of cache and download.
         sha256: leading digits of the SHA-256 to insist on, instead of the published ones: for weights of your
             own.
@@ -87,13 +87,15 @@ def find_weights(file: WeightFile, path: str | os.PathLike[str] | None = None, s
         The path of a file whose SHA-256 is as expected.
 
     Raises:
-        JudgeUnavailable: not given, not cached and not to be fetched; says which file to put where.
+        NetworkUnavailable: not given, not cached and not to be fetched; says which file to put where.
         ValueError: the given file does not exist or is not the expected one.
     """
     if path is not None:
         found = Path(path)
         if not found.is_file():
-            raise JudgeUnavailable(f"expected the weights of {file.judge} at {path}, found no file. {_remedy(file)}")
+            raise NetworkUnavailable(
+                f"expected the weights of {file.network} at {path}, found no file. {_remedy(file)}"
+            )
     else:
         found = _cached(file) or _download(file)
     _check(file, found, sha256)
@@ -134,7 +136,7 @@ def convert_to_safetensors(
     destination: str | os.PathLike[str],
     sha256: str | None = None,
 ) -> Path:
-    """Checks a judge's published `.pth` file and writes its tensors as safetensors, which loaders take too.
+    """Checks a pretrained network's published `.pth` file and writes its tensors as safetensors.
 
     The destination's header remembers the source's SHA-256, by which the loaders recognise it.
 
@@ -144,7 +146,7 @@ def convert_to_safetensors(
     found = find_weights(file, source, sha256)
     state = {name: tensor.contiguous() for name, tensor in read_weights(found).items()}
     with atomic_write(destination) as temporary:
-        save_file(state, temporary, metadata={"judge": file.judge, "source_sha256": sha256_file(found)})
+        save_file(state, temporary, metadata={"network": file.network, "source_sha256": sha256_file(found)})
     return Path(destination)
 
 
@@ -174,7 +176,7 @@ def _check(file: WeightFile, path: Path, sha256: str | None) -> None:
     source = _source_sha256(path) if path.suffix == ".safetensors" and sha256 is None else None
     if source is None or not source.startswith(published):
         raise ValueError(
-            f"expected the weights of {file.judge} with SHA-256 {published}..., {path} has {actual}: it is "
+            f"expected the weights of {file.network} with SHA-256 {published}..., {path} has {actual}: it is "
             "damaged or another file. Fetch it again or, if you mean this one, pass sha256= with that value"
         )
 
@@ -205,7 +207,9 @@ def _download(file: WeightFile) -> Path:
                 shutil.copyfileobj(response, out)
             _check(file, temporary, None)
     except OSError as error:  # urllib's errors and time-outs are OSErrors
-        raise JudgeUnavailable(f"the weights of {file.judge} cannot be fetched ({error}). {_remedy(file)}") from error
+        raise NetworkUnavailable(
+            f"the weights of {file.network} cannot be fetched ({error}). {_remedy(file)}"
+        ) from error
     return destination
 
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.benchmarking.config import BenchmarkParameters
-from ssdd.parameters import EvaluateParameters, RuntimeConfig
+from ssdd.parameters import BenchmarkParameters, EvaluateParameters, RuntimeConfig
 
 
 def look_at_machine(benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> dict[str, Any]:
@@ -19,7 +18,7 @@ def benchmark_decoding(machine: dict[str, Any], benchmark: BenchmarkParameters, 
     """Times decoding: one row per size, resolution, batch, steps, dtype and side."""
     import pandas
 
-    from ssdd.benchmarking.decoding import measure_decoding
+    from ssdd.benchmarking.decoder_speed import measure_decoding
 
     _prepare(benchmark, runtime)
     return pandas.DataFrame(measure_decoding(benchmark.decoding, machine, runtime.progress))
@@ -29,7 +28,7 @@ def benchmark_training(machine: dict[str, Any], benchmark: BenchmarkParameters, 
     """Times training steps: one row per comparison and side."""
     import pandas
 
-    from ssdd.benchmarking.training import measure_training
+    from ssdd.benchmarking.training_speed import measure_training
 
     return pandas.DataFrame(measure_training(benchmark.training, _prepare(benchmark, runtime), runtime.progress))
 
@@ -76,21 +75,21 @@ def benchmark_quality(
 
 def draw_speed(decoding: Any) -> Any:
     """Draws time and memory over the resolution."""
-    from ssdd.stages.benchmark.figures import speed_figure
+    from ssdd.benchmarking.benchmark_figures import speed_figure
 
     return speed_figure(decoding)
 
 
 def draw_quality(quality: Any) -> Any:
     """Draws quality over speed: a point per model and number of steps."""
-    from ssdd.stages.benchmark.figures import quality_figure
+    from ssdd.benchmarking.benchmark_figures import quality_figure
 
     return quality_figure(quality)
 
 
 def write_tables(machine: dict[str, Any], decoding: Any, training: Any) -> str:
     """Writes all figures as one Markdown page."""
-    from ssdd.stages.benchmark.tables import performance_page
+    from ssdd.benchmarking.performance_page import performance_page
 
     return performance_page(machine, decoding, training)
 
@@ -99,7 +98,7 @@ def _prepare(benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
     import psutil
     import torch
 
-    from ssdd.devices import device_of
+    from ssdd.processes import device_of
 
     torch.set_num_threads(benchmark.threads or psutil.cpu_count(logical=False) or 1)  # earlier stages set their own
     return device_of(runtime)

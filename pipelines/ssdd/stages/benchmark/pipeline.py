@@ -11,7 +11,7 @@ from ssdd.stages.benchmark.nodes import (
     look_at_machine,
     write_tables,
 )
-from ssdd.stages.names import stage
+from ssdd.stages.namespaces import stage
 
 _COMMON = ["params:benchmark", "params:runtime"]
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssdd.parameters import DataParameters, JudgeFiles, RuntimeConfig, StageParameters, TargetParameters
-from ssdd.stages.training import make_job, run
+from ssdd.parameters import DataParameters, PretrainedNetworks, RuntimeConfig, StageParameters, TargetParameters
+from ssdd.stages.training_stage import make_job, run
 
 if TYPE_CHECKING:
-    from ssdd.training.config import DistillConfig
+    from ssdd.parameters import DistillConfig
 
 FINGERPRINT = "fingerprint.txt"
 
@@ -38,8 +38,8 @@ def cache_teacher_targets(
     import dataclasses
 
     from ssdd.lineage import current_fingerprint, state_folder
+    from ssdd.processes import is_main
     from ssdd.training.jobs import cache_targets
-    from ssdd.training.launch import is_main
 
     folder = state_folder() / "targets"
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def cache_teacher_targets(
             index,
             stage,
             data,
-            JudgeFiles(),
+            PretrainedNetworks(),
             runtime,
             targets.images,
             checkpoint=finetuned,
@@ -71,7 +71,7 @@ def distill_teacher(
     distill: StageParameters,
     targets: TargetParameters,
     data: DataParameters,
-    judges: JudgeFiles,
+    pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains a one-step student of the teacher: last checkpoint, best checkpoint, history.
@@ -83,7 +83,7 @@ def distill_teacher(
         distill: see there.
         targets: whether results are cached, and the teacher's steps.
         data: where the images are.
-        judges: the pretrained networks of losses and metrics.
+        pretrained_networks: the pretrained networks of losses and metrics.
         runtime: see there.
     """
     cached: dict[str, Any] = {}
@@ -92,11 +92,11 @@ def distill_teacher(
         cached = {"targets": teacher_targets, "targets_fingerprint": fingerprint}
     limit = targets.images if targets.cached else None
     networks = {"checkpoint": finetuned, "distill": _config(targets), **cached}
-    return run(make_job("distillation", index, distill, data, judges, runtime, limit, **networks))
+    return run(make_job("distillation", index, distill, data, pretrained_networks, runtime, limit, **networks))
 
 
 def _config(targets: TargetParameters) -> "DistillConfig":
-    from ssdd.training.config import DistillConfig
+    from ssdd.parameters import DistillConfig
 
     return DistillConfig(
         teacher_steps=targets.teacher_steps,

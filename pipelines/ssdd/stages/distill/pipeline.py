@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from ssdd.stages.distill.nodes import cache_teacher_targets, distill_teacher
-from ssdd.stages.names import stage
+from ssdd.stages.namespaces import stage
 
 
 def create_pipeline() -> Pipeline:
@@ -35,7 +35,7 @@ def create_pipeline() -> Pipeline:
                 "params:distill",
                 "params:teacher_targets",
                 "params:data",
-                "params:judges",
+                "params:pretrained_networks",
                 "params:runtime",
             ],
             ["distilled", "distilled_best", "distill_history"],

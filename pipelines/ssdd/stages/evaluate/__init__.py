@@ -1,1 +1,1 @@
-"""Teacher and student, judged on held-out images."""
+"""Teacher and student on held-out images."""

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, EvaluateParameters, JudgeFiles, RuntimeConfig
-from ssdd.stages.sources import held_out_images
+from ssdd.parameters import DataParameters, EvaluateParameters, PretrainedNetworks, RuntimeConfig
 
 
 def compute_reference_statistics(
@@ -15,7 +14,7 @@ def compute_reference_statistics(
     batch_size: int,
     limit: int | None,
     metrics: Any,
-    judges: JudgeFiles,
+    pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> Path:
     """Lets the networks of the Frechet metrics (rFID, FDD) see the held-out images once, for all models.
@@ -24,18 +23,19 @@ def compute_reference_statistics(
         index: of the images.
         data: where they are.
         im_size, batch_size, limit, metrics: of the evaluation.
-        judges: the pretrained networks.
+        pretrained_networks: the pretrained networks.
         runtime: see there.
 
     Returns:
         a safetensors file, see `ssdd_metrics.save_references`.
     """
+    from ssdd.data.image_sets import held_out_images
+    from ssdd.evaluation.reference_statistics import write_references
     from ssdd.lineage import state_folder
-    from ssdd.references import write_references
 
     dataset = held_out_images(index, data, im_size, limit)
     file = state_folder() / "reference_statistics.safetensors"
-    return write_references(file, dataset, im_size, batch_size, metrics, judges, runtime)
+    return write_references(file, dataset, im_size, batch_size, metrics, pretrained_networks, runtime)
 
 
 def evaluate_teacher(
@@ -44,11 +44,13 @@ def evaluate_teacher(
     references: Path,
     data: DataParameters,
     evaluate: EvaluateParameters,
-    judges: JudgeFiles,
+    pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
-    """Judges the teacher with each of `evaluate.teacher_steps`; see `_evaluate` for what it returns."""
-    return _evaluate("teacher", finetuned, index, references, data, evaluate, evaluate.teacher_steps, judges, runtime)
+    """Evaluates the teacher with each of `evaluate.teacher_steps`; see `_evaluate` for what it returns."""
+    return _evaluate(
+        "teacher", finetuned, index, references, data, evaluate, evaluate.teacher_steps, pretrained_networks, runtime
+    )
 
 
 def evaluate_student(
@@ -57,11 +59,13 @@ def evaluate_student(
     references: Path,
     data: DataParameters,
     evaluate: EvaluateParameters,
-    judges: JudgeFiles,
+    pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
-    """Judges the student with each of `evaluate.student_steps`; see `_evaluate` for what it returns."""
-    return _evaluate("student", distilled, index, references, data, evaluate, evaluate.student_steps, judges, runtime)
+    """Evaluates the student with each of `evaluate.student_steps`; see `_evaluate` for what it returns."""
+    return _evaluate(
+        "student", distilled, index, references, data, evaluate, evaluate.student_steps, pretrained_networks, runtime
+    )
 
 
 def collect_metrics(teacher: list[dict[str, Any]], student: list[dict[str, Any]]) -> Any:
@@ -86,20 +90,23 @@ def _evaluate(
     data: DataParameters,
     parameters: EvaluateParameters,
     steps: tuple[int, ...],
-    judges: JudgeFiles,
+    pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Returns pictures (safetensors, by path), a table of per-image values, and a report per number of steps."""
     import pandas
     from safetensors.torch import save_file
 
-    from ssdd.evaluation import evaluate
+    from ssdd.data.image_sets import held_out_images
+    from ssdd.evaluation.final import evaluate
     from ssdd.files import atomic_write
     from ssdd.lineage import state_folder
-    from ssdd.training.launch import is_main
+    from ssdd.processes import is_main
 
     dataset = held_out_images(index, data, parameters.im_size, parameters.limit)
-    found = evaluate(checkpoint, dataset, steps, parameters, references, judges, runtime, f"evaluating the {model}")
+    found = evaluate(
+        checkpoint, dataset, steps, parameters, references, pretrained_networks, runtime, f"evaluating the {model}"
+    )
     if not is_main():
         return checkpoint, None, []
     pictures = {f"steps{part.steps}.{name}": t for part in found for name, t in part.pictures.items()}

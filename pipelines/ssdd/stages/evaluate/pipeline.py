@@ -8,9 +8,16 @@ from ssdd.stages.evaluate.nodes import (
     evaluate_student,
     evaluate_teacher,
 )
-from ssdd.stages.names import stage
+from ssdd.stages.namespaces import stage
 
-_COMMON = ["image_index", "reference_statistics", "params:data", "params:evaluate", "params:judges", "params:runtime"]
+_COMMON = [
+    "image_index",
+    "reference_statistics",
+    "params:data",
+    "params:evaluate",
+    "params:pretrained_networks",
+    "params:runtime",
+]
 
 
 def create_pipeline() -> Pipeline:
@@ -26,7 +33,7 @@ def create_pipeline() -> Pipeline:
                 "params:evaluate.batch_size",
                 "params:evaluate.limit",
                 "params:evaluate.metrics",
-                "params:judges",
+                "params:pretrained_networks",
                 "params:runtime",
             ],
             "reference_statistics",

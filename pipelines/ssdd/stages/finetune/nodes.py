@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, JudgeFiles, RuntimeConfig, StageParameters
-from ssdd.stages.training import make_job, run
+from ssdd.parameters import DataParameters, PretrainedNetworks, RuntimeConfig, StageParameters
+from ssdd.stages.training_stage import make_job, run
 
 
 def finetune(
@@ -12,8 +12,8 @@ def finetune(
     index: Any,
     finetune: StageParameters,
     data: DataParameters,
-    judges: JudgeFiles,
+    pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Goes on with the pretrained decoder: last checkpoint, best checkpoint, history."""
-    return run(make_job("decoder", index, finetune, data, judges, runtime, checkpoint=pretrained))
+    return run(make_job("decoder", index, finetune, data, pretrained_networks, runtime, checkpoint=pretrained))

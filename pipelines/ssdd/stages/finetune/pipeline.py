@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from ssdd.stages.finetune.nodes import finetune
-from ssdd.stages.names import stage
+from ssdd.stages.namespaces import stage
 
 
 def create_pipeline() -> Pipeline:
@@ -12,7 +12,14 @@ def create_pipeline() -> Pipeline:
         "finetune",
         Node(
             finetune,
-            ["pretrained", "image_index", "params:finetune", "params:data", "params:judges", "params:runtime"],
+            [
+                "pretrained",
+                "image_index",
+                "params:finetune",
+                "params:data",
+                "params:pretrained_networks",
+                "params:runtime",
+            ],
             ["finetuned", "finetuned_best", "finetune_history"],
             name="finetune",
             tags=["distributed"],

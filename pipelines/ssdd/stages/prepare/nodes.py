@@ -3,7 +3,6 @@
 from typing import Any
 
 from ssdd.parameters import DataParameters, PrepareParameters, RuntimeConfig
-from ssdd.stages.sources import open_images
 
 SHEET = 32
 
@@ -27,6 +26,7 @@ def prepare_images(
     """
     from ssdd.data import contact_sheet
     from ssdd.data import prepare as look_at_all
+    from ssdd.data.image_sets import open_images
 
     source = open_images(data)
     found = look_at_all(source, **prepare.model_dump(), workers=runtime.workers, progress=runtime.progress)

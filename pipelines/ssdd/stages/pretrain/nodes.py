@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, JudgeFiles, ModelParameters, PretrainParameters, RuntimeConfig
-from ssdd.stages.training import make_job, run
+from ssdd.parameters import DataParameters, ModelParameters, PretrainedNetworks, PretrainParameters, RuntimeConfig
+from ssdd.stages.training_stage import make_job, run
 
 
 def pretrain(
@@ -13,7 +13,7 @@ def pretrain(
     model: ModelParameters,
     pretrain: PretrainParameters,
     data: DataParameters,
-    judges: JudgeFiles,
+    pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains a fresh decoder, or goes on with the encoder's own: last checkpoint, best checkpoint, history."""
@@ -21,4 +21,4 @@ def pretrain(
         networks: dict[str, Any] = {"checkpoint": encoder}
     else:
         networks = {"encoder_checkpoint": encoder, "decoder": model.decoder}
-    return run(make_job("decoder", index, pretrain, data, judges, runtime, **networks))
+    return run(make_job("decoder", index, pretrain, data, pretrained_networks, runtime, **networks))

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from ssdd.stages.names import stage
+from ssdd.stages.namespaces import stage
 from ssdd.stages.pretrain.nodes import pretrain
 
 
@@ -18,7 +18,7 @@ def create_pipeline() -> Pipeline:
                 "params:model",
                 "params:pretrain",
                 "params:data",
-                "params:judges",
+                "params:pretrained_networks",
                 "params:runtime",
             ],
             ["pretrained", "pretrained_best", "pretrain_history"],

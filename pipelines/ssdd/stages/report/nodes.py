@@ -21,7 +21,7 @@ COLUMNS = {
 
 def draw_reconstructions(teacher_reconstructions: Path, student_reconstructions: Path) -> tuple[Any, Any]:
     """Draws inputs and reconstructions side by side, and the student's best and worst images."""
-    from ssdd.stages.report.figures import extremes_figure, load_pictures, reconstruction_figure
+    from ssdd.reporting.run_figures import extremes_figure, load_pictures, reconstruction_figure
 
     teacher, student = load_pictures(teacher_reconstructions), load_pictures(student_reconstructions)
     return reconstruction_figure(teacher, student), extremes_figure(student)
@@ -29,7 +29,7 @@ def draw_reconstructions(teacher_reconstructions: Path, student_reconstructions:
 
 def draw_curves(encoder_history: Any, pretrain_history: Any, finetune_history: Any, distill_history: Any) -> Any:
     """Draws the training curves of the stages that ran."""
-    from ssdd.stages.report.figures import curves_figure
+    from ssdd.reporting.run_figures import curves_figure
 
     histories = {
         "train encoder": encoder_history,
@@ -60,7 +60,7 @@ def write_report(
     from jinja2 import Template
 
     protocol = json.loads(metrics["protocol"].iloc[-1])
-    template = files("ssdd.stages.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    template = files("ssdd.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
     return Template(template, autoescape=True).render(
         run_name=run_name,
         columns=[(title, better) for name, (title, better, _) in COLUMNS.items() if name in metrics],

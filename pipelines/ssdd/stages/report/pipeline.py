@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from ssdd.stages.names import stage
+from ssdd.stages.namespaces import stage
 from ssdd.stages.report.nodes import draw_curves, draw_reconstructions, write_report
 
 

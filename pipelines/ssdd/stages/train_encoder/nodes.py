@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, JudgeFiles, ModelParameters, RuntimeConfig, StageParameters
-from ssdd.stages.training import make_job, run
+from ssdd.parameters import DataParameters, ModelParameters, PretrainedNetworks, RuntimeConfig, StageParameters
+from ssdd.stages.training_stage import make_job, run
 
 
 def train_encoder(
@@ -12,9 +12,9 @@ def train_encoder(
     model: ModelParameters,
     train_encoder: StageParameters,
     data: DataParameters,
-    judges: JudgeFiles,
+    pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains an encoder with a decoder, both from scratch: last checkpoint, best checkpoint, history."""
     networks: dict[str, Any] = {"encoder": model.encoder, "decoder": model.decoder}
-    return run(make_job("autoencoder", index, train_encoder, data, judges, runtime, **networks))
+    return run(make_job("autoencoder", index, train_encoder, data, pretrained_networks, runtime, **networks))

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from ssdd.stages.names import stage
+from ssdd.stages.namespaces import stage
 from ssdd.stages.train_encoder.nodes import train_encoder
 
 
@@ -12,7 +12,14 @@ def create_pipeline() -> Pipeline:
         "train_encoder",
         Node(
             train_encoder,
-            ["image_index", "params:model", "params:train_encoder", "params:data", "params:judges", "params:runtime"],
+            [
+                "image_index",
+                "params:model",
+                "params:train_encoder",
+                "params:data",
+                "params:pretrained_networks",
+                "params:runtime",
+            ],
             ["encoder", "encoder_best", "encoder_history"],
             name="train_encoder",
             tags=["distributed"],

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from ssdd.parameters import DataParameters, RuntimeConfig, StatisticsParameters
-from ssdd.stages.sources import held_out_images
 
 
 def compute_latent_statistics(
@@ -22,8 +21,9 @@ def compute_latent_statistics(
     Returns:
         what `LatentStatistics.from_dict` reads.
     """
-    from ssdd.devices import device_of, use_threads
-    from ssdd.statistics import latent_statistics
+    from ssdd.data.image_sets import held_out_images
+    from ssdd.evaluation.latent_statistics import latent_statistics
+    from ssdd.processes import device_of, use_threads
 
     use_threads(runtime)
     dataset = held_out_images(index, data, z_stats.im_size, z_stats.limit)

@@ -1,0 +1,71 @@
+"""From parameters to a source of images, and to the data sets of training and evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ssdd.data.embedded_sample import EmbeddedSample
+from ssdd.data.huggingface import HuggingFaceImages
+from ssdd.data.image_dataset import ImageDataset
+from ssdd.data.image_folders import ImageFolder, ImageNetFolder
+from ssdd.data.source import TRAIN, VALIDATION, Source
+from ssdd.data.transforms import EvalTransform, TrainTransform
+from ssdd.parameters import DataParameters
+from ssdd.suggestions import nearest
+
+KINDS: dict[str, type[Source]] = {
+    "sample": EmbeddedSample,
+    "folder": ImageFolder,
+    "imagenet": ImageNetFolder,
+    "huggingface": HuggingFaceImages,
+}
+
+
+def open_source(kind: str, path: str | None = None, **options: Any) -> Source:
+    """Returns the source that a parameter file asks for.
+
+    Args:
+        kind: `sample` (embedded, needs no path), `folder`, `imagenet` or `huggingface`.
+        path: the folder, or for `huggingface` a folder or an id on the hub.
+        options: the other arguments of that source.
+
+    Raises:
+        ValueError: the kind is unknown, a path is missing or superfluous, an option does not fit, or nothing
+            usable is there.
+    """
+    if kind not in KINDS:
+        raise ValueError(
+            f"expected a kind of source among {', '.join(KINDS)}, got {kind!r}{nearest(kind, list(KINDS))}"
+        )
+    if (path is None) != (kind == "sample"):
+        problem = f"got {path!r}: leave the path out" if path is not None else "got none: give its path"
+        raise ValueError(f"expected {'no' if kind == 'sample' else 'a'} path for the source {kind!r}, {problem}")
+    arguments = () if path is None else (path,)
+    try:
+        return KINDS[kind](*arguments, **options)
+    except TypeError as error:
+        raise ValueError(f"the source {kind!r} does not take these options, {sorted(options)}: {error}") from error
+
+
+def open_images(data: DataParameters) -> Source:
+    """Returns the source that the parameters name.
+
+    Raises:
+        ValueError: there is nothing usable there.
+    """
+    place = data.hub or (str(Path(data.root).expanduser()) if data.root else None)
+    return open_source(data.kind, place, **(data.sample if data.kind == "sample" else data.options))
+
+
+def training_images(
+    index: pd.DataFrame, data: DataParameters, im_size: int, aug_scale: float, seed: int, limit: int | None = None
+) -> ImageDataset:
+    """The training split, augmented as published: random size, random crop, flip."""
+    transform = TrainTransform(im_size=im_size, aug_scale=aug_scale, seed=seed)
+    return ImageDataset(index, open_images(data), transform, split=TRAIN, limit=limit)
+
+
+def held_out_images(index: pd.DataFrame, data: DataParameters, im_size: int, limit: int | None = None) -> ImageDataset:
+    """The validation split, resized and cropped in the middle; at most `limit` images."""
+    return ImageDataset(index, open_images(data), EvalTransform(im_size=im_size), split=VALIDATION, limit=limit)

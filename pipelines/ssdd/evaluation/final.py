@@ -1,0 +1,166 @@
+"""Judging models on held-out images: the same numbers for one process or many.
+
+The same means bit for bit, on as many threads each, but for Frechet distances, whose float64 sums come in another order
+(1e-9). Another batch size rounds the networks' last digits otherwise.
+"""
+
+# B batch, N images, S side in pixels
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssdd.autoencoder import SSDD
+from ssdd.data import ImageDataset
+from ssdd.evaluation.passes import batches, reconstruct
+from ssdd.evaluation.pretrained_networks import load_networks
+from ssdd.evaluation.reference_statistics import image_protocol
+from ssdd.files import sha256_file
+from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
+from ssdd.processes import device_of, gather, join_group, launch, use_threads
+from ssdd_metrics import MetricSuite, extremes, load_references, reference_protocols, to_uint8
+
+EXTREMES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """One model with one number of steps.
+
+    Args:
+        steps: of the sampler.
+        report: numbers, intervals and protocol, see `MetricSuite.report`.
+        per_image: columns by name, one row per image.
+        pictures: uint8 (n, 3, S, S) by name: `shown`, `best`, `worst`, with `<name>_input` and `<name>_index`.
+    """
+
+    steps: int
+    report: dict[str, Any]
+    per_image: dict[str, np.ndarray]
+    pictures: dict[str, Tensor]
+
+
+def evaluate(
+    checkpoint: Path,
+    dataset: ImageDataset,
+    steps: Sequence[int],
+    parameters: EvaluateParameters,
+    references: Path,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+    title: str,
+) -> list[Evaluated]:
+    """Reconstructs every image with each number of steps, and compares.
+
+    Args:
+        checkpoint: of encoder and decoder.
+        dataset: images with an `EvalTransform`.
+        steps: numbers of sampler steps.
+        parameters: see there; the noise of an image depends on `noise_seed` and its number alone.
+        references: statistics of the same images, see `write_references`.
+        pretrained_networks: the pretrained networks of the metrics.
+        runtime: see there.
+        title: what the progress bar says.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        ValueError: the reference statistics are of other images, or of another network or resolution.
+        NetworkUnavailable: a metric's network is not there; the message says where to put it.
+    """
+    use_threads(runtime)
+    return launch(
+        _evaluate,
+        runtime.processes,
+        checkpoint,
+        dataset,
+        list(steps),
+        parameters,
+        references,
+        pretrained_networks,
+        runtime,
+        title,
+    )
+
+
+def _evaluate(
+    checkpoint: Path,
+    dataset: ImageDataset,
+    steps: list[int],
+    parameters: EvaluateParameters,
+    references: Path,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+    title: str,
+) -> list[Evaluated]:
+    rank, processes = join_group()
+    device = device_of(runtime, rank)
+    dtype = getattr(torch, parameters.precision)
+    model = SSDD.from_pretrained(checkpoint).to(device, dtype).to(memory_format=torch.channels_last)
+    protocol = dataclasses.replace(
+        image_protocol(dataset, parameters.im_size),
+        noise_seed=parameters.noise_seed,
+        dtype=parameters.precision,
+        model=f"sha256:{sha256_file(checkpoint)}",
+    )
+    loaded = load_networks(parameters.pretrained_networks, pretrained_networks)
+    stored = load_references(references, reference_protocols(parameters.metrics, protocol, loaded))
+    suites = {
+        count: MetricSuite(parameters.metrics, dataclasses.replace(protocol, steps=count), loaded, stored, device)
+        for count in steps
+    }
+    shown = set(np.linspace(0, len(dataset) - 1, min(parameters.shown, len(dataset))).round().astype(int).tolist())
+    kept: dict[tuple[int, int], Tensor] = {}
+    bar_title = title if runtime.progress and rank == 0 else None
+    for batch in batches(dataset, parameters.batch_size, runtime.workers, rank, processes, bar_title):
+        x, numbers = batch["image"].to(device), batch["index"]
+        for count, decoded in reconstruct(model, x, numbers.tolist(), steps, parameters.noise_seed):
+            suites[count].update((x + 1) / 2, (decoded + 1) / 2, numbers)
+            kept |= {
+                (count, number): to_uint8((decoded[i] + 1) / 2).cpu()
+                for i, number in enumerate(numbers.tolist())
+                if number in shown
+            }
+    _collect(suites, kept)
+    if rank:
+        return []
+    return [_finish(model, dataset, suites[count], count, sorted(shown), kept, parameters, device) for count in steps]
+
+
+def _finish(
+    model: SSDD,
+    dataset: ImageDataset,
+    suite: MetricSuite,
+    steps: int,
+    shown: list[int],
+    kept: dict[tuple[int, int], Tensor],
+    parameters: EvaluateParameters,
+    device: torch.device,
+) -> Evaluated:
+    table = suite.per_image()
+    best, worst = extremes(table, "psnr" if "psnr" in table else list(table)[1], EXTREMES)
+    pictures = _with_inputs(dataset, "shown", shown, torch.stack([kept[steps, number] for number in shown]))
+    for name, numbers in (("best", best.tolist()), ("worst", worst.tolist())):
+        x = torch.stack([dataset[number]["image"] for number in numbers]).to(device)
+        _, decoded = next(reconstruct(model, x, numbers, [steps], parameters.noise_seed))
+        pictures |= _with_inputs(dataset, name, numbers, to_uint8((decoded + 1) / 2).cpu())
+    return Evaluated(steps=steps, report=suite.report(), per_image=table, pictures=pictures)
+
+
+def _with_inputs(dataset: ImageDataset, name: str, numbers: list[int], decoded: Tensor) -> dict[str, Tensor]:
+    inputs = torch.stack([to_uint8((dataset[number]["image"] + 1) / 2) for number in numbers])
+    return {name: decoded, f"{name}_input": inputs, f"{name}_index": torch.tensor(numbers)}
+
+
+def _collect(suites: dict[int, MetricSuite], kept: dict[tuple[int, int], Tensor]) -> None:
+    """Brings what the other processes saw to rank 0."""
+    mine = ({count: {k: v.cpu() for k, v in suite.state().items()} for count, suite in suites.items()}, kept)
+    for states, pictures in gather(mine)[1:]:
+        kept |= pictures
+        for count, state in states.items():
+            suites[count].merge(state)

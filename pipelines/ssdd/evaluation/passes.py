@@ -1,0 +1,76 @@
+"""Held-out images through encoder and decoder: what the periodic and the final evaluation share."""
+
+# B batch, S side in pixels
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssdd.autoencoder import SSDD
+from ssdd.data import ImageDataset, StepSampler, make_loader
+from ssdd.noise import sample_noise, sample_seeds
+from ssdd.progress import bar
+
+
+def image_noise(seed: int, images: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
+    """The starting noise of each image: (B, *shape), drawn on the CPU so that it is the same on every device."""
+    return sample_noise(sample_seeds(seed, "evaluation", 0, images), shape).to(device)
+
+
+@torch.no_grad()
+def reconstruct(
+    model: SSDD, x: Tensor, images: Sequence[int], steps: Sequence[int], seed: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Encodes images once (the posterior's mode) and decodes them with each number of steps.
+
+    The noise of an image depends on the seed and its number alone, not on how images are batched.
+
+    Args:
+        model: encoder and decoder.
+        x: (B, 3, S, S) in [-1, 1].
+        images: B numbers in the data set.
+        steps: numbers of sampler steps.
+        seed: of the noise.
+
+    Yields:
+        number of steps, and images (B, 3, S, S), float32, not clamped.
+
+    Raises:
+        ValueError: a latent or an image is not finite.
+    """
+    z = model.encode(x).mode()
+    noise = image_noise(seed, images, x.shape[1:], x.device)
+    for count in steps:
+        yield count, model.decode(z, steps=count, noise=noise, check_finite=True).float()
+
+
+def batches(
+    dataset: ImageDataset,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    processes: int = 1,
+    title: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """One pass over the images that fall to a process, in order, none twice.
+
+    The processes together make the batches that one would make, image by image: a network rounds its last digit by
+    the shape of its batch, and so one process or many give the same bits (with as many threads each).
+
+    Args:
+        dataset: images with an `EvalTransform`.
+        batch_size: images at a time per process.
+        workers: loader processes.
+        rank: this process.
+        processes: how many share the images.
+        title: of a progress bar; None shows none.
+    """
+    sampler = StepSampler(
+        len(dataset), batch_size * processes, shuffle=False, drop_last=False, rank=rank, world_size=processes
+    )
+    with bar(title or "", len(dataset), show=title is not None) as advance:
+        for batch in make_loader(dataset, sampler, workers=workers):
+            yield batch
+            advance(len(batch["index"]) * processes)

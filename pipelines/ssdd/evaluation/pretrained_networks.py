@@ -1,0 +1,68 @@
+"""The pretrained networks of losses and metrics: found and checked when a run starts, loaded where they are asked."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ssdd.files import sha256_file
+from ssdd.parameters import NetworkFile, PretrainedNetworks
+from ssdd_metrics import find_network, load_lpips, load_network
+from ssdd_metrics.dreamsim import dreamsim_sha256, find_dreamsim
+from ssdd_metrics.networks import MetricNetwork
+
+UNPUBLISHED = ("dinov2", "dreamsim")  # nobody made their hash known: the lineage would not notice another file
+
+
+def find_networks(names: Iterable[str], files: PretrainedNetworks) -> dict[str, Path]:
+    """Finds, or downloads, the weights of pretrained networks and checks their hashes, without building the networks.
+
+    Args:
+        names: of pretrained networks, see `PretrainedNetworks`.
+        files: where they are and which they should be.
+
+    Returns:
+        their files.
+
+    Raises:
+        ValueError: a file is nowhere or not the expected one; says which file to put where.
+    """
+    return {name: _call(find_network, name, files) for name in names}
+
+
+def load_networks(names: Iterable[str], files: PretrainedNetworks) -> dict[str, MetricNetwork]:
+    """Loads pretrained networks for a metric suite.
+
+    Raises:
+        ValueError: see `find_networks`.
+    """
+    return {name: _call(load_network, name, files) for name in names}
+
+
+def load_loss_network(name: str, files: PretrainedNetworks) -> MetricNetwork:
+    """Loads a pretrained network for a loss: LPIPS with a gradient that is finite everywhere.
+
+    Raises:
+        ValueError: see `find_networks`.
+    """
+    if name == "lpips_vgg":
+        return _call(lambda _, path, sha256: load_lpips("vgg", path, sha256, smooth=True), name, files)
+    return _call(load_network, name, files)
+
+
+def _call(function: Any, name: str, files: PretrainedNetworks) -> Any:
+    given: NetworkFile = getattr(files, name)
+    path = Path(given.file).expanduser() if given.file else None
+    try:
+        found = function(name, path, given.sha256)
+        if path is not None and given.sha256 is None and name in UNPUBLISHED:
+            raise ValueError(
+                "expected a SHA-256 beside the file, since none is published: if you mean this one, set "
+                f"pretrained_networks.{name}.sha256={_sha256(name, path)}"
+            )
+        return found
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"{error} [pretrained_networks.{name}.file, pretrained_networks.{name}.sha256]") from error
+
+
+def _sha256(name: str, path: Path) -> str:
+    return dreamsim_sha256(find_dreamsim(path)) if name == "dreamsim" else sha256_file(path)

@@ -1,0 +1,79 @@
+"""Statistics of the held-out images themselves, which every Frechet distance to them shares: computed once."""
+
+import operator
+from collections.abc import Sequence
+from functools import reduce
+from itertools import chain
+from pathlib import Path
+
+from ssdd.data import EvalTransform, ImageDataset, decoding_libraries
+from ssdd.evaluation.passes import batches
+from ssdd.evaluation.pretrained_networks import load_networks
+from ssdd.parameters import PretrainedNetworks, RuntimeConfig
+from ssdd.processes import device_of, gather, is_main, join_group, launch, use_threads
+from ssdd_metrics import Protocol, ReferenceStatistics, compute_references, networks_of, save_references
+
+Metrics = str | Sequence[str]
+
+
+def image_protocol(dataset: ImageDataset, im_size: int) -> Protocol:
+    """States what held-out images are, before any model: their content by hash, and how they were prepared."""
+    return Protocol(
+        dataset=f"{type(dataset.source).__name__}, validation, sha256:{dataset.content}",
+        decoding=decoding_libraries(),
+        resolution=f"{im_size}x{im_size}",
+        resize=f"{EvalTransform.resize_filter}, Pillow",
+        crop=EvalTransform.crop,
+    )
+
+
+def write_references(
+    file: Path,
+    dataset: ImageDataset,
+    im_size: int,
+    batch_size: int,
+    metrics: Metrics,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+) -> Path:
+    """Runs the images through the networks of the Frechet metrics, and writes the statistics of what they see.
+
+    Args:
+        file: a safetensors file to be; empty if no metric is one of these.
+        dataset: images with an `EvalTransform`.
+        im_size: of that.
+        batch_size: images at a time per process.
+        metrics: see `MetricSuite`.
+        pretrained_networks: the pretrained networks.
+        runtime: see there.
+
+    Raises:
+        NetworkUnavailable: a network's weights are not there; the message says where to put them.
+    """
+    use_threads(runtime)
+    arguments = (dataset, im_size, batch_size, metrics, pretrained_networks, runtime)
+    found = launch(_compute, runtime.processes, *arguments)
+    if is_main():
+        save_references(file, found)
+    return file
+
+
+def _compute(
+    dataset: ImageDataset,
+    im_size: int,
+    batch_size: int,
+    metrics: Metrics,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+) -> dict[str, ReferenceStatistics]:
+    rank, processes = join_group()
+    title = "reference statistics" if runtime.progress and rank == 0 else None
+    share = batches(dataset, batch_size, runtime.workers, rank, processes, title)
+    images = ((batch["image"] + 1) / 2 for batch in share)
+    protocol, networks = image_protocol(dataset, im_size), load_networks(networks_of(metrics), pretrained_networks)
+    found: dict[str, ReferenceStatistics] = {}
+    if (first := next(images, None)) is not None:  # with more processes than images some have none
+        found = compute_references(chain([first], images), metrics, protocol, networks, device_of(runtime, rank))
+    parts = gather({name: statistics.cpu() for name, statistics in found.items()})
+    names = {name for part in parts for name in part}
+    return {name: reduce(operator.add, (part[name] for part in parts if name in part)) for name in names}

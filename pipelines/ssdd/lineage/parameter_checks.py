@@ -1,0 +1,89 @@
+"""Refuses parameters and environments that nobody reads, and names the nearest right one."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.pipeline import Pipeline
+from kedro.validation.type_extractor import TypeExtractor
+from kedro.validation.utils import _unwrap_optional
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ssdd.lineage.parameter_values import NEUTRAL_PARAMETERS
+from ssdd.suggestions import nearest
+
+
+def check_environment(conf_source: Path, env: str | None) -> None:
+    """Refuses an environment without a folder in the configuration.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if env and conf_source.is_dir() and not (conf_source / env).is_dir():
+        known = sorted(item.name for item in conf_source.iterdir() if item.is_dir() and item.name[0] not in "._")
+        raise ValueError(f"unknown env {env!r}{nearest(env, known)}")
+
+
+def check_parameters(
+    parameters: Mapping[str, Any], pipelines: Mapping[str, Pipeline], known: Iterable[str] = ()
+) -> None:
+    """Refuses parameters that no node takes and values that do not fit the nodes' types.
+
+    Args:
+        parameters: all of them, as configured and written on the command line.
+        pipelines: every registered pipeline.
+        known: names that the project reads elsewhere (starting points).
+
+    Raises:
+        ValueError: one line for each parameter that is wrong.
+    """
+    taken = {name for pipeline in pipelines.values() for node in pipeline.nodes for name in node.inputs}
+    wrong = []
+    if "parameters" not in taken:
+        groups = {name.removeprefix("params:").partition(".")[0] for name in taken if name.startswith("params:")}
+        names = sorted({*groups, *NEUTRAL_PARAMETERS, *known})
+        wrong += [f"unknown parameter {name!r}{nearest(name, names)}" for name in parameters if name not in names]
+    for name, kind in sorted(TypeExtractor(dict(pipelines)).extract_types_from_pipelines().items()):
+        value = _look_up(parameters, name)
+        if value is not None:
+            wrong += _misfits(name, value, _unwrap_optional(kind))
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def _look_up(parameters: Mapping[str, Any], path: str) -> Any:
+    value: Any = parameters
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _misfits(name: str, value: Any, kind: Any) -> list[str]:
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        return [_say(name, kind, item) for item in error.errors()]
+    return []
+
+
+def _say(name: str, kind: Any, item: Any) -> str:
+    path = ".".join([name, *(str(part) for part in item["loc"])])
+    if item["type"] == "extra_forbidden":
+        owner, _, _ = path.rpartition(".")
+        fields = [f"{owner}.{field}" for field in _fields(kind, item["loc"][:-1])]
+        return f"unknown parameter {path!r}{nearest(path, fields)}"
+    if item["type"] == "missing":
+        return f"missing parameter {path!r}"
+    if item["type"] == "value_error":  # a model's own check, which says all
+        return f"parameter {path!r}: {item['ctx']['error']}"
+    message = item["msg"][:1].lower() + item["msg"][1:]
+    return f"parameter {path!r}: {message}, got {item['input']!r}"
+
+
+def _fields(kind: Any, location: tuple[Any, ...]) -> list[str]:
+    """The field names of the model that lies at a location inside another."""
+    for part in location:
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields):
+            return []
+        kind = _unwrap_optional(kind.model_fields[part].annotation)  # type: ignore[arg-type]
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []

@@ -1,0 +1,168 @@
+"""The same function in one process or in many: workers are spawned here, or joined where torchrun made them."""
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import psutil
+import torch
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ssdd.parameters import RuntimeConfig
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOGS = "ssdd-workers"  # temporary folders of what workers say, named <LOGS>-<process id of the launcher>-<random>
+
+
+class WorkerFailed(ChildProcessError):
+    """A worker process raised or was killed; the message has its traceback."""
+
+
+def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a function in `processes` processes that form one group, and returns what rank 0 returned.
+
+    With one process, or where RANK is set (under torchrun, whose workers call this all together), it is called
+    right here. Otherwise workers are spawned: the function must be importable, its arguments and result picklable.
+    If one fails or is killed, all end and the call fails with the traceback of the first; if this process dies,
+    so do they.
+
+    Raises:
+        WorkerFailed: a worker raised or was killed.
+        SystemExit: this process got SIGTERM or SIGINT; the workers had time to save.
+    """
+    if processes == 1 or "RANK" in os.environ:
+        return function(*args, **kwargs)
+    _remove_leftovers()
+    with tempfile.TemporaryDirectory(prefix=f"{LOGS}-{os.getpid()}-") as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            monitor_interval=0.2,
+            start_method="spawn",
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        threads = max(torch.get_num_threads() // processes, 1)
+        try:
+            results = elastic_launch(config, _work)(os.getpid(), threads, function, args, kwargs)
+        except SignalException as stop:
+            raise SystemExit(128 + int(stop.sigval)) from None
+        except ChildFailedError as failed:
+            raise WorkerFailed(_story(failed)) from None
+    return results[0]
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes: the only one, the one that launched others, or rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def join_group() -> tuple[int, int]:
+    """Joins the group of the processes that `launch` called together, if any: (rank, processes)."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    return torch.distributed.get_rank(), processes
+
+
+def wait_for_all() -> None:
+    """Returns when every process of the group has called it."""
+    if join_group()[1] > 1:
+        torch.distributed.all_reduce(torch.zeros(1))
+
+
+def gather(mine: T) -> list[T]:
+    """Brings one object of each process to rank 0, in the order of ranks; the other ranks get an empty list."""
+    rank, processes = join_group()
+    if processes == 1:
+        return [mine]
+    everyone: list[Any] | None = [None] * processes if rank == 0 else None
+    torch.distributed.gather_object(mine, everyone)
+    return everyone or []
+
+
+def _remove_leftovers() -> None:
+    """Removes the temporary folders of launchers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{LOGS}-*-*"):
+        pid = folder.name.removeprefix(f"{LOGS}-").partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@record
+def _work(parent: int, threads: int, function: Callable[..., T], args: Any, kwargs: Any) -> T:
+    """One worker: ends with its parent, fails loudly, leaves its process group."""
+    watch_parent(parent)
+    torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        if sys.exc_info()[0] is None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _story(failed: ChildFailedError) -> str:
+    """Says which rank failed first and why, in its own words."""
+    rank, failure = failed.get_first_failure()
+    message = failure.message
+    if isinstance(message, dict):
+        extra = message.get("extraInfo", {})
+        message = extra.get("py_callstack", message.get("message", message))
+    how = f"was killed by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else "failed"
+    return f"worker of rank {rank} {how} (exit code {failure.exitcode}):\n{message}"
+
+
+def device_of(runtime: RuntimeConfig, rank: int = 0) -> torch.device:
+    """Returns the device that a process should use.
+
+    Raises:
+        ValueError: a CUDA device is asked for and there is none.
+    """
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("expected a CUDA device, found none: set runtime.device to 'auto' or 'cpu'")
+    if runtime.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())
+
+
+def use_threads(runtime: RuntimeConfig) -> None:
+    """Limits torch to `runtime.threads` CPU threads, which the processes of a stage then share."""
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+
+
+def watch_parent(parent: int, every: float = 0.5) -> None:
+    """Ends this process soon after its parent is gone, whatever the parent died of.
+
+    Args:
+        parent: process id of the parent, as the parent knows it.
+        every: seconds between two looks.
+    """
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True, name="parent-watch").start()

@@ -1,0 +1,238 @@
+"""All that a run needs to go on exactly where it was, in one object, and its file.
+
+One safetensors file per state: tensors as tensors, the rest as JSON in the header, nothing pickled. The file's name
+ends with the SHA-256 of its content, so a damaged, truncated or exchanged file is seen before it is used; the last
+two states are kept and the newest sound one is taken. There is no random state: every draw is keyed (`ssdd.noise`).
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ssdd.files import atomic_write, sha256_file
+from ssdd.runs import LEFTOVERS
+from ssdd.training.ema import Ema
+
+log = logging.getLogger(__name__)
+
+KEPT = 2
+STATE_NAME = re.compile(r"state-(\d{8})-([0-9a-f]{32})\.safetensors")
+
+
+@dataclasses.dataclass
+class Best:
+    """The best evaluation so far and the checkpoint it left: value, step, file name and SHA-256."""
+
+    value: float
+    step: int
+    file: str
+    sha256: str
+
+
+@dataclasses.dataclass
+class Progress:
+    """The part of the state that is not tensors.
+
+    `step` counts finished optimiser steps (epoch and place in it follow from it), `history` is every row so far,
+    `pending` and `pending_steps` the sums that will become the next row.
+    """
+
+    step: int = 0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    pending: dict[str, float] = dataclasses.field(default_factory=dict)
+    pending_steps: int = 0
+    evaluated_step: int = 0
+    best: Best | None = None
+
+
+class TrainingState:
+    """Weights, moving average, optimisers, loss scaler and progress of one run."""
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        optimizers: Mapping[str, Optimizer],
+        averaged: Sequence[nn.Parameter],
+        ema: Ema,
+        scaler: torch.amp.GradScaler | None = None,
+    ):
+        self.networks, self.optimizers, self.averaged = networks, optimizers, averaged
+        self.ema, self.scaler, self.progress = ema, scaler, Progress()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns every tensor of the state under its name (live tensors, not copies)."""
+        found = {f"network.{n}.{k}": v for n, m in self.networks.items() for k, v in trained_tensors(m).items()}
+        for name, optimizer in self.optimizers.items():
+            for index, slots in optimizer.state_dict()["state"].items():
+                found |= {f"optimizer.{name}.{index}.{slot}": value for slot, value in slots.items()}
+        for index, value in enumerate(self.ema.average or ()):
+            found[f"ema.{index}"] = value
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """Returns everything that is not a tensor, ready for JSON."""
+        groups = {
+            name: [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            for name, optimizer in self.optimizers.items()
+        }
+        scaler = self.scaler.state_dict() if self.scaler is not None else None
+        return {"progress": dataclasses.asdict(self.progress), "optimizers": groups, "scaler": scaler}
+
+    def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Puts a saved state in place; memory layouts stay those of the live tensors, so rounding does too.
+
+        Raises:
+            ValueError: the state belongs to other networks.
+        """
+        for name, module in self.networks.items():
+            saved = _under(tensors, f"network.{name}.")
+            restore_tensors(trained_tensors(module), saved, "remove the run's state files to start anew")
+        for name, optimizer in self.optimizers.items():
+            _restore_optimizer(optimizer, _under(tensors, f"optimizer.{name}."), document["optimizers"][name])
+        averages = _under(tensors, "ema.")
+        if averages:
+            self.ema.average = [_like(p, averages[str(i)]) for i, p in enumerate(self.averaged)]
+        if self.scaler is not None:
+            self.scaler.load_state_dict(document["scaler"])
+        progress = dict(document["progress"])
+        best = progress.pop("best")
+        self.progress = Progress(**progress, best=Best(**best) if best else None)
+
+
+class StateStore:
+    """The folder where one run keeps its states."""
+
+    def __init__(self, folder: str | os.PathLike[str], fingerprint: str):
+        self.folder, self.fingerprint = Path(folder), fingerprint
+
+    def clean(self) -> None:
+        """Removes what a killed run left half written; only for the process that writes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for pattern in (*LEFTOVERS, "state-unnamed.*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    def save(self, state: TrainingState) -> Path:
+        """Writes the state whole or not at all, then drops all but the last two.
+
+        Raises:
+            OSError: the disk is full or not writable; earlier states are intact.
+        """
+        unnamed = self.folder / "state-unnamed.safetensors"
+        header = one_header({"fingerprint": self.fingerprint, **state.document()})
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
+        with atomic_write(unnamed) as path:
+            write_safetensors(tensors, path, header)
+        digest = sha256_file(unnamed)[:32]
+        final = self.folder / f"state-{state.progress.step:08d}-{digest}.safetensors"
+        os.replace(unnamed, final)
+        earlier = [path for path in self._paths() if path.name < final.name[: len("state-00000000")]]
+        for path in self._paths():
+            if path != final and path not in earlier[: KEPT - 1]:
+                path.unlink(missing_ok=True)
+        return final
+
+    def load(self, state: TrainingState, last_step: int) -> bool:
+        """Restores the newest sound state of this fingerprint that is not past `last_step`.
+
+        Returns:
+            False when there is none: the run starts anew.
+        """
+        for path in self._paths():
+            digest = STATE_NAME.fullmatch(path.name)
+            if digest is None or sha256_file(path)[:32] != digest[2]:
+                log.warning("%s is damaged and is left aside", path)
+                continue
+            with safe_open(path, framework="pt") as file:
+                document = read_header(file.metadata())
+                if document["fingerprint"] != self.fingerprint or document["progress"]["step"] > last_step:
+                    continue
+                if not self._best_is_there(document["progress"]["best"]):
+                    log.warning("the best checkpoint named by %s is gone or damaged: left aside", path)
+                    continue
+                state.restore({name: file.get_tensor(name) for name in file.keys()}, document)  # noqa: SIM118
+            return True
+        return False
+
+    def _best_is_there(self, best: dict[str, Any] | None) -> bool:
+        if best is None:
+            return True
+        path = self.folder / best["file"]
+        return path.is_file() and sha256_file(path) == best["sha256"]
+
+    def _paths(self) -> list[Path]:
+        return sorted((p for p in self.folder.glob("state-*.safetensors") if p.is_file()), reverse=True)
+
+
+def one_header(content: Mapping[str, Any]) -> dict[str, str]:
+    """Packs a header into one entry: safetensors writes several in no fixed order, and equal states must be equal."""
+    return {"ssdd": json.dumps(content)}
+
+
+def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Unpacks what `one_header` packed."""
+    content: dict[str, Any] = json.loads(metadata["ssdd"])
+    return content
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
+    """Writes a safetensors file; a full disk is an OSError like everywhere else."""
+    try:
+        save_file(dict(tensors), path, dict(header))
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Returns parameters and buffers of the children that train; frozen networks are left out."""
+    trained = [n for n, child in module.named_children() if any(p.requires_grad for p in child.parameters())]
+    own = {n: p for n, p in module.named_parameters(recurse=False) if p.requires_grad}
+    return own | {k: v for n in trained for k, v in module.get_submodule(n).state_dict(prefix=f"{n}.").items()}
+
+
+def restore_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], advice: str) -> None:
+    """Copies saved values into live tensors.
+
+    Raises:
+        ValueError: names or shapes differ; ends with the advice.
+    """
+    wrong = sorted(live.keys() ^ saved.keys()) or [n for n in live if live[n].shape != saved[n].shape]
+    if wrong:
+        raise ValueError(f"expected saved weights of this network, got some that differ in {wrong[:3]}: {advice}")
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(saved[name])
+
+
+def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Tensor], groups: Sequence[dict[str, Any]]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in saved.items():
+        index, slot = name.split(".", 1)
+        parameter = parameters[int(index)]
+        same_shape = value.shape == parameter.shape
+        slots.setdefault(int(index), {})[slot] = _like(parameter, value) if same_shape else value.clone()
+    live = optimizer.state_dict()["param_groups"]
+    merged = [dict(group) | {"params": mine["params"]} for group, mine in zip(groups, live, strict=True)]
+    optimizer.load_state_dict({"state": slots, "param_groups": merged})
+
+
+def _like(model: Tensor, value: Tensor) -> Tensor:
+    return torch.empty_like(model, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
