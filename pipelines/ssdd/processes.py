@@ -133,15 +133,19 @@ def _story(failed: ChildFailedError) -> str:
     return f"worker of rank {rank} {how} (exit code {failure.exitcode}):\n{message}"
 
 
-def device_of(runtime: RuntimeConfig, rank: int = 0) -> torch.device:
-    """Returns the device that a process should use.
+def choose_device(name: str, rank: int = 0) -> torch.device:
+    """Returns the device that `auto`, `cpu` or `cuda` means for a process; `auto` takes a GPU where there is one.
+
+    Args:
+        name: as `runtime.device` and `--device` say it.
+        rank: of the process on its machine; GPUs are dealt out in turn.
 
     Raises:
         ValueError: a CUDA device is asked for and there is none.
     """
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("expected a CUDA device, found none: set runtime.device to 'auto' or 'cpu'")
-    if runtime.device == "cpu" or not torch.cuda.is_available():
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("expected a CUDA device, found none: choose the device 'auto' or 'cpu'")
+    if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", rank % torch.cuda.device_count())
 

@@ -29,11 +29,12 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     from ssdd.files import sha256_file
     from ssdd.imaging.folders import encode_images
     from ssdd.imaging.latent_files import LatentHeader, LatentWriter
+    from ssdd.processes import choose_device
     from ssdd_encoder import Encoder
 
     options.check_output(output, images)
     file = options.encoder_file(model)
-    encoder = Encoder.from_pretrained(file).to(options.chosen_device(device), getattr(torch, precision))
+    encoder = Encoder.from_pretrained(file).to(choose_device(device), getattr(torch, precision))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=output.parent) as spool:
         writer = LatentWriter(spool)
@@ -75,12 +76,13 @@ def decode(
 
     from ssdd.imaging.folders import decode_latents
     from ssdd.imaging.latent_files import StoredLatents, check_fits
+    from ssdd.processes import choose_device
     from ssdd_decoder import Decoder
 
     stored = StoredLatents(latents)
     decoder = Decoder.from_pretrained(model)
     check_fits(stored.header, decoder.config)
-    decoder.to(options.chosen_device(device), getattr(torch, precision))
+    decoder.to(choose_device(device), getattr(torch, precision))
     written = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size)
     click.echo(f"{output}: {options.count(len(written))}")
 

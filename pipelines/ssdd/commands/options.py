@@ -78,19 +78,6 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def chosen_device(name: str) -> "torch.device":
-    """Returns the device that `--device` means.
-
-    Raises:
-        ValueError: a GPU is asked for and there is none.
-    """
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("expected a CUDA device, found none: give --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def encoder_file(source: str) -> Path:
     """Finds the file of `--model` where an encoder is wanted; `sdvae` means SD-VAE's, from the hub.
 

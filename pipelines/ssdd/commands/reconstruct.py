@@ -31,8 +31,9 @@ def reconstruct(
 
     from ssdd import SSDD
     from ssdd.imaging.folders import REJECTED_FILE, reconstruct_folder
+    from ssdd.processes import choose_device
 
-    network = SSDD.from_pretrained(model).to(options.chosen_device(device), getattr(torch, precision))
+    network = SSDD.from_pretrained(model).to(choose_device(device), getattr(torch, precision))
     done = reconstruct_folder(network, folder, output, steps=steps, seed=seed, batch_size=batch_size)
     options.report_rejected(done.rejected, f" in {output / REJECTED_FILE}")
     if not done.written:

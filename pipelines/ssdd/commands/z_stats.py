@@ -34,10 +34,11 @@ def z_stats(
     from ssdd.evaluation.latent_statistics import latent_statistics
     from ssdd.files import atomic_write, sha256_file
     from ssdd.imaging.picture_files import NamedImages
+    from ssdd.processes import choose_device
 
     options.check_output(output, images)
     file = options.encoder_file(model)
-    place = options.chosen_device(device)
+    place = choose_device(device)
     source = NamedImages(images)
     prepared = prepare(source, limit=limit, held_out=0, max_rejected=1, workers=min(4, os.cpu_count() or 1))
     for bad in prepared.rejected.head(options.SHOWN).itertuples():

@@ -23,7 +23,7 @@ from ssdd.evaluation.pretrained_networks import load_networks
 from ssdd.evaluation.reference_statistics import image_protocol
 from ssdd.files import sha256_file
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
-from ssdd.processes import device_of, gather, join_group, launch, use_threads
+from ssdd.processes import choose_device, gather, join_group, launch, use_threads
 from ssdd_metrics import MetricSuite, extremes, load_references, reference_protocols, to_uint8
 
 EXTREMES = 4
@@ -99,7 +99,7 @@ def _evaluate(
     title: str,
 ) -> list[Evaluated]:
     rank, processes = join_group()
-    device = device_of(runtime, rank)
+    device = choose_device(runtime.device, rank)
     dtype = getattr(torch, parameters.precision)
     model = SSDD.from_pretrained(checkpoint).to(device, dtype).to(memory_format=torch.channels_last)
     protocol = dataclasses.replace(

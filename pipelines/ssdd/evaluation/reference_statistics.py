@@ -10,7 +10,7 @@ from ssdd.data import EvalTransform, ImageDataset, decoding_libraries
 from ssdd.evaluation.passes import batches
 from ssdd.evaluation.pretrained_networks import load_networks
 from ssdd.parameters import PretrainedNetworks, RuntimeConfig
-from ssdd.processes import device_of, gather, is_main, join_group, launch, use_threads
+from ssdd.processes import choose_device, gather, is_main, join_group, launch, use_threads
 from ssdd_metrics import Protocol, ReferenceStatistics, compute_references, networks_of, save_references
 
 Metrics = str | Sequence[str]
@@ -73,7 +73,9 @@ def _compute(
     protocol, networks = image_protocol(dataset, im_size), load_networks(networks_of(metrics), pretrained_networks)
     found: dict[str, ReferenceStatistics] = {}
     if (first := next(images, None)) is not None:  # with more processes than images some have none
-        found = compute_references(chain([first], images), metrics, protocol, networks, device_of(runtime, rank))
+        found = compute_references(
+            chain([first], images), metrics, protocol, networks, choose_device(runtime.device, rank)
+        )
     parts = gather({name: statistics.cpu() for name, statistics in found.items()})
     names = {name for part in parts for name in part}
     return {name: reduce(operator.add, (part[name] for part in parts if name in part)) for name in names}

@@ -98,10 +98,10 @@ def _prepare(benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
     import psutil
     import torch
 
-    from ssdd.processes import device_of
+    from ssdd.processes import choose_device
 
     torch.set_num_threads(benchmark.threads or psutil.cpu_count(logical=False) or 1)  # earlier stages set their own
-    return device_of(runtime)
+    return choose_device(runtime.device)
 
 
 def _decode(decoder: Any, z: Any, steps: int) -> Any:

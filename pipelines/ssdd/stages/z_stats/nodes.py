@@ -23,11 +23,11 @@ def compute_latent_statistics(
     """
     from ssdd.data.image_sets import held_out_images
     from ssdd.evaluation.latent_statistics import latent_statistics
-    from ssdd.processes import device_of, use_threads
+    from ssdd.processes import choose_device, use_threads
 
     use_threads(runtime)
     dataset = held_out_images(index, data, z_stats.im_size, z_stats.limit)
     found = latent_statistics(
-        encoder, dataset, z_stats.batch_size, runtime.workers, device_of(runtime), runtime.progress
+        encoder, dataset, z_stats.batch_size, runtime.workers, choose_device(runtime.device), runtime.progress
     )
     return found.to_dict()
