@@ -17,8 +17,8 @@ from ssdd.data import (
     ImageNetFolder,
     Reason,
     decode_image,
+    index_images,
     open_source,
-    prepare,
 )
 from ssdd.data.dead_leaves import paint_dead_leaves
 from ssdd.data.decoding import read_image_file
@@ -31,7 +31,7 @@ def save(path: Path, side: int = 20) -> None:
 
 
 def rejections(source: ImageFolder) -> dict[str, str]:
-    table = prepare(source, max_rejected=1, progress=False).rejected
+    table = index_images(source, max_rejected=1, progress=False).rejected
     return dict(zip(table["path"], table["reason"], strict=True))
 
 
@@ -98,7 +98,7 @@ def test_odd_entries_are_rejected_with_a_reason(tmp_path):
         "pipe.png": "not a regular file",
         "latin\\udce9.png": "name is not Unicode",
     }
-    index = prepare(source, max_rejected=1, progress=False, held_out=0).index
+    index = index_images(source, max_rejected=1, progress=False, held_out=0).index
     assert list(index["path"]) == ["0.png", "1.png", "2.png", "real/in.png"]
 
 
@@ -181,7 +181,7 @@ def test_imagenet_layout(tmp_path):
         "train": ["train/n01/a.JPEG", "train/n02/b.JPEG"],
         "validation": ["val/c.JPEG"],
     }
-    assert list(prepare(source, progress=False).index["split"]) == ["train", "train", "validation"]
+    assert list(index_images(source, progress=False).index["split"]) == ["train", "train", "validation"]
     with pytest.raises(ValueError, match="'train' and 'val'"):
         ImageNetFolder(tmp_path / "train")
 
@@ -269,9 +269,9 @@ def test_sample_is_a_pure_function_of_its_seed():
     assert first.listing().names == again.listing().names
     assert first.listing().names["train"] != other.listing().names["train"]
     canvas.cache_clear()
-    one = prepare(first, progress=False).index
+    one = index_images(first, progress=False).index
     canvas.cache_clear()
-    assert prepare(again, progress=False).index.equals(one)
+    assert index_images(again, progress=False).index.equals(one)
 
 
 @pytest.mark.parametrize("name", ["chelsea.png", "cat.png/y0x0s9", "chelsea.png/y0x0s999", "../x.png/y0x0s9", ""])
@@ -353,7 +353,7 @@ def test_hugging_face_folders(hugging_face, tmp_path, storage, column):
     for name, data in zip(listing.names["train"], buffers, strict=True):
         assert source.read(name) == data
         assert source.open(name).tobytes() == decode_image(data).tobytes()
-    index = prepare(source, progress=False, held_out=0).index
+    index = index_images(source, progress=False, held_out=0).index
     assert source.fingerprint() == source.fingerprint()
     assert (index["width"] == 40).all()  # the stored 60 x 40 shown upright
     assert pickle.loads(pickle.dumps(source)).read("train/00000003") == buffers[3]
@@ -383,7 +383,7 @@ def test_hugging_face_null_rows_and_broken_bytes_are_rejected(hugging_face, tmp_
     stored = [None, {"bytes": b"junk", "path": None}, {"bytes": buffers[0], "path": None}]
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_dict({"image": stored}, features=features).save_to_disk(tmp_path / "set")
-    result = prepare(HuggingFaceImages(tmp_path / "set"), max_rejected=1, progress=False)
+    result = index_images(HuggingFaceImages(tmp_path / "set"), max_rejected=1, progress=False)
     assert list(result.rejected["reason"]) == ["missing", "not an image"]
     assert list(result.index["path"]) == ["train/00000002"]
 
