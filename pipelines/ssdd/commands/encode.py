@@ -10,9 +10,7 @@ from ssdd.commands import options
 
 @click.command(short_help="Images to latents.")
 @click.argument("images", nargs=-1, required=True, type=options.EXISTING)
-@click.option(
-    "-o", "--output", required=True, type=options.NEW_FILE, help="File to write the latents to (safetensors)."
-)
+@click.option("-o", "--output", required=True, type=options.NEW_FILE, help="File for the latents (safetensors).")
 @options.network_options
 def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, device: str, precision: str) -> None:
     """Encode IMAGES, files or folders, to one safetensors file.
@@ -40,7 +38,7 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     file = options.encoder_file(model)
     encoder = Encoder.from_pretrained(file).to(choose_device(device), getattr(torch, precision))
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Next to the output, since /tmp is often small or in memory, and latents of many images are neither.
+    # Next to the output: /tmp is often small or in memory, and the latents of many images are large.
     with tempfile.TemporaryFile(dir=output.parent) as spool:
         writer = LatentWriter(spool)
         rejected = encode_images(encoder, images, writer.add, batch_size)
@@ -62,7 +60,7 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
 
 @click.command(short_help="Latents to images.")
 @click.argument("latents", type=options.EXISTING_FILE)
-@click.option("-o", "--output", required=True, type=options.NEW_FOLDER, help="Folder to write the PNG files to.")
+@click.option("-o", "--output", required=True, type=options.NEW_FOLDER, help="Folder for the PNG files.")
 @options.network_options
 @options.steps
 @options.seed

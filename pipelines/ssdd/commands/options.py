@@ -37,11 +37,7 @@ model = click.option(
 )
 held = click.argument("file", metavar="FILE", callback=_found_model)
 batch_size = click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=16,
-    show_default=True,
-    help="Number of images of equal size in one batch.",
+    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images of equal size per batch."
 )
 steps = click.option(
     "--steps",

@@ -9,7 +9,7 @@ from ssdd.commands import options
 
 @click.command(short_help="A folder of images through encoder and decoder.")
 @click.argument("folder", type=options.EXISTING_FOLDER)
-@click.option("-o", "--output", required=True, type=options.NEW_FOLDER, help="Folder to write the PNG files to.")
+@click.option("-o", "--output", required=True, type=options.NEW_FOLDER, help="Folder for the PNG files.")
 @options.network_options
 @options.steps
 @options.seed

@@ -10,11 +10,9 @@ from ssdd.commands import options
 
 @click.command("z-stats", short_help="Mean and standard deviation of latents.")
 @click.argument("images", nargs=-1, required=True, type=options.EXISTING)
-@click.option("-o", "--output", required=True, type=options.NEW_FILE, help="File to write the statistics to (JSON).")
+@click.option("-o", "--output", required=True, type=options.NEW_FILE, help="File for the statistics (JSON).")
 @options.model
-@click.option(
-    "--im-size", type=click.IntRange(1), default=256, show_default=True, help="Side of the square images in pixels."
-)
+@click.option("--im-size", type=click.IntRange(1), default=256, show_default=True, help="Side of the images in pixels.")
 @click.option("--limit", type=click.IntRange(1), help="Use at most this many images, a fixed random choice.")
 @options.batch_size
 @options.device
