@@ -7,8 +7,8 @@ Code of this project imports from the modules themselves: the lineage then follo
 from importlib import import_module
 from typing import Any
 
-# Loading everything at once would cost 5 s for torch, even where only the name of a source is checked. Full names,
-# because the lineage follows such strings.
+# Loading everything at once would cost 5 s for torch, even to list the files of a folder. The modules have their full
+# names, because the lineage follows such strings to the code that a node uses.
 _MODULES = {
     "TRAIN": "ssdd.data.source",
     "VALIDATION": "ssdd.data.source",

@@ -55,7 +55,7 @@ class CheckpointDataset(FileDataset):
 def read_header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
     """Returns the metadata of a safetensors file and the shape of each tensor; no tensor is read.
 
-    safetensors itself checks that the tensors fill the file without gap or overlap, as their shapes and types say.
+    safetensors itself checks that the tensors fill the file without gap or overlap, as their shapes and types require.
 
     Raises:
         ValueError: the file is no safetensors file, or it was cut or altered.
@@ -68,7 +68,7 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
             return file.metadata() or {}, {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"expected a whole safetensors file, got {path} ({error}): it was cut or altered, so make it again"
+            f"expected a safetensors file, got {path} ({error}): it is of another kind, cut or altered; make it again"
         ) from None
 
 

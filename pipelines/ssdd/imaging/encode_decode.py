@@ -165,7 +165,7 @@ def reconstruct_folder(
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
-    """Writes a table of path, reason, detail; without rejections it has no row, which replaces an earlier list."""
+    """Writes a table of path, reason, detail, even an empty one: an earlier list must not remain."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(["path", "reason", "detail"])
