@@ -187,7 +187,7 @@ class DataParameters(Frozen):
 
 
 class PrepareParameters(Frozen):
-    """Which images are used: see `ssdd.data.prepare`."""
+    """Which images are used: see `ssdd.data.image_index.index_images`."""
 
     limit: int | None = Field(default=None, ge=1, description="images per split; for a dry run")
     min_side: int = Field(default=16, ge=1)

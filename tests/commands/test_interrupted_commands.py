@@ -16,7 +16,7 @@ DRIVER = '''
 import itertools, json, os, sys, time
 
 import torch
-import ssdd.data, ssdd.imaging.folders, ssdd.imaging.latent_files
+import ssdd.data, ssdd.imaging.encode_decode, ssdd.imaging.latent_files
 import ssdd.imaging.picture_files, ssdd.evaluation.latent_statistics
 from ssdd.commands.group import cli
 from ssdd_decoder import Decoder

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ssdd.data import decode_image
 from ssdd.imaging.canvas import batches, pad, padded_side
-from ssdd.imaging.folders import reconstruct_folder
-from ssdd.imaging.picture_files import find, output_names
+from ssdd.imaging.encode_decode import reconstruct_folder
+from ssdd.imaging.picture_files import find_images, output_names
 
 
 def pixels(file):
@@ -135,8 +135,8 @@ def test_two_places_may_not_name_two_images_alike(small, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="different names"):
-        find([small, tmp_path / "other/a.png"])
-    found, _ = find([small / "b", small / "a.png"])
+        find_images([small, tmp_path / "other/a.png"])
+    found, _ = find_images([small / "b", small / "a.png"])
     assert [item.name for item in found] == ["c.png", "a.png"]
 
 

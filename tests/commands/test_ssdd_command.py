@@ -18,6 +18,7 @@ from ssdd import SSDD
 from ssdd.commands.group import cli
 from ssdd.data import EvalTransform
 from ssdd.imaging.canvas import pad, to_images
+from ssdd.imaging.latent_files import read_header
 from ssdd_encoder import Encoder, LatentStatistics
 
 COMMANDS = ("encode", "decode", "reconstruct", "info", "lineage", "compare", "z-stats")
@@ -238,6 +239,18 @@ def test_info_tells_what_a_file_holds(ssdd, small, tmp_path, checkpoint):
     ssdd("encode", small, "-o", tmp_path / "z.safetensors", "--model", checkpoint)
     text = " ".join(ssdd("info", tmp_path / "z.safetensors")[1].split())
     assert "latents of 3 images, f4c4" in text
+
+
+def test_only_files_of_latents_have_their_header(ssdd, small, tmp_path, checkpoint):
+    latents = tmp_path / "z.safetensors"
+    ssdd("encode", small, "-o", latents, "--model", checkpoint)
+    assert set(read_header(latents).sizes) == {"a.png", "b/c.png", "d.png"}
+    assert read_header(checkpoint) is None
+    (tmp_path / "cut").write_bytes(latents.read_bytes()[:-1])
+    (tmp_path / "text").write_text("text")
+    assert read_header(tmp_path / "cut") is read_header(tmp_path / "text") is None
+    with pytest.raises(OSError, match="No such file"):
+        read_header(tmp_path / "missing")
 
 
 def test_info_finds_a_damaged_checkpoint(one_line, ssdd, tmp_path, checkpoint):

@@ -17,15 +17,15 @@ from ssdd.data import (
     StepSampler,
     TrainTransform,
     close_loader,
+    index_images,
     make_loader,
-    prepare,
 )
 
 
 @pytest.fixture
 def training_set(image_folder):
     source = ImageFolder(image_folder)
-    index = prepare(source, progress=False, held_out=0).index
+    index = index_images(source, progress=False, held_out=0).index
     return ImageDataset(index, source, TrainTransform(im_size=16, aug_scale=1.5, seed=5))
 
 
@@ -135,7 +135,7 @@ def test_missing_rows_and_misfitting_samplers(training_set):
 
 def test_dataset_takes_one_split_and_a_limit(image_folder):
     source = ImageFolder(image_folder)
-    index = prepare(source, progress=False, held_out=0.3).index
+    index = index_images(source, progress=False, held_out=0.3).index
     transform = EvalTransform(im_size=8)
     sets = {split: ImageDataset(index, source, transform, split=split) for split in ("train", "validation")}
     paths = {split: {part.path(i) for i in range(len(part))} for split, part in sets.items()}
@@ -156,7 +156,9 @@ def test_evaluation_loader_covers_each_image_once_over_ranks(training_set):
 
 def test_embedded_sample_loads_through_workers():
     source = EmbeddedSample(train_images=24, validation_images=4, canvases=1)
-    dataset = ImageDataset(prepare(source, progress=False).index, source, TrainTransform(im_size=32), split="train")
+    dataset = ImageDataset(
+        index_images(source, progress=False).index, source, TrainTransform(im_size=32), split="train"
+    )
     assert same(two_epochs(dataset, 2), two_epochs(dataset, 0))
 
 
@@ -165,7 +167,7 @@ def test_memory_does_not_grow_with_the_images_read(tmp_path):
     for i in range(30):  # 30 x 3 MB decoded
         Image.fromarray(rng.integers(0, 256, (1000, 1000, 3), dtype=np.uint8)).save(tmp_path / f"{i}.bmp")
     source = ImageFolder(tmp_path)
-    index = prepare(source, progress=False, held_out=0).index
+    index = index_images(source, progress=False, held_out=0).index
     dataset = ImageDataset(index, source, EvalTransform(im_size=16))
 
     def resident() -> int:

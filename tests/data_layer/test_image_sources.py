@@ -2,8 +2,13 @@ import errno
 import io
 import os
 import pickle
+import re
+import subprocess
+import sys
 import tempfile
+import textwrap
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,12 +22,16 @@ from ssdd.data import (
     ImageNetFolder,
     Reason,
     decode_image,
+    index_images,
     open_source,
-    prepare,
 )
 from ssdd.data.dead_leaves import paint_dead_leaves
 from ssdd.data.decoding import read_image_file
 from ssdd.data.embedded_sample import HELD_OUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, canvas
+from ssdd.data.image_folders import search_folder
+from ssdd.data.image_sets import KINDS
+from ssdd.data.source import TRAIN, Listing, Source
+from ssdd.parameters import DataParameters
 
 
 def save(path: Path, side: int = 20) -> None:
@@ -31,7 +40,7 @@ def save(path: Path, side: int = 20) -> None:
 
 
 def rejections(source: ImageFolder) -> dict[str, str]:
-    table = prepare(source, max_rejected=1, progress=False).rejected
+    table = index_images(source, max_rejected=1, progress=False).rejected
     return dict(zip(table["path"], table["reason"], strict=True))
 
 
@@ -69,6 +78,20 @@ def test_folder_passes_over_hidden_and_other_files(tmp_path):
     assert listing.rejected == []
 
 
+def test_one_search_lists_images_and_other_files(tmp_path):
+    for name in ("a.png", "b/c.JPG", "b/notes.txt", "b/.hidden.txt", ".cache/d.txt", "readme", "x.png/inner.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / os.fsdecode(b"latin\xe9.txt")).touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "to_notes").symlink_to("b/notes.txt")
+    found = search_folder(tmp_path)
+    assert found.images == ["a.png", "x.png", "b/c.JPG"]
+    assert found.others == [os.fsdecode(b"latin\xe9.txt"), "readme", "to_notes", "b/notes.txt"]
+    assert [(bad.path, str(bad.reason)) for bad in found.rejected] == [("gone", "missing")]
+
+
 def test_odd_entries_are_rejected_with_a_reason(tmp_path):
     for i in range(3):
         save(tmp_path / f"{i}.png")
@@ -98,7 +121,7 @@ def test_odd_entries_are_rejected_with_a_reason(tmp_path):
         "pipe.png": "not a regular file",
         "latin\\udce9.png": "name is not Unicode",
     }
-    index = prepare(source, max_rejected=1, progress=False, held_out=0).index
+    index = index_images(source, max_rejected=1, progress=False, held_out=0).index
     assert list(index["path"]) == ["0.png", "1.png", "2.png", "real/in.png"]
 
 
@@ -181,7 +204,7 @@ def test_imagenet_layout(tmp_path):
         "train": ["train/n01/a.JPEG", "train/n02/b.JPEG"],
         "validation": ["val/c.JPEG"],
     }
-    assert list(prepare(source, progress=False).index["split"]) == ["train", "train", "validation"]
+    assert list(index_images(source, progress=False).index["split"]) == ["train", "train", "validation"]
     with pytest.raises(ValueError, match="'train' and 'val'"):
         ImageNetFolder(tmp_path / "train")
 
@@ -202,6 +225,30 @@ def test_imagenet_layout(tmp_path):
 def test_wrong_parameters_say_what_to_do(arguments, message):
     with pytest.raises(ValueError, match=message):
         open_source(**arguments)
+
+
+def test_parameters_and_sources_have_the_same_kinds():
+    assert set(get_args(DataParameters.model_fields["kind"].annotation)) == set(KINDS)
+
+
+def test_the_example_of_a_new_source_is_complete(monkeypatch):
+    code = textwrap.dedent(re.search(r"```python\n(.*?)```", Source.__doc__, re.DOTALL)[1])
+    names = {"Source": Source, "Listing": Listing, "TRAIN": TRAIN, "__name__": __name__}
+    exec(code, names)
+    monkeypatch.setitem(KINDS, "sample", names["Greys"])
+    index = index_images(open_source("sample"), progress=False, held_out=0.25).index
+    assert index["split"].value_counts().to_dict() == {"train": 192, "validation": 64}
+    assert set(zip(index["width"], index["height"], strict=True)) == {(64, 64)}
+    assert open_source("sample").open("200").getpixel((63, 63)) == (200, 200, 200)
+
+
+def test_finding_and_decoding_images_needs_no_torch(image_folder):
+    code = (
+        "import sys, ssdd.data.huggingface, ssdd.imaging.picture_files as files; from pathlib import Path;"
+        "found, _ = files.find_images([Path(sys.argv[1])]); assert len(list(files.read_images(found))) > 5;"
+        "assert not {'torch', 'pandas', 'datasets'} & set(sys.modules), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code, image_folder], check=True, timeout=120)
 
 
 def test_every_source_survives_pickling(image_folder):
@@ -269,9 +316,9 @@ def test_sample_is_a_pure_function_of_its_seed():
     assert first.listing().names == again.listing().names
     assert first.listing().names["train"] != other.listing().names["train"]
     canvas.cache_clear()
-    one = prepare(first, progress=False).index
+    one = index_images(first, progress=False).index
     canvas.cache_clear()
-    assert prepare(again, progress=False).index.equals(one)
+    assert index_images(again, progress=False).index.equals(one)
 
 
 @pytest.mark.parametrize("name", ["chelsea.png", "cat.png/y0x0s9", "chelsea.png/y0x0s999", "../x.png/y0x0s9", ""])
@@ -281,9 +328,6 @@ def test_sample_refuses_names_that_it_does_not_have(name):
 
 
 def test_sample_photographs_come_from_the_wheel_without_importing_its_downloader():
-    import subprocess
-    import sys
-
     code = (
         "import sys; from ssdd.data.embedded_sample import EmbeddedSample; EmbeddedSample().preload();"
         "assert not {'skimage', 'pooch', 'datasets', 'requests'} & set(sys.modules), sys.modules.keys()"
@@ -353,7 +397,7 @@ def test_hugging_face_folders(hugging_face, tmp_path, storage, column):
     for name, data in zip(listing.names["train"], buffers, strict=True):
         assert source.read(name) == data
         assert source.open(name).tobytes() == decode_image(data).tobytes()
-    index = prepare(source, progress=False, held_out=0).index
+    index = index_images(source, progress=False, held_out=0).index
     assert source.fingerprint() == source.fingerprint()
     assert (index["width"] == 40).all()  # the stored 60 x 40 shown upright
     assert pickle.loads(pickle.dumps(source)).read("train/00000003") == buffers[3]
@@ -383,7 +427,7 @@ def test_hugging_face_null_rows_and_broken_bytes_are_rejected(hugging_face, tmp_
     stored = [None, {"bytes": b"junk", "path": None}, {"bytes": buffers[0], "path": None}]
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_dict({"image": stored}, features=features).save_to_disk(tmp_path / "set")
-    result = prepare(HuggingFaceImages(tmp_path / "set"), max_rejected=1, progress=False)
+    result = index_images(HuggingFaceImages(tmp_path / "set"), max_rejected=1, progress=False)
     assert list(result.rejected["reason"]) == ["missing", "not an image"]
     assert list(result.index["path"]) == ["train/00000002"]
 

@@ -1,4 +1,4 @@
-"""Mutated files of five formats: each is indexed or rejected with a reason, and `prepare` goes on."""
+"""Mutated files of five formats: each is indexed or rejected with a reason, and `index_images` goes on."""
 
 import random
 from io import BytesIO
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssdd.data import EvalTransform, ImageDataset, ImageFolder, Reason, prepare
+from ssdd.data import EvalTransform, ImageDataset, ImageFolder, Reason, index_images
 
 FORMATS = {
     "png": [("PNG", {}), ("PNG", {"optimize": True})],
@@ -74,7 +74,7 @@ def build(root, count: int, rng: random.Random) -> None:
 def test_five_hundred_mutated_files(tmp_path, chance, tally):
     build(tmp_path, 500, chance)
     source = ImageFolder(tmp_path, max_pixels=1_000_000)
-    result = prepare(source, max_rejected=1, held_out=0, workers=2, progress=False)
+    result = index_images(source, max_rejected=1, held_out=0, workers=2, progress=False)
 
     names = {path.name for path in tmp_path.iterdir()}
     assert set(result.index["path"]) | set(result.rejected["path"]) == names
@@ -106,7 +106,7 @@ def test_random_bytes_behind_every_signature(tmp_path, chance, tally):
     for i in range(400):
         (tmp_path / f"{i}.png").write_bytes(chance.choice(starts) + chance.randbytes(chance.randrange(400)))
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "good.png")
-    result = prepare(ImageFolder(tmp_path, max_pixels=1_000_000), max_rejected=1, progress=False)
+    result = index_images(ImageFolder(tmp_path, max_pixels=1_000_000), max_rejected=1, progress=False)
     assert len(result.index) + len(result.rejected) == 401
     assert "good.png" in set(result.index["path"])
     tally("random bytes", tried=400, survived=400)

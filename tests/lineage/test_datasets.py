@@ -6,6 +6,8 @@ import io
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 
 import numpy
 import pandas
@@ -122,6 +124,47 @@ def test_a_failed_save_keeps_the_previous_file(tmp_path):
         TextDataset(filepath=str(path)).save(3)
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(TableDataset, "a.csv"), (TableDataset, "a.parquet"), (PlotlyDataset, "a"), (JSONDataset, "a")]
+)
+def test_an_error_names_the_entry_and_its_cause(tmp_path, kind, name):
+    dataset = kind(filepath=str(tmp_path / name))
+    with pytest.raises(DatasetError, match=name) as saving:
+        dataset.save(object())
+    (tmp_path / name).write_bytes(b"\xff\xfe{")
+    with pytest.raises(DatasetError, match=name) as loading:
+        dataset.load()
+    for caught in (saving, loading):
+        assert "partial" not in str(caught.value)  # the temporary file
+        assert "kedro_datasets" not in str(caught.value)
+        assert not isinstance(caught.value.__cause__, DatasetError)
+
+
+def test_files_are_the_same_bytes_whatever_encoding_the_machine_prefers(tmp_path):
+    code = (
+        "import sys, pandas; from ssdd.datasets import *; T = pandas.DataFrame({'name': ['\\xe9']}, index=[7]);"
+        "TableDataset(filepath='a.csv').save(T); TextDataset(filepath='a.txt').save('\\xe9');"
+        "JSONDataset(filepath='a.json').save({'a': ['\\xe9', 1e-17]});"
+        "assert TableDataset(filepath='a.csv').load()['name'].tolist() == ['\\xe9'];"
+        "assert TextDataset(filepath='a.txt').load() == '\\xe9';"
+        "assert JSONDataset(filepath='a.json').load()['a'][0] == '\\xe9'"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    assert (tmp_path / "a.csv").read_bytes() == "name\né\n".encode()
+    assert (tmp_path / "a.txt").read_bytes() == "é".encode()
+    assert (tmp_path / "a.json").read_bytes() == '{\n  "a": [\n    "é",\n    1e-17\n  ]\n}\n'.encode()
+
+
+def test_catalog_entries_are_made_without_the_libraries_of_their_formats(tmp_path):
+    code = (
+        "import sys; from ssdd.datasets import *;"
+        "[kind(filepath='a.csv') for kind in (TableDataset, JSONDataset, TextDataset, PlotlyDataset, PNGDataset)];"
+        "assert not {'pandas', 'numpy', 'plotly', 'fsspec', 'torch', 'PIL'} & set(sys.modules), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def test_previews_are_announced_to_kedro_viz():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssdd import SSDD
-from ssdd.data import EvalTransform, ImageDataset, open_source, prepare
+from ssdd.data import EvalTransform, ImageDataset, index_images, open_source
 from ssdd.evaluation.final import evaluate
 from ssdd.evaluation.reference_statistics import write_references
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
@@ -23,7 +23,7 @@ ROUNDED = ("frechet_random_conv",)  # float64 sums, in another order
 @pytest.fixture(scope="module")
 def images():
     source = open_source("sample", train_images=4, validation_images=IMAGES, canvases=1)
-    index = prepare(source, progress=False).index
+    index = index_images(source, progress=False).index
     return ImageDataset(index, source, EvalTransform(im_size=32), split="validation")
 
 

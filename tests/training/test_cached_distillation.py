@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ssdd.data import EvalTransform, ImageDataset, TrainTransform, open_source, prepare
+from ssdd.data import EvalTransform, ImageDataset, TrainTransform, index_images, open_source
 from ssdd.parameters import (
     DistillConfig,
     EmaConfig,
@@ -34,7 +34,7 @@ TRAIN = TrainConfig(
 def test_cached_targets_teach_as_well_as_a_live_teacher(tmp_path):
     """The quickstart's networks and photographs, held-out ones for the figures; smaller and shorter."""
     source = open_source("sample", train_images=384, validation_images=32)
-    index = prepare(source, progress=False).index
+    index = index_images(source, progress=False).index
     images = ImageDataset(index, source, TrainTransform(im_size=32), split="train")
     first = TrainingJob(
         kind="autoencoder",

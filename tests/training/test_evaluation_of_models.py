@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from ssdd import SSDD
-from ssdd.data import EvalTransform, ImageDataset, ImageFolder, open_source, prepare
+from ssdd.data import EvalTransform, ImageDataset, ImageFolder, index_images, open_source
 from ssdd.evaluation.final import evaluate
 from ssdd.evaluation.latent_statistics import latent_statistics
 from ssdd.evaluation.passes import batches, reconstruct
@@ -35,7 +35,7 @@ PARAMETERS = EvaluateParameters(im_size=32, batch_size=3, metrics=METRICS, shown
 
 @pytest.fixture(scope="module")
 def index():
-    return prepare(open_source("sample", train_images=4, validation_images=7, canvases=1), progress=False).index
+    return index_images(open_source("sample", train_images=4, validation_images=7, canvases=1), progress=False).index
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_the_protocol_names_images_by_content_not_by_place(index, images, tmp_pa
         for name, path in zip(names, index["path"][:3], strict=True):
             images.source.open(path).save(tmp_path / folder / f"{name}.png")
     tables = {
-        name: prepare(ImageFolder(tmp_path / name), held_out=0, progress=False).index for name in ("here", "there")
+        name: index_images(ImageFolder(tmp_path / name), held_out=0, progress=False).index for name in ("here", "there")
     }
     here, there = (
         ImageDataset(table.sample(frac=1, random_state=1), ImageFolder(tmp_path / name), EvalTransform(im_size=32))

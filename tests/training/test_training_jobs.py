@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ssdd import SSDD
-from ssdd.data import EvalTransform, ImageDataset, TrainTransform, open_source, prepare
+from ssdd.data import EvalTransform, ImageDataset, TrainTransform, index_images, open_source
 from ssdd.parameters import (
     DistillConfig,
     EmaConfig,
@@ -55,7 +55,7 @@ TRAIN = TrainConfig(
 @pytest.fixture(scope="module")
 def images():
     source = open_source("sample", train_images=16, validation_images=4, canvases=1)
-    index = prepare(source, progress=False).index
+    index = index_images(source, progress=False).index
     train = ImageDataset(index, source, TrainTransform(im_size=16), split="train")
     return train, ImageDataset(index, source, EvalTransform(im_size=16), split="validation")
 
@@ -240,7 +240,7 @@ class NotANumber(ImageDataset):
 
 def test_a_failed_job_fails_again_from_its_file(job, tmp_path):
     source = open_source("sample", train_images=8, validation_images=4, canvases=1)
-    train = NotANumber(prepare(source, progress=False).index, source, TrainTransform(im_size=16), split="train")
+    train = NotANumber(index_images(source, progress=False).index, source, TrainTransform(im_size=16), split="train")
     failing = job("autoencoder", "failing", images=train, encoder=ENCODER, decoder=DECODER)
     with pytest.raises(NotFiniteError, match="is not finite") as failure:
         run_job(failing)

@@ -3,6 +3,7 @@
 
 def main() -> None:
     """Runs `ssdd`; see `ssdd --help`."""
+    # `pip install ssdd` brings the networks alone; without this, the command would end in a traceback.
     try:
         import click  # noqa: F401
         import rich  # noqa: F401

@@ -1,4 +1,4 @@
-"""`ssdd compare`: two tables of per-image values, image by image."""
+"""`ssdd compare`: paired differences of two tables of per-image values."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +16,17 @@ NOT_METRICS = ("model", "steps", "path")
 @click.command(short_help="Paired differences of two evaluations.")
 @click.argument("a", type=options.EXISTING_FILE)
 @click.argument("b", type=options.EXISTING_FILE)
-@click.option("--metrics", metavar="NAME,...", help="Columns to compare; by default all that both tables have.")
-@click.option("--model-a", help="Rows of A to take, by their column `model`.")
-@click.option("--model-b", help="The same for B.")
-@click.option("--steps-a", type=int, help="Rows of A to take, by their column `steps`.")
-@click.option("--steps-b", type=int, help="The same for B.")
+@click.option("--metrics", metavar="NAME,...", help="Columns to compare; by default all metrics in both tables.")
+@click.option("--model-a", help="Use only the rows of A with this value in the column `model`.")
+@click.option("--model-b", help="Use only the rows of B with this value in the column `model`.")
+@click.option("--steps-a", type=int, help="Use only the rows of A with this value in the column `steps`.")
+@click.option("--steps-b", type=int, help="Use only the rows of B with this value in the column `steps`.")
 @click.option(
     "--confidence",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
-    help="Inside the intervals.",
+    help="Confidence level of the intervals.",
 )
 def compare(
     a: Path,
@@ -38,13 +38,13 @@ def compare(
     steps_b: int | None,
     confidence: float,
 ) -> None:
-    """Compare two tables of per-image values, A and B (Parquet or CSV), made by the evaluation of the same images.
+    """Compare two tables of per-image values, A and B (Parquet or CSV), from evaluations on the same images.
 
-    Shows the mean of each, the mean of the paired differences B - A, and its bootstrap confidence interval over images.
-    An interval without zero says that another draw of images would show a difference of the same sign; it says nothing
-    of another training seed.
+    The command prints the mean of each table, the mean of the paired differences B - A, and its bootstrap confidence
+    interval over images. If the interval excludes zero, other images would probably show a difference of the same sign.
+    It does not cover the variation between training seeds.
 
-    A table with several models or numbers of steps needs a choice:
+    If a table holds several models or numbers of steps, choose one:
 
     \b
     ssdd compare teacher.parquet student.parquet --steps-a 8 --steps-b 1
@@ -75,7 +75,7 @@ def _read(file: Path) -> "pandas.DataFrame":
 def _choose(
     table: "pandas.DataFrame", file: Path, side: str, model: str | None, steps: int | None
 ) -> "tuple[pandas.DataFrame, str]":
-    """Takes the rows of one evaluation, and names it."""
+    """Returns the rows of one evaluation, and a name for it."""
     for column, value in (("model", model), ("steps", steps)):
         if value is None:
             continue
@@ -93,12 +93,15 @@ def _choose(
 
 def _name(kind: dict[str, Any]) -> str:
     model, steps = kind.get("model"), kind.get("steps")
-    said = "" if steps is None else f"{steps} step{'' if steps == 1 else 's'}"
-    return f"{model} {said}".strip() if model is not None else said
+    text = "" if steps is None else f"{steps} step{'' if steps == 1 else 's'}"
+    return f"{model} {text}".strip() if model is not None else text
 
 
 def _check_paths(a: "pandas.DataFrame", b: "pandas.DataFrame") -> None:
-    """Refuses tables that number different images alike."""
+    """Refuses tables in which one number stands for two different images.
+
+    Rows are paired by the image's number. Two sets of equal size would pair without an error, and mean nothing.
+    """
     if not {"image", "path"} <= set(a) or not {"image", "path"} <= set(b):
         return
     both = a[["image", "path"]].merge(b[["image", "path"]], on="image", suffixes=("_a", "_b"))

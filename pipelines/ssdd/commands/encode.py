@@ -1,4 +1,4 @@
-"""`ssdd encode`: images to latents; `ssdd decode`: latents to images."""
+"""`ssdd encode` turns images into latents, `ssdd decode` latents into images."""
 
 import tempfile
 from pathlib import Path
@@ -10,24 +10,26 @@ from ssdd.commands import options
 
 @click.command(short_help="Images to latents.")
 @click.argument("images", nargs=-1, required=True, type=options.EXISTING)
-@click.option("-o", "--output", required=True, type=options.NEW_FILE, help="Latents, as safetensors.")
+@click.option("-o", "--output", required=True, type=options.NEW_FILE, help="File for the latents (safetensors).")
 @options.network_options
 def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, device: str, precision: str) -> None:
     """Encode IMAGES, files or folders, to one safetensors file.
 
-    It holds a latent (C, h, w) per image, called by the image's name relative to its folder, and in its header the
-    sizes of the images, the encoder's configuration and its file's hash. Sides are padded to multiples of the
-    down-scale factor; memory does not grow with the number of images. Files that cannot be read are skipped and named;
-    the command fails only if all are.
+    The file holds one latent (C, h, w) per image, under the image's name relative to its folder. Its header holds the
+    sizes of the images, the encoder's configuration and the hash of the encoder's file. Sides are padded to multiples
+    of the down-scale factor; memory does not grow with the number of images. Unreadable files are skipped and listed on
+    the screen; the command fails only if no file can be read.
 
     \b
     ssdd encode photos/ -o latents.safetensors --model distilled.safetensors
     """
+    from dataclasses import asdict
+
     import torch
 
     from ssdd import __version__
     from ssdd.files import sha256_file
-    from ssdd.imaging.folders import encode_images
+    from ssdd.imaging.encode_decode import encode_images
     from ssdd.imaging.latent_files import LatentHeader, LatentWriter
     from ssdd.processes import choose_device
     from ssdd_encoder import Encoder
@@ -36,6 +38,7 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     file = options.encoder_file(model)
     encoder = Encoder.from_pretrained(file).to(choose_device(device), getattr(torch, precision))
     output.parent.mkdir(parents=True, exist_ok=True)
+    # Next to the output: /tmp is often small or in memory, and the latents of many images are large.
     with tempfile.TemporaryFile(dir=output.parent) as spool:
         writer = LatentWriter(spool)
         rejected = encode_images(encoder, images, writer.add, batch_size)
@@ -47,7 +50,7 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
             latent_channels=encoder.config.latent_channels,
             sizes=writer.sizes,
             model={"file": file.name, "sha256": sha256_file(file)},
-            encoder=_plain(encoder.config),
+            encoder=asdict(encoder.config),
             precision=precision,
             version=__version__,
         )
@@ -64,17 +67,17 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
 def decode(
     latents: Path, output: Path, model: str, batch_size: int, device: str, precision: str, steps: int, seed: int
 ) -> None:
-    """Decode LATENTS, a file of `ssdd encode`, to PNG files.
+    """Decode LATENTS, a file written by `ssdd encode`, to PNG files.
 
-    Names and sizes are those of the images that were encoded. The noise of each image depends on the seed and its name
-    alone, so the result does not change with the batch size or with what else is in the file.
+    The results have the names and sizes of the encoded images. The noise of each image depends only on the seed and the
+    image's name, so a result depends neither on the batch size nor on the other images in the file.
 
     \b
     ssdd decode latents.safetensors -o decoded/ --model distilled.safetensors --steps 1
     """
     import torch
 
-    from ssdd.imaging.folders import decode_latents
+    from ssdd.imaging.encode_decode import decode_latents
     from ssdd.imaging.latent_files import StoredLatents, check_fits
     from ssdd.processes import choose_device
     from ssdd_decoder import Decoder
@@ -85,9 +88,3 @@ def decode(
     decoder.to(choose_device(device), getattr(torch, precision))
     written = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size)
     click.echo(f"{output}: {options.count(len(written))}")
-
-
-def _plain(config: object) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(config)  # type: ignore[call-overload]

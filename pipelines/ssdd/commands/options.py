@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean."""
+"""Options and messages that several commands share."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-
     from ssdd.data.source import Rejection
 
-SHOWN = 20  # rejected files that are named on the screen
+SHOWN = 20  # rejected files on the screen; a folder of documents would scroll everything else away
 
 EXISTING = click.Path(exists=True, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -33,33 +32,33 @@ model = click.option(
     required=True,
     metavar="MODEL",
     callback=_found_model,
-    help="Checkpoint: a safetensors file, its folder, a hub id owner/name; or a run of the project you are in: RUN, "
-    "RUN@best, of the last stage that it has finished.",
+    help="Checkpoint: a safetensors file, its folder, or a hub id owner/name; or RUN or RUN@best, a run of the project "
+    "in the current folder (the model of its last finished stage).",
 )
 held = click.argument("file", metavar="FILE", callback=_found_model)
 batch_size = click.option(
-    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images of equal size at a time."
+    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images of equal size per batch."
 )
 steps = click.option(
     "--steps",
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="Steps of the sampler: 1 for a distilled model, about 8 for others.",
+    help="Steps of the sampler: 1 for a distilled model, about 8 for other models.",
 )
 seed = click.option(
     "--seed",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Of the noise; each image's own depends on it and on the image's name.",
+    help="Seed of the noise; the noise of each image also depends on the image's name.",
 )
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to compute; auto takes a GPU if there is one.",
+    help="Device of the computation; auto uses a GPU if there is one.",
 )
 precision = click.option(
     "--precision",
@@ -78,10 +77,10 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def encoder_file(source: str) -> Path:
-    """Finds the file of `--model` where an encoder is wanted; `sdvae` means SD-VAE's, from the hub.
+    """Finds the encoder's file of `--model`; `sdvae` stands for SD-VAE's on the hub.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such file.
     """
     from ssdd_encoder import sdvae, sources
 
@@ -89,7 +88,7 @@ def encoder_file(source: str) -> Path:
 
 
 def check_output(output: Path, images: tuple[Path, ...]) -> None:
-    """Refuses to write over an image that is to be read.
+    """Refuses an output that would overwrite an input image.
 
     Raises:
         ValueError: the output is one of the images.
@@ -99,11 +98,11 @@ def check_output(output: Path, images: tuple[Path, ...]) -> None:
 
 
 def report_rejected(rejected: "Sequence[Rejection]", rest: str = "") -> None:
-    """Names skipped files on the error stream, one line each.
+    """Prints skipped files on the error stream, one line each, at most `SHOWN`.
 
     Args:
         rejected: the files, with reasons.
-        rest: where those are listed that do not fit the screen.
+        rest: text on the place of the complete list.
     """
     for bad in rejected[:SHOWN]:
         click.echo(f"skipped {printable(bad.path)}: {bad.reason} ({printable(bad.detail)})", err=True)
@@ -112,10 +111,10 @@ def report_rejected(rejected: "Sequence[Rejection]", rest: str = "") -> None:
 
 
 def count(images: int) -> str:
-    """Returns a number of images in words."""
+    """Returns a number of images with its noun."""
     return f"{images} image{'' if images == 1 else 's'}"
 
 
 def printable(text: str) -> str:
-    """Returns a text without characters that would act on the terminal: file names may hold any."""
+    """Escapes characters that would act on the terminal, since a file name may contain any."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

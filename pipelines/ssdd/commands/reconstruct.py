@@ -16,13 +16,14 @@ from ssdd.commands import options
 def reconstruct(
     folder: Path, output: Path, model: str, batch_size: int, device: str, precision: str, steps: int, seed: int
 ) -> None:
-    """Reconstruct every image below FOLDER, as PNG of the same relative name and the same size.
+    """Reconstruct every image below FOLDER as a PNG file of the same relative name and the same size.
 
-    Sides are padded to multiples of the down-scale factor by mirroring, and cropped again. Images are turned upright;
-    transparency is laid on white. Two images that differ in their suffix alone keep it: a.jpg.png, a.webp.png.
+    Sides are padded to multiples of the down-scale factor by mirroring, and the result is cropped. Images are turned
+    upright; transparent parts become white. Two images whose names differ only in the suffix keep it: a.jpg.png,
+    a.webp.png.
 
-    Files that cannot be read are skipped, named, and listed with the reason in rejected.csv of the output folder; the
-    command fails only if all are. The noise of each image depends on the seed and its name alone.
+    Unreadable files are skipped and listed with the reason, on the screen and in rejected.csv of the output folder; the
+    command fails only if no file can be read. The noise of each image depends only on the seed and the image's name.
 
     \b
     ssdd reconstruct photos/ -o reconstructed/ --model distilled.safetensors --steps 1
@@ -30,7 +31,7 @@ def reconstruct(
     import torch
 
     from ssdd import SSDD
-    from ssdd.imaging.folders import REJECTED_FILE, reconstruct_folder
+    from ssdd.imaging.encode_decode import REJECTED_FILE, reconstruct_folder
     from ssdd.processes import choose_device
 
     network = SSDD.from_pretrained(model).to(choose_device(device), getattr(torch, precision))

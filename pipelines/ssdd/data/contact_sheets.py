@@ -1,4 +1,4 @@
-"""Several pictures on one sheet, for previews and reports."""
+"""Contact sheets: several pictures side by side, for previews and reports."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ from ssdd_metrics import to_uint8
 
 
 def to_picture(image: torch.Tensor) -> Image.Image:
-    """Returns an image tensor as a picture: clamped and rounded to 8 bits.
+    """Converts an image tensor to a picture, clamped and rounded to 8 bits.
 
     Args:
         image: (3, H, W) in [-1, 1].
     """
+    # The metrics' own rounding: a picture on a sheet shows the very levels that were measured.
     levels = to_uint8(image.detach().float().add(1).div(2).clamp(0, 1))
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
@@ -26,13 +27,13 @@ def contact_sheet(
     columns: int | None = None,
     gap: int = 2,
 ) -> Image.Image:
-    """Returns pictures side by side, row by row, on white; cells have the size of the largest.
+    """Pastes pictures on a white sheet, row by row; every cell has the size of the largest picture.
 
     Args:
         images: (B, 3, H, W) in [-1, 1], or a list of RGB pictures, (H, W, 3) uint8 arrays or (3, H, W)
             tensors.
-        columns: pictures per row; as square as possible if not given.
-        gap: white pixels between them.
+        columns: pictures per row; by default the sheet is as square as possible.
+        gap: white pixels between the cells.
 
     Raises:
         ValueError: there is no image, or `columns` is below 1.

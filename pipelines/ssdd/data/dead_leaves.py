@@ -1,24 +1,25 @@
 """Dead leaves: overlapping shapes whose sizes follow a power law, an old model of natural images.
 
-Density of radii p(r) ~ r^-3 makes the picture scale invariant, as photographs nearly are (Lee, Mumford and
-Huang, "Occlusion models for natural images", 2001). Anyone can paint them, so they carry no licence.
+With radii of density p(r) ~ r^-3 the picture is scale invariant, as photographs nearly are (Lee, Mumford and Huang,
+"Occlusion models for natural images", 2001). The pictures are computed, so no licence restricts their use.
 """
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-_SUPERSAMPLE = 2
-_COVERAGES = 12.0  # summed area of the circles around all shapes, in canvases; little background is left
+_SUPERSAMPLE = 2  # Pillow draws hard edges; painting twice as large and averaging makes them smooth
+_COVERAGES = 12.0  # total area of the circles around all shapes, in canvases; at 12 almost no background shows
 
 
 def paint_dead_leaves(seed: int, number: int, side: int = 512) -> Image.Image:
-    """Returns one RGB canvas, a pure function of its arguments.
+    """Paints one RGB canvas, a pure function of its arguments.
 
     Args:
         seed: non-negative seed of the whole set.
-        number: of the canvas within the set; it also sets the smallest radius, 3 to 8 pixels in turn.
-        side: pixels.
+        number: index of the canvas within the set; it also sets the smallest radius, 3 to 8 pixels in turn.
+        side: width and height, pixels.
     """
+    # The first word (3) keeps this stream apart from the project's other streams with the same seed.
     rng = np.random.Generator(np.random.PCG64([3, seed, number]))
     r_min, r_max = 3.0 + number % 6, side / 3
     count = int(_COVERAGES * side**2 / _mean_area(r_min, r_max))
@@ -26,7 +27,7 @@ def paint_dead_leaves(seed: int, number: int, side: int = 512) -> Image.Image:
     centre = rng.uniform(-0.1, 1.1, (count, 2)) * side * _SUPERSAMPLE
     stretch = rng.uniform(0.6, 1.0, count)
     angle = rng.uniform(0, np.pi, count)
-    corners = rng.choice([3, 4, 5, 32, 32, 32], count)  # half of the shapes are round
+    corners = rng.choice([3, 4, 5, 32, 32, 32], count)  # with 32 corners a shape is round: half of them are
     palette = _desaturated_palette(rng, 32)
     colour = np.clip(palette[rng.integers(0, 32, count)] + rng.normal(0, 4, (count, 3)), 0, 255).astype(np.uint8)
 
@@ -39,7 +40,7 @@ def paint_dead_leaves(seed: int, number: int, side: int = 512) -> Image.Image:
 
 
 def _radii(u: np.ndarray, r_min: float, r_max: float) -> np.ndarray:
-    """Returns radii with density ~ r^-3 on [r_min, r_max], for u uniform in [0, 1)."""
+    """Returns radii with density ~ r^-3 on [r_min, r_max], for u uniform in [0, 1): the inverse of the distribution."""
     return (r_min**-2 - u * (r_min**-2 - r_max**-2)) ** -0.5
 
 
@@ -49,14 +50,17 @@ def _mean_area(r_min: float, r_max: float) -> float:
 
 
 def _desaturated_palette(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Returns (size, 3) colours in [0, 255]: grays of any brightness, a common tint, a little chroma."""
+    """Returns (size, 3) colours in [0, 255]: grays of any brightness, a common tint, a little chroma.
+
+    Photographs are mostly gray; a decoder trained on saturated colours would learn the wrong statistics.
+    """
     gray = rng.uniform(20, 235, (size, 1))
     tint = rng.normal(0, 7, 3)
     return np.clip(gray + tint + rng.normal(0, 11, (size, 3)), 0, 255)
 
 
 def _polygon(corners: int, radius: float, stretch: float, angle: float) -> np.ndarray:
-    """Returns (corners, 2) points on an ellipse around the origin, turned by `angle`."""
+    """Returns (corners, 2) points on an ellipse around the origin, rotated by `angle` radians."""
     phi = 2 * np.pi * np.arange(corners) / corners
     x, y = radius * np.cos(phi), stretch * radius * np.sin(phi)
     return np.stack([x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=1)

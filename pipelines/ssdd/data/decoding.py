@@ -1,16 +1,14 @@
-"""From the bytes of one image file to 8-bit RGB as a viewer would show it, or a reason why not.
+"""Decoding of one image file to 8-bit RGB, as a viewer would show it, or a reason for its rejection.
 
-What becomes of each kind of file:
-
-* EXIF (or XMP) orientation is applied; a damaged EXIF block is taken as "upright".
-* palette, gray, gray + alpha, 1-bit, CMYK (also Adobe's inverted one), YCbCr and LAB images become RGB.
+* EXIF (or XMP) orientation is applied; an image with a damaged EXIF block counts as upright.
+* Palette, gray, gray + alpha, 1-bit, CMYK (also Adobe's inverted one), YCbCr and LAB images become RGB.
 * 16-bit gray and RGB are rounded to 8 bits (v / 257).
-* transparency (alpha channel, palette entry or key colour) is composited on WHITE.
-* of an animation or a multi-page file the first frame is used.
-* embedded colour profiles are not applied.
+* Transparency (alpha channel, palette entry or key colour) is composited on WHITE.
+* The first frame of an animation or of a multi-page file is used.
+* Embedded colour profiles are not applied.
 
-Nothing is guessed: float and 32-bit integer pixels, whose range nobody states, are refused, and so is a file
-that ends early, even by the bytes after the last pixel.
+Nothing is guessed. Float and 32-bit integer pixels are refused, since no file states their range. A file that ends
+early is refused too, even if only bytes after the last pixel are missing.
 """
 
 import errno
@@ -27,10 +25,10 @@ MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before decoding (Pillow's own limit; 358 MB in memory)."""
 
 MAX_FILE_BYTES = 2**30
-"""Larger files are refused unread."""
+"""Larger files are refused before they are read: a sparse file of a terabyte costs nothing to make."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
-"""What is decoded. Pillow knows more, some of which run other programs (EPS) or have no signature."""
+"""The accepted formats. Pillow knows more, but some of them run other programs (EPS) or have no signature."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"\0\0\0\x0cjP")
 _EXIF_ORIENTATION = 0x0112
@@ -46,7 +44,7 @@ _TURN = {
 
 
 class Reason(StrEnum):
-    """Why a file is not in the index."""
+    """The reasons for which a file is not in the index."""
 
     UNREADABLE = "unreadable"
     TRUNCATED = "truncated"
@@ -66,11 +64,11 @@ class Reason(StrEnum):
 
 
 class BadImage(ValueError):
-    """An image that cannot be used, and why.
+    """An image that cannot be used.
 
     Args:
-        reason: one of the fixed reasons.
-        detail: what exactly was met, for a person to read.
+        reason: one of the fixed reasons, so that rejections can be counted.
+        detail: the exact finding, for a person to read.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -80,7 +78,7 @@ class BadImage(ValueError):
 
 
 def read_image_file(path: str | os.PathLike[str]) -> bytes:
-    """Returns the content of a regular file, never blocking on pipes or reading without bound.
+    """Returns the content of a regular file; a pipe never blocks it, and a huge file is not read.
 
     Args:
         path: the file; symbolic links are followed.
@@ -103,7 +101,7 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def os_error_reason(error: OSError) -> BadImage:
-    """Returns the rejection that an error of the file system stands for."""
+    """Translates an error of the file system to a rejection."""
     reasons = {
         errno.EACCES: Reason.PERMISSION,
         errno.EPERM: Reason.PERMISSION,
@@ -114,19 +112,19 @@ def os_error_reason(error: OSError) -> BadImage:
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Returns an encoded image as an upright RGB picture.
+    """Decodes an image to an upright RGB picture.
 
     Args:
         data: the whole file.
-        max_pixels: width x height above this are refused before any pixel is decoded (and above twice
-            `MAX_PIXELS` in any case).
+        max_pixels: images with a larger width x height are refused before any pixel is decoded. Pillow itself
+            refuses more than twice `MAX_PIXELS`.
 
     Raises:
-        BadImage: it cannot be decoded completely; see the module's text for what is accepted.
+        BadImage: the image cannot be decoded completely; the module's text says what is accepted.
     """
     if not data:
         raise BadImage(Reason.TRUNCATED, "the file is empty")
-    # Some libraries switch this on for the whole process; half a picture must never pass for a whole one.
+    # Some libraries set this to True for the whole process; then half a picture would pass for a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -139,18 +137,18 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             return _upright(_to_rgb(image), _orientation(image))
     except BadImage:
         raise
-    except Exception as error:  # Pillow's plugins raise nearly everything on hostile input
+    except Exception as error:  # on hostile input, Pillow's plugins raise almost any type
         raise _reason_of(error, data) from error
 
 
 def decoding_libraries() -> str:
-    """Names what turns files into pixels here: by the standard, two JPEG decoders may differ by a grey level."""
+    """Returns the names and versions of the decoders: the JPEG standard lets two of them differ by a grey level."""
     turbo = features.version("libjpeg_turbo")
     return f"Pillow {__version__}, " + (f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}")
 
 
 def _verify_checksums(data: bytes) -> None:
-    """Raises if a PNG's chunks fail their checksums or lack the end mark: loading looks at neither."""
+    """Raises if a PNG's chunks fail their checksums or lack the end mark; Pillow's `load` checks neither."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         image.verify()
 
@@ -158,6 +156,7 @@ def _verify_checksums(data: bytes) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"})
     if sixteen_bit:
+        # Pillow's own conversion clips at 255: nearly every 16-bit picture would come out white.
         wide = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "LAB":
@@ -176,7 +175,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # a damaged EXIF block raises whatever its parser trips over; the pixels are fine
+    except Exception:  # a damaged EXIF block can raise any type; the pixels are fine
         return 1
 
 
@@ -197,5 +196,5 @@ def _reason_of(error: Exception, data: bytes) -> BadImage:
 
 
 def _shorter_than_it_says(data: bytes) -> bool:
-    """Returns whether a RIFF file (WebP) lacks bytes: its decoder does not say what is wrong."""
+    """Returns whether a RIFF file (WebP) lacks bytes, which its decoder does not report."""
     return data[:4] == b"RIFF" and 8 + int.from_bytes(data[4:8], "little") > len(data)

@@ -1,8 +1,7 @@
 """The embedded sample: images that need no download.
 
-Crops of the colour photographs inside scikit-image's wheel, mixed half and half with crops of procedural dead
-leaves. Two photographs are held out whole: every validation image is a crop of them, and no training image
-is.
+Half of the training images are crops of the colour photographs inside scikit-image's wheel, half are crops of dead
+leaves. Two photographs are held out whole: all validation images are crops of these two, and no training image is.
 """
 
 import functools
@@ -31,22 +30,22 @@ HELD_OUT_PHOTOGRAPHS = ("astronaut.png", "coffee.png")
 
 _NAME = re.compile(r"(?P<canvas>[\w.-]+)/y(?P<top>\d+)x(?P<left>\d+)s(?P<side>\d+)")
 
-MOST_CROPS, MOST_CANVASES = 1_000_000, 1000  # names and canvases are held in memory
+MOST_CROPS, MOST_CANVASES = 1_000_000, 1000  # names and canvases stay in memory
 
 
 class EmbeddedSample(Source):
-    """Square crops of fixed places and sizes, drawn once from the seed; a name says which crop it is.
+    """Square crops, whose places and sizes are drawn once from the seed; each name states its crop.
 
-    Crop sides are spread evenly over octaves, so that the same object is met at several scales. The canvases
-    stay in memory (about 25 MB), shared by all sources of the process.
+    Crop sides are spread evenly over octaves, so that the same object appears at several scales. The canvases
+    stay in memory (about 25 MB); all sources of the process share them.
 
     Args:
-        train_images: number of training crops, half of photographs and half of dead leaves.
+        train_images: number of training crops, half from photographs and half from dead leaves.
         validation_images: number of crops of the two held-out photographs.
         crop_min: smallest side of a crop, pixels.
         crop_max: largest side; at most 300, the short side of the smallest photograph.
         canvases: number of dead-leaves canvases of 512 pixels.
-        seed: of places, sizes and leaves.
+        seed: seed of places, sizes and leaves.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -88,7 +87,8 @@ class EmbeddedSample(Source):
         return Listing(names={TRAIN: train, VALIDATION: self._crops(VALIDATION, [HELD_OUT_PHOTOGRAPHS])})
 
     def _crops(self, split: str, families: list[tuple[str, ...]]) -> list[str]:
-        """Returns the names of one split's crops; families share equally, canvases within them too."""
+        """Returns the names of one split's crops; families get equal shares, and so do the canvases of a family."""
+        # A stream per split: another number of training crops leaves the validation crops as they are.
         rng = np.random.Generator(np.random.PCG64([4, self.seed, list(self.counts).index(split)]))
         names = []
         for i in range(self.counts[split]):
@@ -100,6 +100,8 @@ class EmbeddedSample(Source):
             top, left = int(u_top * (height - side + 1)), int(u_left * (width - side + 1))
             names.append(f"{name}/y{top}x{left}s{side}")
         return names
+
+    # Crops are stored nowhere as files, so `open` and `examine` skip the encoding and decoding of `Source`.
 
     def read(self, path: str) -> bytes:
         """Returns the raw RGB pixels of one crop, row by row."""
@@ -131,7 +133,7 @@ class EmbeddedSample(Source):
         return ImageFacts(width=image.width, height=image.height, size=len(data), sha256=digest)
 
     def preload(self) -> None:
-        """Decodes the photographs and paints the canvases, about a second, once per process."""
+        """Decodes the photographs and paints the canvases: about a second, once per process."""
         for name in (*TRAIN_PHOTOGRAPHS, *HELD_OUT_PHOTOGRAPHS):
             canvas(name)
         for number in range(self.canvases):
@@ -140,7 +142,7 @@ class EmbeddedSample(Source):
 
 @functools.cache
 def canvas(name: str) -> Image.Image:
-    """Returns a whole photograph or canvas, kept for the life of the process; do not draw on it.
+    """Returns a whole photograph or canvas; it stays cached for the life of the process, so do not draw on it.
 
     Args:
         name: a photograph's file name, or `leaves-<seed>-<number>`.
@@ -157,7 +159,10 @@ def canvas(name: str) -> Image.Image:
 
 
 def _photograph_folder() -> Path:
-    """Returns the data folder of the installed scikit-image, found without importing it."""
+    """Returns the data folder of the installed scikit-image.
+
+    scikit-image is not imported: that takes a second, and its `data` module may start a downloader.
+    """
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise ValueError("the embedded sample needs scikit-image: pip install 'ssdd[demo]'")

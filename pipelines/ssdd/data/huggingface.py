@@ -1,4 +1,4 @@
-"""Hugging Face `datasets`: a local folder of Parquet or Arrow (also `save_to_disk`), or an id of the hub."""
+"""Images of Hugging Face `datasets`: a local folder of Parquet or Arrow (also `save_to_disk`), or a hub id."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -10,22 +10,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 VALIDATION_NAMES = ("validation", "valid", "val", "test")
-"""A data set's own split of the first of these names becomes `validation`."""
+"""The first of these names that a data set has among its splits becomes `validation`."""
 
 
 class HuggingFaceImages(Source):
-    """Rows of a map-style data set, memory-mapped; images are decoded by our own code, as everywhere.
+    """Rows of a map-style data set, memory-mapped.
 
-    Names are `<split>/<row>` with the data set's own split names.
+    Names are `<split>/<row>`, with the data set's own split names. Images are decoded by `decode_image` as in every
+    source: the library's decoder would neither turn an image upright nor explain a rejection.
 
     Args:
         location: a local folder, or an id on the hub (e.g. "owner/name").
-        column: of the images; found by itself where only one column holds images.
+        column: name of the column of images; needed only where several columns hold images.
         config: configuration ("subset") of a hub data set.
         max_pixels: larger pictures are refused as decompression bombs.
 
     Raises:
-        ValueError: nothing can be loaded from there, or the column is not clear.
+        ValueError: nothing can be loaded from there, or the column is ambiguous.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ def _load(location: str, config: str | None) -> "dict[str, Dataset]":
             loaded = datasets.load_from_disk(location)
         else:
             loaded = datasets.load_dataset(location)
-    except Exception as error:  # the library raises its own, OS, HTTP and Arrow errors alike
+    except Exception as error:  # the library lets its own, OS, HTTP and Arrow errors through
         raise ValueError(
             f"cannot load a data set from {location!r}: expected a local folder of Parquet or Arrow, or an "
             f"id on the Hugging Face hub and a network ({type(error).__name__}: {error})"
@@ -100,7 +101,7 @@ def _load(location: str, config: str | None) -> "dict[str, Dataset]":
 
 
 def _encoded_images(table: "Dataset", column: str | None, location: str) -> "Dataset":
-    """Returns the table with the one column `image` that yields {"bytes", "path"} or bytes, not decoded."""
+    """Returns the table with the one column `image`, whose values are {"bytes", "path"} or bytes, not decoded."""
     import datasets
 
     candidates = [name for name, feature in table.features.items() if _holds_images(feature)]
@@ -125,7 +126,7 @@ def _encoded_images(table: "Dataset", column: str | None, location: str) -> "Dat
 
 
 def _holds_images(feature: Any) -> bool:
-    """Returns whether a column's type is an image, or the structure that images are stored as."""
+    """Returns whether a column's type is an image, or the structure in which images are stored."""
     import datasets
 
     return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})

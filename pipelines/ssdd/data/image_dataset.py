@@ -1,4 +1,4 @@
-"""The map-style data set: rows of an index, opened and transformed one by one."""
+"""The map-style data set: it opens and transforms the rows of an index one by one."""
 
 import hashlib
 from typing import TypedDict
@@ -13,11 +13,11 @@ from ssdd.data.source import Source
 from ssdd.data.transforms import Transform
 
 Key = tuple[int, int]
-"""(epoch, index): which image, and which of its augmentations."""
+"""(epoch, index): the index selects an image, the epoch one of its augmentations."""
 
 
 class Example(TypedDict):
-    """One item; a loader's batch has the same keys: (B, 3, S, S), an int64 tensor (B,) and a list of B paths.
+    """One item. A loader's batch has the same keys: (B, 3, S, S), an int64 tensor (B,) and a list of B paths.
 
     Attributes:
         image: float32 (3, S, S) in [-1, 1].
@@ -31,17 +31,17 @@ class Example(TypedDict):
 
 
 class ImageDataset(Dataset[Example]):
-    """Images of an index; nothing but the index is held in memory.
+    """Images of an index; only names, sizes and one hash stay in memory.
 
     Args:
-        index: the table of `prepare`.
-        source: the source that the index was made of.
-        transform: see `transforms`.
+        index: the table of `index_images`.
+        source: the source that was indexed.
+        transform: turns a picture into a tensor, see `transforms`.
         split: `train`, `validation`, or None for all rows.
         limit: at most this many images, a fixed random choice.
 
     Attributes:
-        content: SHA-256 of which images these are, by what is stored of them; not of their names or order.
+        content: SHA-256 of the images' stored bytes; names and order do not count.
 
     Raises:
         ValueError: the index has no such row.
@@ -59,11 +59,12 @@ class ImageDataset(Dataset[Example]):
         rows = select(index, split, limit)
         self.source = source
         self.transform = transform
-        # Arrow's flat buffers: a list of Python strings would be copied page by page into every forked worker
+        # Arrow's flat buffers, since forked workers would copy a list of Python strings page by page: reading a string
+        # changes its reference count, and so its memory page
         self._paths = pa.array(rows["path"].tolist(), pa.string())
         self.content = hashlib.sha256("".join(sorted(rows["sha256"])).encode()).hexdigest()
         self._sizes = rows[["width", "height"]].to_numpy()
-        source.preload()
+        source.preload()  # before the loader forks, so that its workers share the memory
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -79,8 +80,8 @@ class ImageDataset(Dataset[Example]):
             key: (epoch, index), or an index alone for epoch 0.
 
         Raises:
-            ValueError: the image is gone, damaged, or of another size than the index says; the message names
-                it.
+            ValueError: the image is missing or damaged, or its size is not that of the index; the message names
+                the image.
             IndexError: there is no such row.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
@@ -90,12 +91,14 @@ class ImageDataset(Dataset[Example]):
         width, height = (int(side) for side in self._sizes[index])
         try:
             picture = self.source.open(path)
+            # A replaced file would train silently on another image than the lineage states. Its size is checked
+            # because that is free; hashing every file in every epoch would not be.
             if picture.size != (width, height):
                 raise ValueError(f"it has {picture.width} x {picture.height} pixels, the index says {width} x {height}")
             image = self.transform(picture, epoch, index)
         except Exception as error:
             raise ValueError(
-                f"cannot use image {path!r} of {self.source!r}: {error}. It was sound in `prepare`: "
+                f"cannot use image {path!r} of {self.source!r}: {error}. It was sound when it was indexed: "
                 "restore it, or prepare the images again"
             ) from error
         return Example(image=image, index=index, path=path)

@@ -1,6 +1,7 @@
-"""Images as files: one folder (flat, nested, or one sub-folder per class) or the ImageNet layout."""
+"""Image files: one folder (flat, nested, or one sub-folder per class) or the ImageNet layout."""
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ssdd.data.decoding import MAX_PIXELS, BadImage, Reason, os_error_reason, read_image_file
@@ -25,14 +26,14 @@ SUFFIXES = frozenset(
         ".avif",
     ]
 )
-"""A file is a candidate by its suffix (in any case); names that start with a dot are passed over."""
+"""The suffix, in any case, makes a file a candidate; opening every file to look would double the time."""
 
 
 class ImageFolder(Source):
-    """All image files below a folder; every one belongs to the split `train`.
+    """All image files below a folder; all belong to the split `train`.
 
-    Names are relative to the folder, with `/`, and sorted folder by folder, so that they and their order are
-    the same on another machine. Links are followed, but each real folder is searched once.
+    Names are relative to the folder, with `/`, and sorted folder by folder: the names and their order are the same on
+    another machine. Links are followed, but each real folder is searched once, so that a loop of links ends.
 
     Args:
         root: the folder.
@@ -54,8 +55,8 @@ class ImageFolder(Source):
 
     def listing(self) -> Listing:
         """Returns the names of all candidate files; only folders are read."""
-        names, rejected = search(self.root)
-        return Listing(names={TRAIN: names}, rejected=rejected)
+        found = search_folder(self.root)
+        return Listing(names={TRAIN: found.images}, rejected=found.rejected)
 
     def read(self, path: str) -> bytes:
         """Returns the bytes of one file.
@@ -64,16 +65,17 @@ class ImageFolder(Source):
             path: relative to the root.
 
         Raises:
-            BadImage: it cannot be read.
+            BadImage: the file cannot be read.
             ValueError: the name leads out of the root.
         """
+        # An index may come from somebody else: its paths must not open files outside the root.
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts:
             raise ValueError(f"expected a path inside {str(self.root)!r}, got {path!r}: prepare the index again")
         return read_image_file(self.root / parts)
 
     def version(self, path: str) -> str:
-        """Returns a file's size and time of change."""
+        """Returns a file's size and time of modification."""
         try:
             status = os.stat(self.root / path)
         except OSError:
@@ -108,25 +110,40 @@ class ImageNetFolder(ImageFolder):
         names: dict[str, list[str]] = {}
         rejected: list[Rejection] = []
         for split, folder in self.splits.items():
-            names[split], bad = search(self.root, folder)
-            rejected += bad
+            found = search_folder(self.root, folder)
+            names[split] = found.images
+            rejected += found.rejected
         return Listing(names=names, rejected=rejected)
 
 
-def search(root: Path, start: str = "") -> tuple[list[str], list[Rejection]]:
-    """Returns the candidate files below `root/start` in sorted order, and what cannot be searched.
+@dataclass
+class FolderContents:
+    """The findings of one search, in sorted order, folder by folder.
 
     Args:
-        root: names are relative to it.
+        images: paths of candidates, relative to the root.
+        others: paths of files without an image's suffix; names that start with a dot are not listed at all.
+        rejected: entries that cannot be used or searched.
+    """
+
+    images: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+def search_folder(root: Path, start: str = "") -> FolderContents:
+    """Searches `root/start` at any depth; only folders are read.
+
+    Args:
+        root: paths are relative to it.
         start: sub-folder to search, or "" for all.
 
     Raises:
         OSError: `root/start` itself cannot be searched.
     """
-    names: list[str] = []
-    rejected: list[Rejection] = []
+    found = FolderContents()
     seen: set[tuple[int, int]] = set()
-    pending = [start]
+    pending = [start]  # a stack and no recursion: a tree may be deeper than Python's stack
     while pending:
         folder = pending.pop()
         try:
@@ -135,44 +152,43 @@ def search(root: Path, start: str = "") -> tuple[list[str], list[Rejection]]:
                 raise BadImage(Reason.SEEN, "this folder is part of the search under another name")
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(root / folder) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
+                entries = sorted(scan, key=lambda entry: entry.name)  # disks list entries in any order
         except OSError as error:
-            if folder == start:  # nothing can be found without it
+            if folder == start:  # without the start there is nothing to search: no rejection, an error
                 raise
-            rejected.append(_rejection(folder, os_error_reason(error)))
+            found.rejected.append(Rejection.of(folder, os_error_reason(error)))
             continue
         except BadImage as bad:
-            rejected.append(_rejection(folder, bad))
+            found.rejected.append(Rejection.of(folder, bad))
             continue
         below: list[str] = []
         for entry in entries:
-            _sort_in(entry, folder, names, below, rejected)
+            _sort_in(entry, folder, found, below)
         pending += reversed(below)
-    return names, rejected
+    return found
 
 
-def _sort_in(
-    entry: os.DirEntry[str], folder: str, names: list[str], below: list[str], rejected: list[Rejection]
-) -> None:
-    """Puts one entry where it belongs: a candidate, a folder to search, a rejection, or nowhere."""
+def _sort_in(entry: os.DirEntry[str], folder: str, found: FolderContents, below: list[str]) -> None:
+    """Adds one entry to the findings, or to the folders to search next (`below`)."""
     if entry.name.startswith("."):
         return
     path = f"{folder}/{entry.name}" if folder else entry.name
     looks_like_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
     try:
-        if not _is_unicode(entry.name):
-            if looks_like_image or entry.is_dir():
-                raise BadImage(Reason.NAME, "rename it: an index keeps names as UTF-8")
-        elif looks_like_image:
-            names.append(path)  # a folder named x.png too: reading it tells the reason
+        if (looks_like_image or entry.is_dir()) and not _is_unicode(entry.name):
+            raise BadImage(Reason.NAME, "rename it: an index keeps names as UTF-8")
+        if looks_like_image:
+            found.images.append(path)  # a folder named x.png too: reading it gives the reason
         elif entry.is_dir():
             below.append(path)
+        elif entry.is_file():
+            found.others.append(path)
         elif entry.is_symlink():
-            os.stat(entry.path)  # a loop of links, or one that leads nowhere, may have been a folder
+            os.stat(entry.path)  # raises: a loop of links, or a link to nowhere, may have been meant as a folder
     except OSError as error:
-        rejected.append(_rejection(path, os_error_reason(error)))
+        found.rejected.append(Rejection.of(path, os_error_reason(error)))
     except BadImage as bad:
-        rejected.append(_rejection(path, bad))
+        found.rejected.append(Rejection.of(path, bad))
 
 
 def _is_unicode(name: str) -> bool:
@@ -181,8 +197,3 @@ def _is_unicode(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _rejection(path: str, bad: BadImage) -> Rejection:
-    printable = path.encode("utf-8", "backslashreplace").decode("utf-8")
-    return Rejection(path=printable, reason=bad.reason, detail=bad.detail)

@@ -1,4 +1,4 @@
-"""One pass over a source: which images there are, what they are, and which files are not used and why."""
+"""The index of a source: one pass lists its images with their facts, and the rejected files with reasons."""
 
 import logging
 import warnings
@@ -17,27 +17,27 @@ from ssdd.progress import bar
 INDEX_COLUMNS = ("path", "split", "width", "height", "bytes", "sha256")
 REJECTED_COLUMNS = ("path", "reason", "detail")
 MAX_ASPECT = 32
-"""Longer pictures are refused: resizing the short side would blow the long one up without bound."""
+"""Longer pictures are refused: with the short side resized to a fixed size, the long one would have no bound."""
 
-_CHUNK = 512  # names in flight; bounds the memory of the pass
+_CHUNK = 512  # names submitted to the threads at a time; bounds the memory of the pass
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What `prepare` found.
+class IndexedImages:
+    """The findings of `index_images`.
 
     Args:
         index: a row per usable image: path (relative to the source), split (`train` or `validation`), width
             and height in pixels (upright), bytes, sha256 (of the stored bytes).
-        rejected: a row per file that is not used: path, reason, detail.
+        rejected: a row per unusable file: path, reason, detail.
     """
 
     index: pd.DataFrame
     rejected: pd.DataFrame
 
 
-def prepare(
+def index_images(
     source: Source,
     *,
     limit: int | None = None,
@@ -46,19 +46,19 @@ def prepare(
     max_rejected: float = 0.05,
     workers: int = 0,
     progress: bool = True,
-) -> Prepared:
+) -> IndexedImages:
     """Reads and decodes every image of a source once.
 
     The result depends on the images and their names alone: not on the machine, the folder's place, or
     `workers`.
 
     Args:
-        source: where the images are.
+        source: the images.
         limit: at most this many images per split, a fixed random choice in the source's order (a smaller
-            limit chooses among those of a larger one).
+            limit chooses a subset of a larger one's images).
         min_side: pixels; images with a shorter side are rejected.
-        held_out: share of the images, in [0, 1), that becomes the split `validation` if the source has none:
-            those with the smallest content hashes, so that equal images are never on both sides.
+        held_out: share of the images, in [0, 1), that becomes the split `validation` if the source has none.
+            The images with the smallest content hashes are taken, so that equal images never fall into both splits.
         max_rejected: share of rejected files, in [0, 1], above which the pass fails.
         workers: threads; 0 works in the calling thread.
         progress: shows a bar on rich's console.
@@ -83,7 +83,7 @@ def prepare(
         return _examine(source, item[1], min_side)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata and of bombs: both are judged here
+        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata (harmless) and of bombs (rejected below)
         results = _in_order(examine, wanted, workers)
         for (split, name), result in zip(wanted, _with_progress(results, len(wanted), progress), strict=True):
             if isinstance(result, Rejection):
@@ -96,14 +96,14 @@ def prepare(
     repeated = int(index["sha256"].duplicated().sum())
     if repeated:
         _log.info("%d of %d images have the same content as an earlier one", repeated, len(index))
-    return Prepared(index=index, rejected=_rejected_table(rejected))
+    return IndexedImages(index=index, rejected=_rejected_table(rejected))
 
 
 def select(index: pd.DataFrame, split: str | None = None, limit: int | None = None) -> pd.DataFrame:
-    """Returns the rows of one split, at most `limit` of them (chosen as in `prepare`), numbered from 0.
+    """Returns the rows of one split, at most `limit` of them (chosen as in `index_images`), numbered from 0.
 
     Args:
-        index: the table of `prepare`.
+        index: the table of `index_images`.
         split: `train`, `validation`, or None for all rows.
         limit: number of rows to keep.
 
@@ -124,6 +124,7 @@ def _choice(count: int, limit: int | None) -> np.ndarray:
     """Returns the sorted positions of `limit` of `count` items; smaller limits choose subsets."""
     if limit is None or limit >= count:
         return np.arange(count)
+    # One key per position, whatever the limit: the k smallest keys are a subset of the k + 1 smallest.
     keys = np.random.PCG64([2, count]).random_raw(count)
     return np.sort(np.argsort(keys, kind="stable")[:limit])
 
@@ -142,18 +143,19 @@ def _examine(source: Source, name: str, min_side: int) -> ImageFacts | Rejection
         if long > MAX_ASPECT * short:
             raise BadImage(Reason.TOO_LONG, f"{size}, at most {MAX_ASPECT} : 1")
     except BadImage as bad:
-        return Rejection(path=name, reason=bad.reason, detail=bad.detail)
+        return Rejection.of(name, bad)
     return facts
 
 
 def _in_order(
     function: Callable[[tuple[str, str]], ImageFacts | Rejection], items: list[tuple[str, str]], workers: int
 ) -> Iterator[ImageFacts | Rejection]:
-    """Yields function(item) in the order of the items, computed by threads, a bounded number ahead."""
+    """Yields function(item) in the order of the items; threads work at most `_CHUNK` items ahead."""
     if workers == 0:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
+    # Threads and no processes: decoding and hashing release the interpreter's lock.
+    with ThreadPoolExecutor(workers, thread_name_prefix="index") as pool:
         for start in range(0, len(items), _CHUNK):
             yield from pool.map(function, items[start : start + _CHUNK])
 
@@ -182,7 +184,7 @@ def _check_rejected(rejected: list[Rejection], accepted: int, max_rejected: floa
 
 
 def _index_table(rows: list[tuple[str, str, int, int, int, str]]) -> pd.DataFrame:
-    types = {
+    types = {  # stated, since an empty table would have none and Parquet keeps them
         "path": "str",
         "split": "str",
         "width": "int32",
@@ -199,11 +201,11 @@ def _rejected_table(rejected: list[Rejection]) -> pd.DataFrame:
 
 
 def _hold_out(index: pd.DataFrame, share: float) -> pd.DataFrame:
-    """Returns the index with a share of its rows moved to validation, if it had no such row."""
+    """Moves a share of the rows to validation, if the source itself has no validation images."""
     if share == 0 or len(index) < 2 or (index["split"] == VALIDATION).any():
         return index
     hashes = np.sort(index["sha256"].to_numpy(dtype=str))
     last = hashes[min(max(1, round(share * len(index))), len(index) - 1) - 1]
-    if last == hashes[-1]:  # all images are equal: nothing can be held out
+    if last == hashes[-1]:  # all images are equal, and none may be in both splits
         return index
     return index.assign(split=index["split"].mask(index["sha256"] <= last, VALIDATION))

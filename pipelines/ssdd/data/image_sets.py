@@ -1,4 +1,4 @@
-"""From parameters to a source of images, and to the data sets of training and evaluation."""
+"""Sources of images by their names in the parameters, and the data sets of training and evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from ssdd.data.transforms import EvalTransform, TrainTransform
 from ssdd.parameters import DataParameters
 from ssdd.suggestions import nearest
 
+# `DataParameters.kind` accepts the same names; a test compares the two. The parameters cannot read this table:
+# they are checked before any stage starts, and torch would load with it.
 KINDS: dict[str, type[Source]] = {
     "sample": EmbeddedSample,
     "folder": ImageFolder,
@@ -23,16 +25,16 @@ KINDS: dict[str, type[Source]] = {
 
 
 def open_source(kind: str, path: str | None = None, **options: Any) -> Source:
-    """Returns the source that a parameter file asks for.
+    """Opens a source of images.
 
     Args:
-        kind: `sample` (embedded, needs no path), `folder`, `imagenet` or `huggingface`.
-        path: the folder, or for `huggingface` a folder or an id on the hub.
-        options: the other arguments of that source.
+        kind: a key of `KINDS`: `sample` (embedded, takes no path), `folder`, `imagenet` or `huggingface`.
+        path: the folder; for `huggingface`, a folder or an id on the hub.
+        options: further arguments of the source's class.
 
     Raises:
-        ValueError: the kind is unknown, a path is missing or superfluous, an option does not fit, or nothing
-            usable is there.
+        ValueError: the kind is unknown, a path is missing or superfluous, an option does not fit, or there is nothing
+            usable at the path.
     """
     if kind not in KINDS:
         raise ValueError(
@@ -49,10 +51,10 @@ def open_source(kind: str, path: str | None = None, **options: Any) -> Source:
 
 
 def open_images(data: DataParameters) -> Source:
-    """Returns the source that the parameters name.
+    """Opens the source that the parameters name.
 
     Raises:
-        ValueError: there is nothing usable there.
+        ValueError: there is nothing usable at its place.
     """
     place = data.hub or (str(Path(data.root).expanduser()) if data.root else None)
     return open_source(data.kind, place, **(data.sample if data.kind == "sample" else data.options))
@@ -61,11 +63,11 @@ def open_images(data: DataParameters) -> Source:
 def training_images(
     index: pd.DataFrame, data: DataParameters, im_size: int, aug_scale: float, seed: int, limit: int | None = None
 ) -> ImageDataset:
-    """The training split, augmented as published: random size, random crop, flip."""
+    """Returns the training split, augmented as published: random size, random crop, flip."""
     transform = TrainTransform(im_size=im_size, aug_scale=aug_scale, seed=seed)
     return ImageDataset(index, open_images(data), transform, split=TRAIN, limit=limit)
 
 
 def held_out_images(index: pd.DataFrame, data: DataParameters, im_size: int, limit: int | None = None) -> ImageDataset:
-    """The validation split, resized and cropped in the middle; at most `limit` images."""
+    """Returns the validation split, resized and cropped in the middle; at most `limit` images."""
     return ImageDataset(index, open_images(data), EvalTransform(im_size=im_size), split=VALIDATION, limit=limit)

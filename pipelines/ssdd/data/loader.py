@@ -1,4 +1,4 @@
-"""Batches, made in this process or in workers: the same ones."""
+"""Loading of batches, in this process or in workers, with equal results."""
 
 import torch
 from torch.utils.data import DataLoader
@@ -15,8 +15,7 @@ def make_loader(
 
     Batches are dicts: `image` (B, 3, S, S) float32 in [-1, 1], `index` (B,) int64, `path` list of B names.
     They do not depend on `workers`, and no global random state is read or changed. The sampler already shares
-    the images among
-    processes: do not let accelerate shard this loader again.
+    the images among processes: do not let accelerate shard this loader again.
 
     Args:
         dataset: the images.
@@ -25,8 +24,8 @@ def make_loader(
         prefetch: batches that each worker prepares ahead.
 
     Raises:
-        ValueError: the sampler is for another number of images, or a number is out of range. While iterating:
-            an image cannot be loaded; the message names it, also from a worker.
+        ValueError: the sampler is for another number of images, or a number is out of range. Iterating raises it too
+            if an image cannot be loaded; the message names the image, also from a worker.
     """
     if sampler.length != len(dataset):
         raise ValueError(f"expected a sampler for the data set's {len(dataset)} images, got one for {sampler.length}")
@@ -39,15 +38,15 @@ def make_loader(
         prefetch_factor=prefetch if workers > 0 else None,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # else every iter() would draw from torch's global generator
+        generator=torch.Generator(),  # by default every iter() draws from torch's global generator
     )
 
 
 def close_loader(loader: DataLoader[Example]) -> None:
-    """Ends a loader's worker processes now; iterating again starts new ones.
+    """Ends a loader's worker processes now; a new iteration starts new ones.
 
-    Without it they end when the loader is freed: late, and each after five seconds, if an exception's
-    traceback holds it in a reference cycle.
+    Without this call the workers end when the loader is freed. An exception's traceback can keep the loader in a
+    reference cycle: then that is late, and every worker takes five seconds.
     """
     iterator, loader._iterator = loader._iterator, None
     if isinstance(iterator, _MultiProcessingDataLoaderIter):

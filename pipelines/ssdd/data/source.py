@@ -1,4 +1,4 @@
-"""What every source of images offers: a list of names in a fixed order, and one picture per name."""
+"""The interface of every source of images: names in a fixed order, and one picture per name."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from ssdd.data.decoding import MAX_PIXELS, Reason, decode_image
+from ssdd.data.decoding import MAX_PIXELS, BadImage, Reason, decode_image
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -14,11 +14,26 @@ VALIDATION = "validation"
 
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
-    """A name that gives no picture."""
+    """A name without a usable picture.
+
+    Args:
+        path: the name, in characters that UTF-8 can hold.
+        reason: one of the fixed reasons.
+        detail: the exact finding, for a person to read.
+    """
 
     path: str
     reason: Reason
     detail: str
+
+    @classmethod
+    def of(cls, path: str, bad: BadImage) -> "Rejection":
+        """Returns the rejection of a name; bytes of the name that are not UTF-8 are escaped.
+
+        File names on Linux are bytes. Tables and terminals take text only, and one odd name must not stop a pass.
+        """
+        text = path.encode("utf-8", "backslashreplace").decode("utf-8")
+        return cls(path=text, reason=bad.reason, detail=bad.detail)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +42,7 @@ class Listing:
 
     Args:
         names: per split (`train`, `validation`), in an order that depends on the names alone.
-        rejected: what was met and cannot be opened at all.
+        rejected: entries that cannot be opened at all.
     """
 
     names: dict[str, list[str]]
@@ -36,13 +51,13 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What the index keeps of one picture.
+    """The facts of one picture that the index keeps.
 
     Args:
         width: pixels, upright.
         height: pixels, upright.
-        size: bytes as stored.
-        sha256: of those bytes, 64 hexadecimal digits.
+        size: number of stored bytes.
+        sha256: hash of those bytes, 64 hexadecimal digits.
     """
 
     width: int
@@ -53,6 +68,22 @@ class ImageFacts:
 
 class Source(ABC):
     """Images that can be opened one by one, in any order, in any process.
+
+    A new source implements `listing` and `read`. Its instances have to survive pickling, since worker processes get a
+    copy. This one is complete:
+
+    ```python
+    class Greys(Source):  # plain squares, one per grey level; the name of each is its level
+        def listing(self) -> Listing:
+            return Listing(names={TRAIN: [str(level) for level in range(256)]})
+
+        def read(self, path: str) -> bytes:
+            return b"P5 64 64 255 " + bytes([int(path)]) * 64**2
+    ```
+
+    Three files make it a value of the parameter `data.kind`: its own module, `KINDS` in `data/image_sets.py`, and the
+    names that `DataParameters.kind` in `parameters.py` accepts. The other methods have defaults. `version` needs an
+    override if a name's content can change, and `open` and `examine` if the images are not stored as encoded files.
 
     Args:
         max_pixels: larger pictures are refused as decompression bombs.
@@ -69,17 +100,17 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """Returns the stored bytes of one image.
+        """Returns the stored bytes of one image, an encoded file.
 
         Raises:
-            BadImage: they cannot be read.
+            BadImage: the bytes cannot be read.
         """
 
     def open(self, path: str) -> Image.Image:
         """Returns one upright RGB picture.
 
         Raises:
-            BadImage: it cannot be read or decoded.
+            BadImage: the picture cannot be read or decoded.
         """
         return decode_image(self.read(path), self.max_pixels)
 
@@ -87,7 +118,7 @@ class Source(ABC):
         """Reads and decodes one image completely and returns its facts.
 
         Raises:
-            BadImage: it cannot be read or decoded.
+            BadImage: the picture cannot be read or decoded.
         """
         data = self.read(path)
         image = decode_image(data, self.max_pixels)
@@ -96,16 +127,19 @@ class Source(ABC):
         )
 
     def version(self, path: str) -> str:
-        """Returns a cheap sign of one image's stored content, "" where the name alone says it."""
+        """Returns a cheap sign of a change in one image's content; "" where a name always means the same content."""
         return ""
 
     def fingerprint(self) -> str:
-        """Returns 64 hexadecimal digits that change when images come, go or are replaced; none is opened."""
+        """Returns 64 hexadecimal digits that change when images come, go or are replaced.
+
+        No image is opened: the digits are needed before every run, over millions of files.
+        """
         digest = hashlib.sha256()
         for split, names in self.listing().names.items():
             for name in names:
                 digest.update(f"{split}\0{name}\0{self.version(name)}\0".encode())
         return digest.hexdigest()
 
-    def preload(self) -> None:  # noqa: B027  (most sources have nothing to hold)
-        """Loads what all pictures share, so that worker processes forked later need not."""
+    def preload(self) -> None:  # noqa: B027  (most sources have nothing to load)
+        """Loads data that all pictures share, before worker processes are forked."""

@@ -1,4 +1,4 @@
-"""Which images make up which step: a pure function of (seed, epoch, step), for any number of processes."""
+"""The images of each step: a pure function of (seed, epoch, step), for any number of processes."""
 
 from collections.abc import Iterator
 
@@ -9,28 +9,28 @@ from ssdd.data.image_dataset import Key
 
 
 class StepSampler(Sampler[list[Key]]):
-    """Batches of (epoch, index) keys for one process; give it to a loader as `batch_sampler`.
+    """Batches of (epoch, index) keys for one process, for a loader's `batch_sampler`.
 
     Every epoch visits the images in a new order (or in their own, without `shuffle`), cut into global batches
     of `batch_size`. Process `rank` gets a contiguous slice of each, so that the processes' slices in the
-    order of ranks are the global batch. Iterating yields the rest of ONE epoch, from the position set last;
-    it does not move the position, for a loader asks ahead of what training has used.
+    order of ranks are the global batch. An iteration yields the rest of ONE epoch, from the position set last. It
+    does not move the position, since a loader takes keys before training has used their images.
 
     Args:
         length: number of images.
         batch_size: images per step over ALL processes.
-        seed: of the orders.
+        seed: seed of the orders.
         shuffle: whether epochs are shuffled.
         drop_last: True (training): the length % batch_size images that come last in an epoch's order are left
             out of that epoch, and all processes have equal slices. False (evaluation): every image exactly
             once; the last batch fills the slices of the first processes, and a process whose slice is empty
             makes one step less. So n * world_size images per step are cut into the same slices of n for any
             number of processes.
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of processes.
 
     Raises:
-        ValueError: an argument is out of range; with `drop_last`, no whole batch or no equal slices.
+        ValueError: an argument is out of range; with `drop_last`, there is no whole batch, or slices are unequal.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class StepSampler(Sampler[list[Key]]):
         return sum(part.start < part.stop for part in slices)
 
     def _slice(self, step: int) -> slice:
-        """Returns the places of this process's images of one step within the epoch's order."""
+        """Returns the positions, in the epoch's order, of this process's images of one step."""
         start = step * self.batch_size
         size = min(self.batch_size, self.length - start)
         ends = (rank * self.batch_size // self.world_size for rank in (self.rank, self.rank + 1))
@@ -109,9 +109,10 @@ class StepSampler(Sampler[list[Key]]):
         return slice(first, last)
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        """Returns the epoch's order (length,); the one used last is kept.
+        """Returns the epoch's order (length,); the order used last is cached.
 
-        Sorting raw 64-bit words relies on the bit generator alone, whose stream numpy never changes.
+        It sorts raw 64-bit words. numpy keeps the stream of a bit generator for ever, but may change `shuffle` and
+        `permutation`; a resumed run must see the same order after an update.
         """
         if self._order is None or self._order[0] != epoch:
             order = np.arange(self.length)

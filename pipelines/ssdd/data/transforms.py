@@ -1,9 +1,8 @@
-"""From a picture of any size to the square tensor that a network gets.
+"""Transforms of pictures of any size to square tensors for a network.
 
-S is the image size in pixels. Training augments with numbers drawn from (seed, epoch, index) alone;
-evaluation is fixed. The filter and the crop are attributes, so that a metric's protocol can name them. See
-"Losses and recipe" of the published description: Lanczos and a random crop in training, bilinear and a centre
-crop in evaluation.
+S is the image size in pixels. Training augments with numbers drawn from (seed, epoch, index) alone; evaluation is
+fixed. The filter and the crop are attributes, so that a metric's protocol can name them. Source: "Losses and recipe"
+of the published description, with Lanczos and a random crop in training, bilinear and a centre crop in evaluation.
 """
 
 from dataclasses import dataclass
@@ -31,13 +30,13 @@ class Transform(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
-    """Resizes the short side, crops at a random place, flips half of the images left to right.
+    """Resizes the short side, crops at a random place, and mirrors half of the images left to right.
 
     Args:
         im_size: S, pixels.
         aug_scale: the short side is resized to a random whole number in [S, aug_scale * S]; 1 resizes to S.
         flip: whether half of the images are mirrored.
-        seed: of all random choices.
+        seed: seed of all random choices.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -60,6 +59,7 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
         """Returns the augmented image of this epoch, float32 (3, S, S) in [-1, 1]."""
+        # A generator per image and epoch: a resumed run, or one with other workers, draws the same numbers.
         rng = np.random.Generator(np.random.PCG64([1, self.seed, epoch, index]))
         u_size, u_top, u_left, u_flip = rng.random(4)
         largest = int(self.aug_scale * self.im_size)
@@ -93,21 +93,21 @@ class EvalTransform:
             raise ValueError(f"expected im_size of at least 1, got {self.im_size}")
 
     def __call__(self, image: Image.Image, epoch: int = 0, index: int = 0) -> torch.Tensor:
-        """Returns the image, float32 (3, S, S) in [-1, 1]; epoch and index do not matter."""
+        """Returns the image, float32 (3, S, S) in [-1, 1]; epoch and index have no effect."""
         resized = resize_short_side(image, self.im_size, self.resize_filter)
-        # round half to even: the pixel that torchvision's CenterCrop takes
+        # rounds half to even, as torchvision's CenterCrop does: published numbers use its pixels
         top, left = round((resized.height - self.im_size) / 2), round((resized.width - self.im_size) / 2)
         return to_tensor(resized.crop((left, top, left + self.im_size, top + self.im_size)))
 
 
 def resize_short_side(image: Image.Image, size: int, resize_filter: str) -> Image.Image:
-    """Returns the picture, shrunk or enlarged so that its short side has `size` pixels.
+    """Shrinks or enlarges a picture so that its short side has `size` pixels.
 
     The long side is rounded down. Both filters widen with the shrinking factor (antialiased).
 
     Args:
         image: RGB.
-        size: pixels.
+        size: length of the short side, pixels.
         resize_filter: `lanczos` or `bilinear`.
     """
     short = min(image.size)
@@ -118,7 +118,7 @@ def resize_short_side(image: Image.Image, size: int, resize_filter: str) -> Imag
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """Returns float32 (3, H, W): levels 0..255 as -1..1."""
+    """Converts a picture to float32 (3, H, W), with levels 0..255 as -1..1."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))  # (H, W, 3)
     return pixels.permute(2, 0, 1).to(torch.float32).contiguous().div_(127.5).sub_(1.0)
 

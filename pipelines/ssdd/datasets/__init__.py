@@ -1,9 +1,9 @@
-"""Kedro datasets of the project; every file appears whole or not at all."""
+"""Kedro datasets of the project: every file appears whole or not at all."""
 
 from ssdd.datasets.checkpoint_dataset import CheckpointDataset
 from ssdd.datasets.figure_datasets import PlotlyDataset, PNGDataset
 from ssdd.datasets.folder_dataset import FolderDataset
-from ssdd.datasets.local_files import FileDataset
+from ssdd.datasets.local_files import FileDataset, LibraryDataset
 from ssdd.datasets.shards_dataset import ShardsDataset
 from ssdd.datasets.table_dataset import TableDataset
 from ssdd.datasets.text_datasets import HTMLDataset, JSONDataset, TextDataset
@@ -14,6 +14,7 @@ __all__ = [
     "FolderDataset",
     "HTMLDataset",
     "JSONDataset",
+    "LibraryDataset",
     "PNGDataset",
     "PlotlyDataset",
     "ShardsDataset",

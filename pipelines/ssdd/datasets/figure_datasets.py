@@ -1,13 +1,18 @@
-"""Pictures and interactive figures as catalog entries."""
+"""Pictures and interactive figures as catalog entries.
+
+Figures of plotly are read and written by kedro-datasets. Pictures are not: the library has a dataset for each drawing
+library, and that of matplotlib writes its version into the file, so that equal pictures would differ after an update.
+"""
 
 import base64
 import json
 from pathlib import Path
 from typing import Any
 
+from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview, PlotlyPreview
 
-from ssdd.datasets.local_files import FileDataset
+from ssdd.datasets.local_files import FileDataset, LibraryDataset
 
 
 class PNGDataset(FileDataset):
@@ -30,7 +35,7 @@ class PNGDataset(FileDataset):
             return image
 
     def write(self, data: Any, path: Path) -> None:
-        """Writes the picture, without a date or a program's name, so that equal pictures are equal files."""
+        """Writes the picture without date and program name, so that equal pictures are equal files."""
         if hasattr(data, "savefig"):
             data.savefig(path, format="png", dpi=self._dpi, metadata={"Software": None})
             return
@@ -44,19 +49,16 @@ class PNGDataset(FileDataset):
         return ImagePreview(base64.b64encode(self._filepath.read_bytes()).decode())
 
 
-class PlotlyDataset(FileDataset):
+class PlotlyDataset(LibraryDataset):
     """An interactive plotly figure, kept as JSON."""
 
-    def read(self, path: Path) -> Any:
-        """Returns the figure."""
-        import plotly.io
+    def dataset_at(self, path: Path) -> AbstractDataset:
+        """Returns the library's dataset of figures."""
+        from kedro_datasets.plotly import JSONDataset as Figure
 
-        return plotly.io.from_json(path.read_text(encoding="utf-8"))
-
-    def write(self, data: Any, path: Path) -> None:
-        """Writes the figure."""
-        path.write_text(data.to_json(), encoding="utf-8")
+        return Figure(filepath=path)
 
     def preview(self) -> PlotlyPreview:
         """Returns the figure for Kedro-Viz to draw."""
+        # Not the library's `preview`: it would import plotly, 2 s, to return the file's JSON as it is.
         return PlotlyPreview(json.loads(self._filepath.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""A folder that people fill, such as photographs, as a catalog entry: nodes get its path."""
+"""A folder of the user's files, such as photographs, as a catalog entry: nodes get its path."""
 
 import os
 from pathlib import Path
@@ -8,17 +8,18 @@ from ssdd.datasets.local_files import LocalDataset
 
 
 class FolderDataset(LocalDataset):
-    """A folder to read from; its lineage is that of the names and contents below it.
+    """A folder to read from; the names and contents below it count for the lineage.
 
     Args:
-        filepath: the folder; None stands for no folder (the embedded sample), which loads as None.
-        metadata: for other tools.
+        filepath: the folder; None stands for no folder (the embedded sample) and loads as None.
+        metadata: settings of other tools.
     """
 
     def __init__(self, *, filepath: str | None = None, metadata: dict[str, Any] | None = None) -> None:
         self._filepath = None if filepath is None else Path(filepath).expanduser()
         self.metadata = metadata
         if self._filepath is None:
+            # Without a path the lineage wants a token of the content; no folder is always the same content.
             self.lineage_token = lambda: "no folder"
 
     @property
@@ -30,14 +31,14 @@ class FolderDataset(LocalDataset):
         """Returns the folder.
 
         Raises:
-            DatasetError: it is missing, or is not to be read.
+            DatasetError: the folder is missing, or may not be read.
         """
         if self._filepath is not None:
-            os.scandir(self._filepath).close()
+            os.scandir(self._filepath).close()  # raises now, and not in the middle of the node
         return self._filepath
 
     def save(self, data: Any) -> None:
-        """Refused: nodes only read it."""
+        """Refuses: nodes may only read the user's files."""
         raise ValueError(f"expected {self._filepath} to be read only")
 
     def _exists(self) -> bool:

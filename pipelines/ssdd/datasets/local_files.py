@@ -1,16 +1,19 @@
-"""The common part of the project's datasets: something local; one local file, written whole or not at all."""
+"""Common parts of the project's datasets: local artefacts, and single files that appear whole or not at all."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset
+from kedro.io.core import DatasetError
 
 from ssdd.files import atomic_write
 
 
 class LocalDataset(AbstractDataset):
-    """Something on this machine's disk."""
+    """An artefact on this machine's disk."""
 
     def _init_config(self) -> dict[str, Any]:
         """Returns the arguments by name; Kedro nests those of a class without a constructor of its own."""
@@ -24,8 +27,8 @@ class FileDataset(LocalDataset):
     """One local file.
 
     Args:
-        filepath: where it lies; its folder is made when saving.
-        metadata: for other tools (Kedro-Viz: layer, preview arguments); no part of the data.
+        filepath: path of the file; its folder is made when saving.
+        metadata: settings of other tools (Kedro-Viz: layer, preview arguments); no part of the data.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -39,22 +42,24 @@ class FileDataset(LocalDataset):
 
     @abstractmethod
     def read(self, path: Path) -> Any:
-        """Returns what the file holds."""
+        """Returns the content of the file."""
 
     @abstractmethod
     def write(self, data: Any, path: Path) -> None:
         """Writes `data` to a temporary file with the final one's suffix."""
 
     def load(self) -> Any:
-        """Returns what the file holds.
+        """Returns the content of the file.
 
         Raises:
-            DatasetError: there is no such file, or it does not hold what it should; the cause is attached.
+            DatasetError: there is no such file, or its content is damaged; the cause is attached.
         """
         return self.read(self._filepath)
 
     def save(self, data: Any) -> None:
         """Replaces the file as a whole.
+
+        A run can be killed at any moment. Half a table with a good name would be read by the next run.
 
         Raises:
             DatasetError: the disk is full or the data do not fit; the previous file is untouched.
@@ -67,3 +72,45 @@ class FileDataset(LocalDataset):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
+
+
+class LibraryDataset(FileDataset):
+    """One local file in a format of kedro-datasets, which reads and writes it.
+
+    The library's datasets write to the final file itself and take their encoding from the machine. Here they write to
+    a temporary file, and text is UTF-8. In return the project needs no code for the formats, and knows the library's
+    `load_args` and `save_args`.
+    """
+
+    TEXT = {  # noqa: RUF012  (the library copies it)
+        "open_args_load": {"mode": "r", "encoding": "utf-8"},
+        "open_args_save": {"mode": "w", "encoding": "utf-8"},
+    }
+
+    @abstractmethod
+    def dataset_at(self, path: Path) -> AbstractDataset:
+        """Returns the library's dataset for a path.
+
+        Its import belongs here: `kedro run` makes every catalog entry at its start, and pandas and plotly take 2 s.
+        """
+
+    def read(self, path: Path) -> Any:
+        """Returns the content of the file."""
+        with _cause_alone():
+            return self.dataset_at(path).load()
+
+    def write(self, data: Any, path: Path) -> None:
+        """Writes `data` to a temporary file."""
+        with _cause_alone():
+            self.dataset_at(path).save(data)
+
+
+@contextmanager
+def _cause_alone() -> Iterator[None]:
+    """Raises the cause of the library's error, since its message names the temporary file and not the entry's."""
+    try:
+        yield
+    except DatasetError as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None

@@ -1,23 +1,21 @@
-"""Tables as catalog entries: CSV to be read by people, Parquet for many rows."""
+"""Tables as catalog entries, read and written by kedro-datasets: CSV for people, Parquet for many rows.
 
-from __future__ import annotations
+The preview is our own: the library shows every digit and the whole text of a cell, which Kedro-Viz cannot fit.
+"""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
-from ssdd.datasets.local_files import FileDataset
-
-if TYPE_CHECKING:
-    import pandas
-
+from ssdd.datasets.local_files import LibraryDataset
 
 _LONGEST = 48  # letters of a text in a preview
 
 
-class TableDataset(FileDataset):
+class TableDataset(LibraryDataset):
     """A pandas DataFrame in a `.csv` or `.parquet` file; its index is not kept.
 
     Args:
@@ -37,22 +35,17 @@ class TableDataset(FileDataset):
         if self._filepath.suffix not in (".csv", ".parquet"):
             raise ValueError(f"expected a table ending in .csv or .parquet, got {filepath}")
         self._load_args = load_args or {}
-        self._save_args = save_args or {}
+        self._save_args = {"index": False, **(save_args or {})}
 
-    def read(self, path: Path) -> pandas.DataFrame:
-        """Returns the table."""
-        import pandas
+    def dataset_at(self, path: Path) -> AbstractDataset:
+        """Returns the library's dataset of tables, by the suffix."""
+        from kedro_datasets.pandas import CSVDataset, ParquetDataset
 
-        if path.suffix == ".csv":
-            return pandas.read_csv(path, **self._load_args)
-        return pandas.read_parquet(path, **self._load_args)
-
-    def write(self, data: pandas.DataFrame, path: Path) -> None:
-        """Writes the table; floats keep every digit."""
-        if path.suffix == ".csv":
-            data.to_csv(path, index=False, **self._save_args)
-        else:
-            data.to_parquet(path, index=False, **self._save_args)
+        if path.suffix == ".parquet":
+            return ParquetDataset(filepath=path, load_args=self._load_args, save_args=self._save_args)
+        # CSV is always read as UTF-8, but written in the encoding of the machine unless it is stated.
+        utf8 = {"open_args_save": self.TEXT["open_args_save"]}
+        return CSVDataset(filepath=path, load_args=self._load_args, save_args=self._save_args, fs_args=utf8)
 
     def preview(self, nrows: int = 10) -> TablePreview:
         """Returns the first rows, shortened for the eye."""
@@ -62,7 +55,7 @@ class TableDataset(FileDataset):
 
 
 def _short(value: Any) -> Any:
-    """Five digits, and the beginning of long text."""
+    """Rounds a number to five digits, and cuts a long text."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, str) and len(value) > _LONGEST:

@@ -1,26 +1,23 @@
-"""Text, JSON and HTML as catalog entries."""
+"""Text, JSON and HTML as catalog entries, read and written by kedro-datasets."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from kedro.io import AbstractDataset
 from kedro_datasets._typing import HTMLPreview, JSONPreview
 
-from ssdd.datasets.local_files import FileDataset
+from ssdd.datasets.local_files import LibraryDataset
 
 
-class TextDataset(FileDataset):
+class TextDataset(LibraryDataset):
     """A text file, UTF-8."""
 
-    def read(self, path: Path) -> str:
-        """Returns the text."""
-        return path.read_text(encoding="utf-8")
+    def dataset_at(self, path: Path) -> AbstractDataset:
+        """Returns the library's dataset of text."""
+        from kedro_datasets.text import TextDataset as Text
 
-    def write(self, data: str, path: Path) -> None:
-        """Writes the text."""
-        if not isinstance(data, str):
-            raise ValueError(f"expected text for {self._filepath.name}, got {type(data).__name__}")
-        path.write_text(data, encoding="utf-8")
+        return Text(filepath=path, fs_args=self.TEXT)
 
 
 class HTMLDataset(TextDataset):
@@ -31,16 +28,20 @@ class HTMLDataset(TextDataset):
         return HTMLPreview(self.load())
 
 
-class JSONDataset(FileDataset):
+class JSONDataset(LibraryDataset):
     """A JSON document: mappings, lists, text, numbers."""
 
-    def read(self, path: Path) -> Any:
-        """Returns the document."""
-        return json.loads(path.read_text(encoding="utf-8"))
+    def dataset_at(self, path: Path) -> AbstractDataset:
+        """Returns the library's dataset of JSON, indented and with letters unescaped, since people read these files."""
+        from kedro_datasets.json import JSONDataset as Json
+
+        return Json(filepath=path, save_args={"indent": 2, "ensure_ascii": False}, fs_args=self.TEXT)
 
     def write(self, data: Any, path: Path) -> None:
-        """Writes the document, indented."""
-        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        """Writes the document and a final newline, without which equal results of earlier versions would differ."""
+        super().write(data, path)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write("\n")
 
     def preview(self) -> JSONPreview:
         """Returns the document as text."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.data import ImageDataset
+from ssdd.data.image_dataset import ImageDataset
 from ssdd.evaluation.passes import batches, reconstruct
 from ssdd.evaluation.pretrained_networks import load_networks
 from ssdd.evaluation.reference_statistics import image_protocol

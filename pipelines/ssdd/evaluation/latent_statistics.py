@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
-from ssdd.data import ImageDataset, StepSampler, make_loader
+from ssdd.data.image_dataset import ImageDataset
+from ssdd.data.loader import make_loader
+from ssdd.data.step_sampler import StepSampler
 from ssdd.progress import bar
 from ssdd_encoder import Encoder, LatentAccumulator, LatentStatistics
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.data import ImageDataset, StepSampler, make_loader
+from ssdd.data.image_dataset import ImageDataset
+from ssdd.data.loader import make_loader
+from ssdd.data.step_sampler import StepSampler
 from ssdd.noise import sample_noise, sample_seeds
 from ssdd.progress import bar
 

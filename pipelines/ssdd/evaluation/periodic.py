@@ -8,7 +8,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ssdd.autoencoder import SSDD
-from ssdd.data import ImageDataset
+from ssdd.data.image_dataset import ImageDataset
 from ssdd.evaluation.passes import batches, reconstruct
 from ssdd.parameters import EvalConfig
 from ssdd.training.loop import Evaluation

@@ -6,7 +6,9 @@ from functools import reduce
 from itertools import chain
 from pathlib import Path
 
-from ssdd.data import EvalTransform, ImageDataset, decoding_libraries
+from ssdd.data.decoding import decoding_libraries
+from ssdd.data.image_dataset import ImageDataset
+from ssdd.data.transforms import EvalTransform
 from ssdd.evaluation.passes import batches
 from ssdd.evaluation.pretrained_networks import load_networks
 from ssdd.parameters import PretrainedNetworks, RuntimeConfig

@@ -1,1 +1,1 @@
-"""What the `ssdd` command does with people's files: pictures of any size in, latents or pictures out."""
+"""Work on users' own files for the `ssdd` command: pictures of any size in, latents or pictures out."""

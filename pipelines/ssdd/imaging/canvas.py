@@ -1,4 +1,4 @@
-"""Pictures of any size for networks that want multiples of F: padded, grouped by size, decoded, cropped again."""
+"""Pictures of any size, padded to multiples of F, grouped by size, decoded and cropped again."""
 
 # B batch, F down-scale, H W pixels of the padded canvas, h = H / F, w = W / F
 
@@ -14,9 +14,9 @@ from ssdd.noise import sample_noise, sample_seed
 from ssdd_decoder import Decoder
 from ssdd_metrics import to_uint8
 
-SMALLEST_SIDE = 64  # of a canvas: fewer latent cells are unlike anything a network was trained on
-BATCH_PIXELS = 2**22  # a batch of larger pictures is cut before it is full
-WAITING_PIXELS = 2**26  # of pictures whose batch is not full: 192 MiB
+SMALLEST_SIDE = 64  # pixels of a canvas: networks were never trained on so few latent cells as a smaller one has
+BATCH_PIXELS = 2**22  # a batch of large pictures is cut before it is full: memory grows with pixels, not with pictures
+WAITING_PIXELS = 2**26  # pixels of all pictures that wait for a full batch: 192 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Canvas:
     """A picture, padded.
 
     Args:
-        name: of the picture; its noise depends on it.
+        name: name of the picture, on which its noise depends.
         size: (height, width) of the picture, which lies at the top left.
         pixels: (H, W, 3) uint8.
     """
@@ -35,15 +35,18 @@ class Canvas:
 
 
 def padded_side(side: int, downscale: int) -> int:
-    """The next multiple of F from `side` and `SMALLEST_SIDE` up."""
+    """Returns the smallest multiple of F that is at least `side` and `SMALLEST_SIDE`."""
     return -(-max(side, SMALLEST_SIDE) // downscale) * downscale
 
 
 def pad(name: str, picture: Image.Image, downscale: int) -> Canvas:
-    """Mirrors a picture at its right and lower edge (as often as it takes) up to the sides that a network wants.
+    """Mirrors a picture at its right and lower edge, repeatedly if needed, up to sides that a network accepts.
+
+    Mirrored content continues the picture's own textures; a black or repeated border would show inside the picture,
+    since a network sees several cells around each pixel.
 
     Args:
-        name: of the picture.
+        name: name of the picture.
         picture: RGB.
         downscale: F.
     """
@@ -54,11 +57,11 @@ def pad(name: str, picture: Image.Image, downscale: int) -> Canvas:
 
 
 def batches(canvases: Iterable[Canvas], batch_size: int) -> Iterator[list[Canvas]]:
-    """Groups canvases of equal shape, holding no more than `WAITING_PIXELS` back.
+    """Groups canvases of equal shape; at most `WAITING_PIXELS` wait for others of their shape.
 
     Args:
         canvases: of any shapes.
-        batch_size: canvases per group at most; fewer where they have more than `BATCH_PIXELS` together.
+        batch_size: canvases per group at most; a group is smaller if it would exceed `BATCH_PIXELS`.
     """
     waiting: dict[tuple[int, ...], list[Canvas]] = {}
     held = 0
@@ -75,20 +78,20 @@ def batches(canvases: Iterable[Canvas], batch_size: int) -> Iterator[list[Canvas
         held += area
         if count >= batch_size or (count + 1) * area > BATCH_PIXELS:
             yield release(shape)
-        elif held > WAITING_PIXELS:
+        elif held > WAITING_PIXELS:  # a folder of pictures that all differ in size would fill the memory
             yield release(max(waiting, key=lambda other: len(waiting[other]) * other[0] * other[1]))
     for shape in list(waiting):
         yield release(shape)
 
 
 def to_images(group: Sequence[Canvas], device: torch.device) -> Tensor:
-    """Canvases of equal shape -> images (B, 3, H, W) in [-1, 1]."""
+    """Converts canvases of equal shape to images (B, 3, H, W) in [-1, 1]."""
     pixels = torch.from_numpy(np.stack([canvas.pixels for canvas in group]))
     return pixels.permute(0, 3, 1, 2).to(device, torch.float32).div(127.5).sub(1)
 
 
 def picture_noise(seed: int, names: Sequence[str], shape: tuple[int, int, int]) -> Tensor:
-    """The starting noise of each picture, (B, *shape): from the seed and its name alone, the same on every device."""
+    """Draws the noise of each picture, (B, *shape), from the seed and its name alone: equal on every device."""
     return sample_noise([sample_seed(seed, f"picture {name}", 0, 0) for name in names], shape)
 
 
@@ -96,15 +99,15 @@ def picture_noise(seed: int, names: Sequence[str], shape: tuple[int, int, int]) 
 def decode_pictures(
     decoder: Decoder, z: Tensor, names: Sequence[str], sizes: Sequence[tuple[int, int]], steps: int, seed: int
 ) -> list[np.ndarray]:
-    """Decodes latents to 8-bit pictures of their own sizes, independent of which others are in the batch.
+    """Decodes latents to 8-bit pictures of their own sizes; a picture does not depend on the others in its batch.
 
     Args:
-        decoder: on the latents' device.
-        z: (B, C, h, w).
-        names: of the B pictures.
+        decoder: decoder on the latents' device.
+        z: latents (B, C, h, w).
+        names: names of the B pictures.
         sizes: (height, width) of each, at most (h F, w F).
-        steps: of the sampler.
-        seed: of the noise, with the name.
+        steps: steps of the sampler.
+        seed: seed of the noise, together with the name.
 
     Returns:
         B arrays (height, width, 3), uint8.

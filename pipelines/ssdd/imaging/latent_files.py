@@ -1,4 +1,4 @@
-"""Files of latents: one tensor per image in safetensors, and in the header what made them."""
+"""Files of latents: safetensors with one tensor per image, and the origin of the latents in the header."""
 
 # C latent channels, F down-scale, h w latent cells
 
@@ -18,22 +18,22 @@ from ssdd_decoder import DecoderConfig
 
 HEADER = "ssdd_latents"
 _RESERVED = "__metadata__"
-_LONGEST_HEADER = 100_000_000  # bytes, of every safetensors file
+_LONGEST_HEADER = 100_000_000  # bytes; safetensors' readers refuse a longer one, and so a file that was written whole
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentHeader:
-    """What a reader of latents must know.
+    """The facts that a reader of latents needs.
 
     Args:
         downscale: F.
         latent_channels: C.
         sizes: image name -> [height, width] in pixels, before padding.
-        model: the encoder's file and its SHA-256.
-        encoder: its configuration.
-        precision: that it ran in.
-        version: of ssdd.
+        model: name and SHA-256 of the encoder's file.
+        encoder: the encoder's configuration.
+        precision: number format of the computation.
+        version: version of ssdd.
     """
 
     downscale: int
@@ -46,7 +46,10 @@ class LatentHeader:
 
 
 class LatentWriter:
-    """Writes latents one after another, holding none of them: first to `spool`, at the end behind their header.
+    """Writes latents one after another: first to `spool`, and at the end to the file, behind their header.
+
+    safetensors' own `save_file` takes all tensors at once. This writer holds none of them in memory, so that a folder
+    of any size can be encoded.
 
     Args:
         spool: a temporary file.
@@ -61,7 +64,7 @@ class LatentWriter:
         """Takes the latent (C, h, w) of an image of (height, width) pixels.
 
         Raises:
-            ValueError: the image has a name that the format keeps for itself.
+            ValueError: the image has a name that the format reserves.
             OSError: the disk is full or not writable.
         """
         if name == _RESERVED:
@@ -77,14 +80,14 @@ class LatentWriter:
         self.sizes[name] = list(size)
 
     def finish(self, path: str | os.PathLike[str], header: LatentHeader) -> None:
-        """Writes the file, whole or not at all.
+        """Writes the file as a whole.
 
         Raises:
             ValueError: there are more names than the format can hold.
             OSError: the disk is full or not writable; the previous file is untouched.
         """
         text = json.dumps({_RESERVED: {HEADER: json.dumps(asdict(header))}, **self._tensors}).encode()
-        text += b" " * (-len(text) % 8)
+        text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes, so that readers can map them
         if len(text) > _LONGEST_HEADER:
             raise ValueError(
                 f"expected names of at most {_LONGEST_HEADER:,} bytes in one file, got {len(text):,} for "
@@ -97,28 +100,43 @@ class LatentWriter:
 
 
 def read_header(path: str | os.PathLike[str]) -> LatentHeader | None:
-    """Reads the header of a file of latents; None for a safetensors file that is none.
+    """Reads the header of a file of latents; returns None for any other file, even a damaged one.
+
+    A caller that accepts several kinds of files passes the others on, to the reader that can explain their damage.
 
     Raises:
-        ValueError: the file is missing, damaged, or its header is of another version.
+        ValueError: the header is of another version.
+        OSError: the file cannot be read.
     """
-    return _open(Path(path))[1]
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(HEADER)
+    except SafetensorError:
+        return None
+    return None if text is None else _parse(text, Path(path))
 
 
 class StoredLatents:
-    """Latents of a file, each read when it is asked for.
+    """Latents of a file; each is read on access.
 
     Args:
         path: the file.
 
     Raises:
-        ValueError: the file is missing, damaged, holds something else, or a name or size in it is not possible.
+        ValueError: the file is missing, damaged or of another kind, or a name or size in it is impossible.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file, header = _open(Path(path))
-        if header is None:
+        if not Path(path).is_file():
+            raise ValueError(f"there is no file of latents at {path}")
+        try:
+            self._file = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise _damaged(Path(path), error) from error
+        text = (self._file.metadata() or {}).get(HEADER)
+        if text is None:
             raise ValueError(f"expected latents of `ssdd encode`, got another safetensors file: {path}")
+        header = _parse(text, Path(path))
         if set(self._file.keys()) != set(header.sizes):
             raise ValueError(f"{path} is damaged: its header and its tensors name different images")
         self.header = header
@@ -147,18 +165,19 @@ def check_fits(header: LatentHeader, decoder: DecoderConfig) -> None:
         )
 
 
-def _open(path: Path) -> tuple[Any, LatentHeader | None]:
-    if not path.is_file():
-        raise ValueError(f"there is no file of latents at {path}")
+def _parse(text: str, path: Path) -> LatentHeader:
     try:
-        file = safe_open(path, framework="pt")
-        text = (file.metadata() or {}).get(HEADER)
-        return file, LatentHeader(**json.loads(text)) if text is not None else None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a whole file of latents ({error}): encode the images again") from error
+        return LatentHeader(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a whole file of latents ({error}): encode the images again")
 
 
 def _check(name: str, shape: tuple[int, ...], dtype: str, header: LatentHeader) -> None:
+    # Names become paths below the output folder: a file from somebody else must not write anywhere else.
     if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name or "\0" in name:
         raise ValueError(f"expected image names below one folder, got {name!r}: this file of latents was tampered with")
     height, width = header.sizes[name]

@@ -1,7 +1,6 @@
-"""The images that a command line names: found in files and folders, read ahead of their use, called by name."""
+"""The images of a command line: found in files and folders, named, and read ahead of their use."""
 
 import os
-import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,42 +9,41 @@ from pathlib import Path
 
 from PIL import Image
 
-from ssdd.data import BadImage, ImageFolder, Reason, Source, decode_image
-from ssdd.data.decoding import read_image_file
-from ssdd.data.image_folders import SUFFIXES
-from ssdd.data.source import TRAIN, Listing, Rejection
+from ssdd.data.decoding import BadImage, Reason, decode_image, read_image_file
+from ssdd.data.image_folders import search_folder
+from ssdd.data.source import TRAIN, Listing, Rejection, Source
 
-READERS = min(4, os.cpu_count() or 1)
-_AHEAD = 2 * READERS  # pictures decoded before they are asked for
+THREADS = min(4, os.cpu_count() or 1)  # for decoding and compression; more would only fill memory with pictures
+_AHEAD = 2 * THREADS  # pictures that are decoded before their use
 
 
 @dataclass(frozen=True)
-class Found:
-    """An image file.
+class ImageFile:
+    """A file that may hold an image.
 
     Args:
-        name: what it is called: relative to the folder it was found in (with `/`), or its file name.
-        file: where it is.
+        name: path relative to the searched folder (with `/`), or the file name of a file that was named itself.
+        file: path of the file.
     """
 
     name: str
     file: Path
 
 
-def find(places: Sequence[Path], leave_out: Path | None = None) -> tuple[list[Found], list[Rejection]]:
+def find_images(places: Sequence[Path], leave_out: Path | None = None) -> tuple[list[ImageFile], list[Rejection]]:
     """Finds images, in an order that depends on their names alone.
 
     Args:
-        places: image files, and folders whose files at any depth are taken (names with a leading dot are not).
-        leave_out: a folder that is passed over, such as the one that results go to.
+        places: image files, and folders, which are searched at any depth (names with a leading dot do not count).
+        leave_out: a folder to leave out of the search, such as that of the results.
 
     Returns:
-        the candidates, unread; and what cannot be one, with the reason.
+        the candidates, unread; and the other files, with the reason.
 
     Raises:
         ValueError: two images would have the same name.
     """
-    found: list[Found] = []
+    found: list[ImageFile] = []
     rejected: list[Rejection] = []
     for place in places:
         if place.is_dir():
@@ -53,7 +51,7 @@ def find(places: Sequence[Path], leave_out: Path | None = None) -> tuple[list[Fo
             found += images
             rejected += bad
         else:
-            found.append(Found(place.name, place))
+            found.append(ImageFile(place.name, place))
     names: dict[str, Path] = {}
     for item in found:
         other = names.setdefault(item.name, item.file)
@@ -65,10 +63,10 @@ def find(places: Sequence[Path], leave_out: Path | None = None) -> tuple[list[Fo
 
 
 class NamedImages(Source):
-    """What `find` finds, as a source of data sets.
+    """The images of a command line as a source of data sets.
 
     Args:
-        places: see `find`.
+        places: image files and folders, as for `find_images`.
 
     Raises:
         ValueError: two images would have the same name.
@@ -76,7 +74,7 @@ class NamedImages(Source):
 
     def __init__(self, places: Sequence[Path]) -> None:
         super().__init__()
-        found, self._rejected = find(places)
+        found, self._rejected = find_images(places)
         self._files = {item.name: item.file for item in found}
         self._places = ", ".join(str(place) for place in places)
 
@@ -91,15 +89,15 @@ class NamedImages(Source):
         """Returns the bytes of one file.
 
         Raises:
-            BadImage: it cannot be read.
+            BadImage: the file cannot be read.
         """
         return read_image_file(self._files[path])
 
 
-def read_all(found: Sequence[Found]) -> Iterator[tuple[Found, Image.Image | BadImage]]:
-    """Yields each image, upright and RGB, or why there is none; in order, a few of them read ahead by threads."""
-    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
-        waiting: deque[tuple[Found, Future[Image.Image | BadImage]]] = deque()
+def read_images(found: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, Image.Image | BadImage]]:
+    """Yields each image, upright and RGB, or the reason for its rejection; in order, with threads reading ahead."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="read") as pool:
+        waiting: deque[tuple[ImageFile, Future[Image.Image | BadImage]]] = deque()
         for item in found:
             waiting.append((item, pool.submit(_read, item.file)))
             if len(waiting) > _AHEAD:
@@ -110,9 +108,9 @@ def read_all(found: Sequence[Found]) -> Iterator[tuple[Found, Image.Image | BadI
 
 
 def output_names(names: Sequence[str]) -> list[str]:
-    """Returns the PNG to write for each name: `a/b.jpg` -> `a/b.png`, or `a/b.jpg.png` where `b.png` would be two."""
+    """Returns the PNG file of each name: `a/b.jpg` -> `a/b.png`, or `a/b.jpg.png` if two images would be `a/b.png`."""
     outputs = {name: str(Path(name).with_suffix(".png")) for name in names}
-    while True:
+    while True:  # a longer name may in turn be that of another image: `a.jpg`, `a.png` and `a.jpg.webp`
         users: dict[str, list[str]] = {}
         for name, output in outputs.items():
             users.setdefault(output, []).append(name)
@@ -129,38 +127,18 @@ def _read(file: Path) -> Image.Image | BadImage:
         return bad
 
 
-def _in_folder(folder: Path, leave_out: Path | None) -> tuple[list[Found], list[Rejection]]:
-    listing = ImageFolder(folder).listing()
-    rejected = listing.rejected + _without_suffix(folder)
+def _in_folder(folder: Path, leave_out: Path | None) -> tuple[list[ImageFile], list[Rejection]]:
+    contents = search_folder(folder)
+    # The user named this folder, so every file without a result is reported, text files too.
+    rejected = contents.rejected + [Rejection.of(path, _no_image(path)) for path in contents.others]
     here, out = folder.resolve(), leave_out.resolve() if leave_out else None
-    if out is not None and out != here and out.is_relative_to(here):
-        inside = out.relative_to(here).as_posix() + "/"
-        listing.names[TRAIN] = [name for name in listing.names[TRAIN] if not name.startswith(inside)]
+    inside = f"{out.relative_to(here).as_posix()}/" if out and out != here and out.is_relative_to(here) else None
+    if inside:
+        contents.images = [path for path in contents.images if not path.startswith(inside)]
         rejected = [bad for bad in rejected if not bad.path.startswith(inside)]
-    return [Found(name, folder / name) for name in listing.names[TRAIN]], rejected
+    return [ImageFile(path, folder / path) for path in contents.images], rejected
 
 
-def _without_suffix(folder: Path) -> list[Rejection]:
-    """Files that the search passed over because their names are not those of images."""
-    passed: list[Rejection] = []
-    seen: set[tuple[int, int]] = set()
-    for place, below, files in os.walk(folder, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            below.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith(".") and Path(name).suffix not in SUFFIXES)
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() not in SUFFIXES and _is_file(Path(place, name)):
-                detail = f"its name ends in {Path(name).suffix or 'no suffix'!r}, which is not an image's"
-                path = Path(place, name).relative_to(folder).as_posix()
-                passed.append(Rejection(path=path, reason=Reason.NOT_AN_IMAGE, detail=detail))
-    return passed
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
+def _no_image(path: str) -> BadImage:
+    suffix = Path(path).suffix or "no suffix"
+    return BadImage(Reason.NOT_AN_IMAGE, f"its name ends in {suffix!r}, which is not an image's")

@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
-from ssdd.data import ImageDataset, StepSampler, make_loader
+from ssdd.data.image_dataset import ImageDataset
+from ssdd.data.loader import make_loader
+from ssdd.data.step_sampler import StepSampler
 
 Batch = dict[str, Any]
 """`image` (B, 3, S, S) in [-1, 1], `index` (B,) int64, `path` list of B names; more where a data set adds more."""

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from ssdd.autoencoder import SSDD
-from ssdd.data import ImageDataset
+from ssdd.data.image_dataset import ImageDataset
 from ssdd.evaluation.periodic import Evaluator
 from ssdd.evaluation.pretrained_networks import find_networks, load_networks
 from ssdd.parameters import DistillConfig, EvalConfig, PretrainedNetworks, RuntimeConfig, TrainConfig

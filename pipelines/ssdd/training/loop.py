@@ -13,7 +13,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
-from ssdd.data import ImageDataset, StepSampler
+from ssdd.data.image_dataset import ImageDataset
+from ssdd.data.step_sampler import StepSampler
 from ssdd.parameters import RuntimeConfig, TrainConfig, pieces_per_process
 from ssdd.progress import TrainingBar
 from ssdd.training.batches import Batch, run_batches, split, to_device

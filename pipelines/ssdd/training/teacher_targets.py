@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ssdd.data import ImageDataset
+from ssdd.data.image_dataset import ImageDataset
 from ssdd.files import atomic_write, sha256_file
 from ssdd.noise import sample_noise, sample_seeds
 from ssdd.parameters import DistillConfig

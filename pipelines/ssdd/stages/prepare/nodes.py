@@ -24,12 +24,12 @@ def prepare_images(
     Raises:
         ValueError: nothing is usable, or too many files are rejected.
     """
-    from ssdd.data import contact_sheet
-    from ssdd.data import prepare as look_at_all
+    from ssdd.data.contact_sheets import contact_sheet
+    from ssdd.data.image_index import index_images
     from ssdd.data.image_sets import open_images
 
     source = open_images(data)
-    found = look_at_all(source, **prepare.model_dump(), workers=runtime.workers, progress=runtime.progress)
+    found = index_images(source, **prepare.model_dump(), workers=runtime.workers, progress=runtime.progress)
     chosen = found.index.iloc[:: max(len(found.index) // SHEET, 1)].head(SHEET)
     thumbnails = []
     for path in chosen["path"]:

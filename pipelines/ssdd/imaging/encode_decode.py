@@ -1,4 +1,4 @@
-"""Whole folders through a model: images to latents, latents to images, images to reconstructions."""
+"""Encoding and decoding of whole folders: images to latents, latents to images, images to reconstructions."""
 
 # B batch, C latent channels, h w latent cells
 
@@ -15,27 +15,27 @@ from PIL import Image
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.data import BadImage
+from ssdd.data.decoding import BadImage
 from ssdd.data.source import Rejection
 from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
 from ssdd.imaging.latent_files import StoredLatents
-from ssdd.imaging.picture_files import READERS, Found, find, output_names, read_all
+from ssdd.imaging.picture_files import THREADS, ImageFile, find_images, output_names, read_images
 from ssdd.progress import bar
 from ssdd_decoder import Decoder
 from ssdd_encoder import Encoder
 
 REJECTED_FILE = "rejected.csv"
-Keep = Callable[[str, Tensor, tuple[int, int]], None]
+StoreLatent = Callable[[str, Tensor, tuple[int, int]], None]
 
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """What became of a folder.
+    """The outcome for a folder.
 
     Args:
-        written: files, relative to the output folder.
-        rejected: files of the input that gave none.
+        written: result files, relative to the output folder.
+        rejected: input files without a result.
     """
 
     written: list[str]
@@ -44,30 +44,31 @@ class Reconstructed:
 
 @torch.no_grad()
 def encode_images(
-    encoder: Encoder, places: Sequence[Path], keep: Keep, batch_size: int = 16, progress: bool = True
+    encoder: Encoder, places: Sequence[Path], store: StoreLatent, batch_size: int = 16, progress: bool = True
 ) -> list[Rejection]:
-    """Encodes images of any size to the mode of their posterior; see `canvas.pad` for what surrounds them.
+    """Encodes images of any size, padded by `canvas.pad`, to the mode of their posterior.
 
     Args:
-        encoder: where and in what precision it shall run.
+        encoder: encoder on its device, in the precision of the computation.
         places: image files and folders.
-        keep: takes each image's name, latent (C, h, w), and (height, width) before padding.
+        store: called with each image's name, latent (C, h, w), and (height, width) before padding. Latents are handed
+            over one by one, so that memory does not grow with the number of images.
         batch_size: images of equal padded size at a time.
         progress: shows a bar.
 
     Returns:
-        the files that gave none.
+        the files without a latent.
 
     Raises:
-        ValueError: two images have the same name, or there is nothing that could be one.
+        ValueError: two images have the same name, or there is no candidate file.
     """
-    found, rejected = find(places)
+    found, rejected = find_images(places)
     _check_any(found, rejected, ", ".join(str(place) for place in places))
     with bar("encoding", len(found), show=progress) as advance:
         for group in batches(_canvases(found, encoder.config.downscale, rejected, advance), batch_size):
             modes = encoder(to_images(group, encoder.conv_in.weight.device)).mode().cpu()
             for canvas, z in zip(group, modes, strict=True):
-                keep(canvas.name, z, canvas.size)
+                store(canvas.name, z, canvas.size)
             advance(len(group))
     return rejected
 
@@ -85,11 +86,11 @@ def decode_latents(
     """Decodes latents to PNG files, and returns their names.
 
     Args:
-        decoder: where and in what precision it shall run.
-        latents: with the sizes to crop to.
-        out: the folder to write to.
-        steps: of the sampler.
-        seed: of the noise, which also depends on the image's name.
+        decoder: decoder on its device, in the precision of the computation.
+        latents: stored latents, with the sizes of the images.
+        out: output folder.
+        steps: steps of the sampler.
+        seed: seed of the noise, which also depends on the image's name.
         batch_size: images of equal padded size at a time.
         progress: shows a bar.
 
@@ -98,11 +99,12 @@ def decode_latents(
         OSError: the disk is full or not writable.
     """
     outputs = dict(zip(latents.shapes, output_names(list(latents.shapes)), strict=True))
+    # All shapes are known before any latent is read, so that every batch but the last of a shape is full.
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, shape in latents.shapes.items():
         groups.setdefault(shape, []).append(name)
     weight = decoder.conv_in.weight
-    with bar("decoding", len(outputs), show=progress) as advance, ThreadPoolExecutor(READERS) as pool:
+    with bar("decoding", len(outputs), show=progress) as advance, ThreadPoolExecutor(THREADS) as pool:
         for names in groups.values():
             for start in range(0, len(names), batch_size):
                 some = names[start : start + batch_size]
@@ -127,29 +129,29 @@ def reconstruct_folder(
 ) -> Reconstructed:
     """Encodes and decodes every image below a folder, keeping its relative name (as PNG) and its size.
 
-    What cannot be read is skipped, and listed with its reason in `rejected.csv` of the output folder.
+    Unreadable files are skipped and listed with the reason in `rejected.csv` of the output folder.
 
     Args:
-        model: where and in what precision it shall run.
+        model: model on its device, in the precision of the computation.
         folder: images at any depth.
-        out: the folder to write to; inside `folder` it is left out of the search.
-        steps: of the sampler.
-        seed: of the noise, which also depends on the image's relative name, and on nothing else.
+        out: output folder; inside `folder` it is left out of the search.
+        steps: steps of the sampler.
+        seed: seed of the noise, which also depends on the image's relative name, and on nothing else.
         batch_size: images of equal padded size at a time.
         progress: shows a bar.
 
     Raises:
-        ValueError: there is no image, or a result would take the place of an input.
+        ValueError: there is no image, or a result would overwrite an input.
         OSError: the disk is full or not writable.
     """
     if out.resolve() == folder.resolve():
         raise ValueError(f"expected an output folder other than the input's, got {out} for both: choose another")
-    found, rejected = find([folder], leave_out=out)
+    found, rejected = find_images([folder], leave_out=out)
     _check_any(found, rejected, str(folder))
     outputs = dict(zip((item.name for item in found), output_names([item.name for item in found]), strict=True))
     _check_apart(found, [out / output for output in outputs.values()])
     written: list[str] = []
-    with bar("reconstructing", len(found), show=progress) as advance, ThreadPoolExecutor(READERS) as pool:
+    with bar("reconstructing", len(found), show=progress) as advance, ThreadPoolExecutor(THREADS) as pool:
         for group in batches(_canvases(found, model.encoder.config.downscale, rejected, advance), batch_size):
             z = model.encode(to_images(group, model.encoder.conv_in.weight.device)).mode()
             names, sizes = [canvas.name for canvas in group], [canvas.size for canvas in group]
@@ -163,7 +165,7 @@ def reconstruct_folder(
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
-    """Writes a table of path, reason, detail; of no row where nothing was rejected."""
+    """Writes a table of path, reason, detail, even an empty one: an earlier list must not remain."""
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(["path", "reason", "detail"])
@@ -173,19 +175,19 @@ def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
 
 
 def _canvases(
-    found: Sequence[Found], downscale: int, rejected: list[Rejection], advance: Callable[[int], None]
+    found: Sequence[ImageFile], downscale: int, rejected: list[Rejection], advance: Callable[[int], None]
 ) -> Iterator[Canvas]:
-    """Reads and pads; what cannot be read is added to `rejected` and counts as done."""
-    for item, picture in read_all(found):
+    """Reads and pads images; an unreadable one is added to `rejected` and counts as done."""
+    for item, picture in read_images(found):
         if isinstance(picture, BadImage):
-            rejected.append(Rejection(path=item.name, reason=picture.reason, detail=picture.detail))
+            rejected.append(Rejection.of(item.name, picture))
             advance(1)
         else:
             yield pad(item.name, picture, downscale)
 
 
 def _write(pool: ThreadPoolExecutor, pictures: Sequence[np.ndarray], files: Sequence[Path]) -> None:
-    """Compresses in threads, writes one after another."""
+    """Compresses in threads, and writes one file after another: an interruption leaves at most one temporary file."""
     for file, data in zip(files, pool.map(_png, pictures), strict=True):
         with atomic_write(file) as temporary:
             temporary.write_bytes(data)
@@ -197,13 +199,14 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _check_any(found: Sequence[Found], rejected: Sequence[Rejection], where: str) -> None:
+def _check_any(found: Sequence[ImageFile], rejected: Sequence[Rejection], where: str) -> None:
     if not found:
         others = f" among {len(rejected)} other files" if rejected else ""
         raise ValueError(f"expected images in {where}, found none{others}: check the path and the files' suffixes")
 
 
-def _check_apart(found: Sequence[Found], outputs: Sequence[Path]) -> None:
+def _check_apart(found: Sequence[ImageFile], outputs: Sequence[Path]) -> None:
+    """Refuses results that would overwrite an image, by its own path or through a link."""
     inputs = {item.file.parent.resolve() / item.file.name for item in found} | {item.file.resolve() for item in found}
     for output in outputs:
         if output.parent.resolve() / output.name in inputs:
