@@ -14,7 +14,7 @@ LIMITS = {
     "resnets_per_level": 32,
     "downscale": 1024,
 }
-MAX_PARAMETERS = 2**31  # a configuration beyond it is a mistake, or an attack by a checkpoint's header
+MAX_PARAMETERS = 2**31  # more than that is a mistake, or an attack by a checkpoint's header
 
 
 def _check(name: str, value: object, most: int, least: int = 1) -> None:
@@ -103,6 +103,7 @@ class DecoderConfig:
     @property
     def approximate_parameters(self) -> int:
         """Number of weights, to within a third: the kernels of convolutions and the matrices of the transformer."""
+        # Counted from the shape: a hostile configuration must be refused before any memory is taken.
         first, last = self.widths[0], self.widths[-1]
         down = sum(self.resnets_per_level * (18 * width**2 + 10 * first * width) for width in self.widths)
         up = sum((self.resnets_per_level + 1) * (29 * width**2 + 12 * first * width) for width in self.widths)
