@@ -37,7 +37,7 @@ def _one_thread():
 
 
 def make(encoder="debug", decoder="debug", seed: int = 0) -> SSDD:
-    """A model without a weight that is zero or one by chance."""
+    """A model whose weights are all random: zeros and ones, as initialised, would hide mistakes."""
     model = SSDD(encoder, decoder).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -153,7 +153,7 @@ def test_configurations_are_read_without_the_weights(tmp_path, monkeypatch, enco
 
 
 def test_errors_of_either_part_are_one(tmp_path):
-    """Also of an encoder in a file of its own: the encoder package has a CheckpointError that no caller gets to see."""
+    """An encoder in a file of its own included, although the encoder package has a CheckpointError of its own."""
     file = make().encoder.save_pretrained(tmp_path / "a.safetensors")
     for source in (file, tmp_path / "nowhere.safetensors"):
         with pytest.raises(CheckpointError):

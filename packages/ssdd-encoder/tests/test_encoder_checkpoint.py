@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back bitwise, and whatever else is offered is refused with a clear error."""
+"""Checkpoints: saved weights come back bitwise, and all other files are refused with a clear error."""
 
 import contextlib
 import io
@@ -100,7 +100,7 @@ def test_numpy_is_not_needed(make_encoder, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["debug", "quickstart"])
 @pytest.mark.parametrize("published", [False, True])
 def test_a_header_is_read_without_the_tensors(make_encoder, tmp_path, monkeypatch, name, published):
-    """Also where nothing after the header is right: that part of the file is not looked at."""
+    """Even if the data after the header is damaged, since only the header is read."""
     encoder = make_encoder(encoder_config("f2c2") if published else name)
     file = encoder.save_pretrained(tmp_path)
     if published:
@@ -164,7 +164,7 @@ def test_tensors_of_neither_part_are_refused(make_encoder, tmp_path):
 @pytest.mark.parametrize("key", ["decoder.conv_in.weight", "ada_ctx_proj.0.weight", "time_embedding.linear_1.bias"])
 @pytest.mark.parametrize("header", [{}, {"ssdd": '{"decoder": {}}'}])
 def test_decoder_alone_holds_no_encoder(tmp_path, key, header):
-    """Keys without a prefix are the encoder's only where they look so; whose they are, only a header says."""
+    """Without a prefix or a header, the error cannot name the network of keys that are not an encoder's."""
     save_file({key: torch.zeros(4)}, tmp_path / "a.safetensors", header)
     named = header or key.startswith("decoder.")
     refused(tmp_path, f"holds {'decoder, ' if named else ''}no encoder: give a file with one", "debug")

@@ -52,7 +52,7 @@ def _latents(path: Path) -> "LatentHeader | None":
         with safe_open(path, framework="pt") as file:
             is_latents = HEADER in (file.metadata() or {})
     except (SafetensorError, OSError):
-        return None  # the reader of checkpoints finds the same fault, and says whether the file is a pickle
+        return None  # the reader of checkpoints finds the same fault, and its error is about checkpoints
     return read_header(path) if is_latents else None
 
 
@@ -119,9 +119,9 @@ def _provenance(path: Path) -> dict[str, str]:
     if stamp is None:
         damaged = stamp_path(path).exists()
         return {"lineage": "its stamp is damaged" if damaged else f"none beside it ({stamp_path(path).name})"}
-    told = facts(path, stamp)
-    kept = {name: told[name] for name in ("made by", "run", "commit", "started", "inputs")}
-    return {**kept, "lineage": f"ssdd lineage {path} tells more"}
+    known = facts(path, stamp)
+    kept = {name: known[name] for name in ("made by", "run", "commit", "started", "inputs")}
+    return {**kept, "lineage": f"for more: ssdd lineage {path}"}
 
 
 def _pairs(content: Mapping[str, Any]) -> str:

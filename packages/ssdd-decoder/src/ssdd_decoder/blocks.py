@@ -38,7 +38,7 @@ class ResnetBlock(nn.Module):
         # x may be lost where it is this block's own: put together here, and not the shortcut that is added below.
         h = self.conv1(self.norm1(x, modulation, overwrite=skip is not None and shortcut is not x))
         h = self.conv2(norm_silu(h, self._modulation_by(time), self.norm2.num_groups, self.norm2.eps, overwrite=True))
-        h += shortcut
+        h += shortcut  # in place: h is this block's own, and no backward pass needs its value
         return h
 
     def _modulation_by(self, time: Tensor) -> Modulation:

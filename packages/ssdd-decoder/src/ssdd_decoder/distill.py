@@ -58,6 +58,7 @@ def distillation_loss(
         target: (B, 3, H, W), from `teacher_target`.
         token_layer: index of the transformer block after which tokens are also returned.
     """
+    # One time for all images, so that its embedding is computed only once.
     t = torch.ones(1, device=noise.device, dtype=noise.dtype)
     prediction = student.predict(noise, t, student.condition(z), token_layer)
     image = predict_clean(noise, prediction.velocity, t)

@@ -92,4 +92,5 @@ def _check_shapes(*tensors: Tensor) -> None:
 
 
 def _wide(x: Tensor) -> Tensor:
+    # Means over millions of elements: bfloat16 would keep two or three digits of them.
     return x.to(torch.promote_types(x.dtype, torch.float32))

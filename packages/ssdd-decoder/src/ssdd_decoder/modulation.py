@@ -38,6 +38,7 @@ class Modulation:
         h, w = self.cells
         if height % h == 0 and width % w == 0:
             return self
+        # Nearest cell of each feature, rounded as in `F.interpolate`, which the published network uses.
         rows = torch.arange(height, device=self.scale.device) * h // height
         columns = torch.arange(width, device=self.scale.device) * w // width
         return Modulation(self.scale[:, rows][:, :, columns], self.shift[:, rows][:, :, columns])
@@ -70,4 +71,5 @@ def in_cells(x: Tensor, cells: torch.Size) -> Tensor:
 
 def may_overwrite() -> bool:
     """Whether features that are no longer needed may be overwritten: no gradient and no graph is being recorded."""
+    # A compiler plans memory by itself, and copies whatever is overwritten.
     return not torch.is_grad_enabled() and not torch.compiler.is_compiling()

@@ -129,6 +129,7 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, ch, eps=1e-5)
         self.conv_out = nn.Conv2d(ch, pixels, 3, padding=1)
         self._initialize()
+        # In the other layout, convolutions convert their maps, and modulation would run along rows instead of channels.
         self.to(memory_format=torch.channels_last)
 
     def condition(self, z: Tensor) -> Conditioning:
@@ -142,6 +143,7 @@ class UNet(nn.Module):
         return Conditioning(
             latent=F.interpolate(z, size=(height, width), mode="nearest"),
             resnets=modulations(context, [resnet.norm1 for block in outer for resnet in block.resnets]),
+            # SiLU for these alone, as published
             transformer=modulations(F.silu(context), [block.norm1 for block in blocks]),
             projections=[block.attn1.projection() for block in blocks],
             biases=attention_biases(tables, _halve(height, halvings), _halve(width, halvings)),

@@ -63,7 +63,7 @@ class Contents:
         """The parts that the keys' prefixes name, or else the header's only part; empty where neither names one."""
         prefixed = tuple(part for part in PARTS if any(key.startswith(f"{part}.") for key in self.tensors))
         described = tuple(part for part in PARTS if part in self.config)
-        # A header with both parts does not say which of them keys without a prefix belong to.
+        # With both parts in the header, keys without a prefix could belong to either.
         return prefixed or (described if len(described) == 1 else ())
 
     def holds(self, part: str, own: tuple[str, ...]) -> bool:
@@ -93,7 +93,7 @@ class Contents:
             return dict(self.tensors)
         outside = {key: t for key, t in self.tensors.items() if not key.startswith(tuple(f"{p}." for p in PARTS))}
         kept = {key: tensor for key, tensor in outside.items() if key.startswith(beside)}
-        # Tensors left aside in silence would make a file of something else look like a good one.
+        # If such tensors were ignored, a file of another model could pass for a good one.
         if outside and not kept:
             raise self.refusal(
                 f"holds {len(outside)} tensors that belong to neither encoder nor decoder, such as "
