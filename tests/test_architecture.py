@@ -1,4 +1,4 @@
-"""The house's rules, read from the source: who imports whom, what is vendored, and that no pickle is loaded."""
+"""Rules of the sources: the order of imports, files that packages share, and that no pickle is loaded."""
 
 import ast
 from pathlib import Path
@@ -15,18 +15,19 @@ APPLICATION = ROOT / "pipelines" / "ssdd"
 ORDER = {
     "ssdd_encoder": "files sources checkpoint config blocks posterior latents sdvae encoder __init__",
     "ssdd_decoder": (
-        "files sources checkpoint config flow times linear modulation norm conditioning window fused attention blocks "
+        "files sources checkpoint config flow times linear modulation norm fused attention conditioning blocks "
         "unet sampler decoder losses distill adversarial __init__"
     ),
 }
-VENDORED = {
-    "files": [*PACKAGES.values(), APPLICATION],
-    "sources": [PACKAGES["ssdd_encoder"], PACKAGES["ssdd_decoder"]],
-    "checkpoint": [PACKAGES["ssdd_encoder"], PACKAGES["ssdd_decoder"]],
+# Files of ssdd_encoder, and the folders with a link to them: no package may need another one to be installed.
+LINKED = {
+    "files": [PACKAGES["ssdd_decoder"], PACKAGES["ssdd_metrics"], APPLICATION],
+    "sources": [PACKAGES["ssdd_decoder"]],
+    "checkpoint": [PACKAGES["ssdd_decoder"]],
 }
 LIGHT = {
     "ssdd_encoder": {"torch", "safetensors", "huggingface_hub"},
-    "ssdd_decoder": {"torch", "safetensors", "einops", "huggingface_hub"},
+    "ssdd_decoder": {"torch", "safetensors", "huggingface_hub"},
 }
 
 
@@ -80,10 +81,31 @@ def test_files_import_only_from_files_above_them(package):
         assert not taken & below, stem
 
 
-@pytest.mark.parametrize("name", VENDORED)
-def test_vendored_files_are_equal_letter_for_letter(name):
-    texts = {folder.name: (folder / f"{name}.py").read_text() for folder in VENDORED[name]}
-    assert len(set(texts.values())) == 1, f"{name}.py differs among {', '.join(texts)}"
+@pytest.mark.parametrize("name", LINKED)
+def test_shared_files_have_one_physical_source(name):
+    import tomllib
+
+    source = PACKAGES["ssdd_encoder"] / f"{name}.py"
+    assert not source.is_symlink()
+    for folder in LINKED[name]:
+        link = folder / source.name
+        assert link.is_symlink(), f"{link} is a copy: make it a link to {source}"
+        assert link.resolve() == source.resolve()
+        assert not link.readlink().is_absolute()
+        # An sdist would hold the link, which leads nowhere in it, if its package did not name the file.
+        project = next(parent for parent in link.parents if (parent / "pyproject.toml").is_file())
+        settings = tomllib.loads((project / "pyproject.toml").read_text())
+        forced = settings["tool"]["hatch"]["build"]["targets"]["sdist"]["force-include"].items()
+        named = {(project / target): (project / path).resolve() for path, target in forced}
+        assert named[link] == source.resolve()
+
+
+def test_no_other_file_is_a_link_or_a_copy():
+    links = {folder / f"{name}.py" for name, folders in LINKED.items() for folder in folders}
+    assert {file for file in sources() if file.is_symlink()} == links
+    texts: dict[str, Path] = {}
+    for file in (file for file in sources() if file not in links and file.stat().st_size > 200):
+        assert texts.setdefault(file.read_text(), file) == file, f"{file} is a copy"
 
 
 @pytest.mark.parametrize("package", LIGHT)

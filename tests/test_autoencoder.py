@@ -37,7 +37,7 @@ def _one_thread():
 
 
 def make(encoder="debug", decoder="debug", seed: int = 0) -> SSDD:
-    """A model without a weight that is zero or one by chance."""
+    """A model whose weights are all random: zeros and ones, as initialised, would hide mistakes."""
     model = SSDD(encoder, decoder).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -134,6 +134,32 @@ def test_metadata_travels_in_the_header(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
+def test_configurations_are_read_without_the_weights(tmp_path, monkeypatch, encoder, decoder):
+    from ssdd_decoder import checkpoint
+
+    model = make(encoder, decoder)
+    model.save_pretrained(tmp_path / "both")
+    model.encoder.save_pretrained(tmp_path / "parts")
+    model.decoder.save_pretrained(tmp_path / "decoder")
+    monkeypatch.setattr(checkpoint, "_digest", lambda *_: pytest.fail("the whole file was read"))
+    shapes = (model.encoder.config, model.decoder.config)
+    assert SSDD.config_of(tmp_path / "both") == SSDD.config_of(str(tmp_path / "both" / "ssdd.safetensors")) == shapes
+    assert SSDD.config_of(tmp_path / "decoder") == (None, shapes[1])
+    model.decoder.save_pretrained(tmp_path / "parts")
+    assert SSDD.config_of(tmp_path / "parts", "encoder.safetensors") == (shapes[0], None)
+    with pytest.raises(CheckpointError, match="no file or folder"):
+        SSDD.config_of(tmp_path / "nowhere")
+
+
+def test_errors_of_either_part_are_one(tmp_path):
+    """An encoder in a file of its own included, although the encoder package has a CheckpointError of its own."""
+    file = make().encoder.save_pretrained(tmp_path / "a.safetensors")
+    for source in (file, tmp_path / "nowhere.safetensors"):
+        with pytest.raises(CheckpointError):
+            SSDD("quickstart", "quickstart", encoder_checkpoint=source)
+
+
 def test_parts_from_two_files(tmp_path):
     model = make()
     encoder = model.encoder.save_pretrained(tmp_path / "encoder")
@@ -152,7 +178,7 @@ def test_encoder_of_its_own_file_comes_before_the_checkpoints(tmp_path):
 
 
 def test_sdvae_takes_the_checkpoints_encoder_before_the_hubs(tmp_path, monkeypatch):
-    import ssdd_encoder.sources as sources
+    import ssdd_decoder.sources as sources
 
     model = make("f8c4", "debug")
     monkeypatch.setattr(sources, "_from_hub", lambda *_: pytest.fail("the hub was asked"))

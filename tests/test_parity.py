@@ -1,4 +1,4 @@
-"""The same weights give the numbers of the published system: parity data in `tests/data`.
+"""Parity: with the same weights, all numbers are those of the published system. The data are in `tests/data`.
 
 Each file holds the published system's float64 outputs for weights and inputs that are drawn from its seed.
 Everything but the full f8c4 S file in float32 and the smallest in float64 is marked slow.
@@ -82,7 +82,7 @@ def load(name: str) -> Case:
 
 @torch.no_grad()
 def outputs(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Everything that the parity file holds, computed by this project."""
+    """Computes every entry of the parity file with this project."""
     model = case.model.to(dtype)
     x, z, noise, t = (value.to(dtype) for value in (case.x, case.z, case.noise, case.t))
     posterior = model.encode(x)
@@ -134,7 +134,7 @@ def test_native_keys_are_the_published_layout():
 
 @pytest.mark.parametrize("size", ["XS", "B", "M", "L", "XL", "H"])
 def test_other_sizes_differ_in_widths_and_counts_only(size):
-    """Every key of another size is one of S's, with the block's number left out."""
+    """Without the numbers of the blocks, every key of another size is one of S's."""
     with torch.device("meta"):
         model = SSDD("f8c4", size)
     lines = (DATA / "f8c4_S.keys.txt").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Each package's wheel, installed alone: only what it declares comes with it, and its README runs there."""
+"""Each package, installed alone as wheel, from its sdist and editable: it needs only its declared dependencies."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -17,15 +18,17 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 DECLARED = {
     "ssdd-encoder": {"torch", "safetensors"},
-    "ssdd-decoder": {"torch", "einops", "safetensors"},
+    "ssdd-decoder": {"torch", "safetensors"},
     "ssdd-metrics": {"torch", "torchmetrics", "numpy", "safetensors"},
 }
-# Besides torch, what an import may bring along: the rest is imported where it is used.
+# Besides torch, only these may be imported with the package; the others are imported where they are used.
 LIGHT = {
     "ssdd-encoder": {"safetensors"},
-    "ssdd-decoder": {"safetensors", "einops"},
+    "ssdd-decoder": {"safetensors"},
     "ssdd-metrics": {"safetensors", "numpy"},
 }
+# Modules whose source is in ssdd-encoder, with links to it in the other packages.
+LINKED = {"ssdd-decoder": ("checkpoint", "files", "sources"), "ssdd-metrics": ("files",), "ssdd": ("files",)}
 HEAVY_TORCH = ("torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "torch.onnx", "torch.utils.tensorboard")
 PROBE = """
 import json, sys
@@ -95,6 +98,49 @@ def test_readme_runs_with_the_declared_dependencies_only(installed, tmp_path):
     assert blocks
     (tmp_path / "readme.py").write_text("\n".join(blocks))
     run(python, "-I", "-W", "ignore", tmp_path / "readme.py", cwd=tmp_path)
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    """The modules of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
+
+
+@pytest.mark.parametrize("name", [*DECLARED, "ssdd"])
+def test_an_sdist_unpacked_elsewhere_makes_the_same_wheel(uv, tmp_path, name):
+    """Links become files: the folder that they lead to is not there."""
+    source = ROOT if name == "ssdd" else ROOT / "packages" / name
+    for kind in ("--sdist", "--wheel"):
+        run(uv, "build", kind, "--quiet", "--out-dir", tmp_path, source, cwd=tmp_path)
+    (sdist,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
+    with tarfile.open(sdist) as archive:
+        assert all(member.isfile() for member in archive.getmembers())
+        names = archive.getnames()
+        archive.extractall(tmp_path / "elsewhere", filter="data")
+    assert len(names) == len(set(names))
+    (unpacked,) = (tmp_path / "elsewhere").iterdir()
+    run(uv, "build", "--wheel", "--quiet", "--out-dir", tmp_path / "again", unpacked, cwd=tmp_path)
+    (again,) = (tmp_path / "again").glob("*.whl")
+    assert contents(again) == contents(wheel)
+    for module in LINKED.get(name, ()):
+        original = ROOT / f"packages/ssdd-encoder/src/ssdd_encoder/{module}.py"
+        assert contents(wheel)[f"{name.replace('-', '_')}/{module}.py"] == original.read_bytes()
+
+
+@pytest.mark.parametrize("name", [name for name in LINKED if name in DECLARED])
+def test_editable_install_sees_edits_of_the_one_source(uv, tmp_path, name):
+    """In a copy of the packages, with links as they are; alone, as nothing but this package is installed."""
+    shutil.copytree(ROOT / "packages", tmp_path / "packages", symlinks=True, ignore=shutil.ignore_patterns("tests"))
+    python = tmp_path / "venv" / "bin" / "python"
+    run(uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv", cwd=tmp_path)
+    run(uv, "pip", "install", "--quiet", "--python", python, "--editable", f"packages/{name}", cwd=tmp_path)
+    module = name.replace("-", "_")
+    for linked in LINKED[name]:
+        source = tmp_path / f"packages/ssdd-encoder/src/ssdd_encoder/{linked}.py"
+        source.write_text(source.read_text() + "\nEDITED = True\n")
+        code = f"import {module}.{linked} as m; print(m.EDITED, m.__name__)"
+        assert run(python, "-I", "-W", "ignore", "-c", code, cwd=tmp_path).split() == ["True", f"{module}.{linked}"]
+    shutil.rmtree(tmp_path / "venv")
 
 
 def test_other_packages_are_not_needed(installed, tmp_path):

@@ -1,4 +1,4 @@
-"""Encoder and decoder as one model: the one place where they meet."""
+"""Encoder and decoder as one model. Only here do the two packages meet."""
 
 # B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F
 
@@ -6,34 +6,34 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig, decoder_config
-from ssdd_decoder.checkpoint import Contents, read, write
+from ssdd_decoder.checkpoint import read, read_header, write
 from ssdd_decoder.sources import destination, resolve
-from ssdd_encoder import CheckpointError as EncoderCheckpointError
-from ssdd_encoder import Encoder, EncoderConfig, Posterior, encoder_config
-from ssdd_encoder.checkpoint import Contents as EncoderContents
+from ssdd_encoder import Encoder, EncoderConfig, Posterior, encoder_config, sdvae
+from ssdd_encoder.encoder import CHECKPOINT_NAME as ENCODER_NAME
 
 CHECKPOINT_NAME = "ssdd.safetensors"
-SDVAE = "sdvae"
+SDVAE = sdvae.SDVAE
 
 
 class SSDD(nn.Module):
     """An image tokenizer: convolutional encoder, flow-matching pixel decoder.
 
     Args:
-        encoder: its configuration or name: `f<F>c<C>`, `debug`, `quickstart`; `sdvae` (SD-VAE's encoder, whose
-            weights are read from `encoder_checkpoint`, else from `checkpoint` if it holds an encoder, else the hub).
+        encoder: its configuration or name: `f<F>c<C>`, `debug`, `quickstart`; or `sdvae`, SD-VAE's encoder, whose
+            weights come from `encoder_checkpoint`, or from `checkpoint` if it holds an encoder, or from the hub.
         decoder: its configuration or size: XS, S, B, M, L, XL, H; `debug`, `quickstart`.
         checkpoint: a safetensors file, a folder that holds one, or a hub id: with both parts, or the decoder alone.
-        encoder_checkpoint: the same for the encoder, where it is not in `checkpoint`.
+        encoder_checkpoint: the same for the encoder, where it is not in `checkpoint`; or `sdvae`.
 
     Raises:
         ValueError: a name is unknown, or the two parts have different latent spaces.
-        CheckpointError: a file is missing, damaged, or holds something else (a ValueError too).
+        CheckpointError: a file is missing, damaged, or holds other networks (a ValueError too).
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class SSDD(nn.Module):
         space = {"latent_channels": encoder_shape.latent_channels, "downscale": encoder_shape.downscale}
         decoder_shape = decoder_config(decoder, **space) if isinstance(decoder, str) else decoder
         _check_spaces(encoder_shape, decoder_shape)
-        contents = read(resolve(checkpoint, CHECKPOINT_NAME)) if checkpoint is not None else None
-        encoder_is_there = contents is not None and "encoder" in contents.parts
-        if encoder_checkpoint is None and encoder == SDVAE and not encoder_is_there:
+        contents = _read(checkpoint, CHECKPOINT_NAME) if checkpoint is not None else None
+        # SD-VAE's encoder has published weights. Random ones in its place would be a silent mistake.
+        if encoder_checkpoint is None and encoder == SDVAE and not (contents and Encoder.is_in(contents)):
             encoder_checkpoint = SDVAE
-        source = encoder_checkpoint if encoder_checkpoint is not None else contents
-        self.encoder = Encoder(encoder_shape) if source is None else _load_encoder(source, encoder_shape)
+        own = contents if encoder_checkpoint is None else _read(encoder_checkpoint, ENCODER_NAME)
+        self.encoder = Encoder(encoder_shape) if own is None else Encoder.from_contents(own, encoder_shape)
         self.decoder = Decoder(decoder_shape) if contents is None else Decoder.from_contents(contents, decoder_shape)
         if contents is not None:
             self.eval()
@@ -101,7 +101,7 @@ class SSDD(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str]) -> "SSDD":
-        """Loads a model, in evaluation mode, whatever it is: its header or, for published files, its shapes tell.
+        """Loads a model, in evaluation mode; its configurations come from the header or, without one, from the shapes.
 
         Args:
             source: a safetensors file with both parts, a folder that holds one, or a hub id (`owner/name`).
@@ -109,16 +109,44 @@ class SSDD(nn.Module):
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds no known encoder and decoder.
         """
-        contents = read(resolve(source, CHECKPOINT_NAME))
-        encoder, decoder = _load_encoder(contents), Decoder.from_contents(contents)
+        contents = _read(source, CHECKPOINT_NAME)
+        encoder, decoder = Encoder.from_contents(contents), Decoder.from_contents(contents)
         try:
             _check_spaces(encoder.config, decoder.config)
         except ValueError as error:
             raise CheckpointError(f"{contents.file} holds two parts that do not fit: {error}") from error
+        # Not through the constructor, which would build both networks a second time.
         model = cls.__new__(cls)
         nn.Module.__init__(model)
         model.encoder, model.decoder = encoder, decoder
         return model.eval()
+
+    @classmethod
+    def config_of(
+        cls, source: str | os.PathLike[str], name: str = CHECKPOINT_NAME
+    ) -> tuple[EncoderConfig | None, DecoderConfig | None]:
+        """Reads the configurations in a checkpoint from its header alone, without its weights.
+
+        Args:
+            source: a safetensors file, a folder that holds one, a hub id (`owner/name`), or `sdvae`.
+            name: the usual name of such a file in a folder; `encoder.safetensors` where an encoder is wanted.
+
+        Returns:
+            those of the encoder and of the decoder, each None where the file holds none, or none that is known here.
+
+        Raises:
+            CheckpointError: there is no such file, or its header is damaged.
+        """
+        header = _read(source, name, header_only=True)
+        return Encoder.config_in(header), Decoder.config_in(header)
+
+
+def _read(source: str | os.PathLike[str], name: str, header_only: bool = False) -> Any:
+    """Returns the decoder package's `Contents`, for both networks: so all errors are the decoder's `CheckpointError`.
+
+    The encoder package's class of that name is the same source, but a type of its own.
+    """
+    return (read_header if header_only else read)(resolve(sdvae.checkpoint_of(source), name))
 
 
 def _check_spaces(encoder: EncoderConfig, decoder: DecoderConfig) -> None:
@@ -127,14 +155,3 @@ def _check_spaces(encoder: EncoderConfig, decoder: DecoderConfig) -> None:
             f"expected a decoder of {encoder.name} latents, got one of f{decoder.downscale}c{decoder.latent_channels}: "
             "choose a decoder of the encoder's latent space"
         )
-
-
-def _load_encoder(source: Contents | str | os.PathLike[str], config: EncoderConfig | None = None) -> Encoder:
-    """Loads an encoder; the two packages' types of contents and of errors are alike, but each has its own."""
-    try:
-        if isinstance(source, Contents):
-            contents = EncoderContents(source.file, source.config, source.tensors, source.metadata)
-            return Encoder.from_contents(contents, config)
-        return Encoder.from_pretrained(source, config)
-    except EncoderCheckpointError as error:
-        raise CheckpointError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Shared by the decoder's tests: one thread, small networks with random weights everywhere."""
+"""Shared by the decoder's tests: one thread, small networks whose weights are all random."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def make_decoder():
-    """Builds a decoder whose every weight is random: as initialised, whole branches would be zero."""
+    """Builds a decoder whose weights are all random: as initialised, whole branches would be zero."""
 
     def make(config: DecoderConfig | str = "debug", seed: int = 0, **latent_space: int) -> Decoder:
         generator = torch.Generator().manual_seed(seed)

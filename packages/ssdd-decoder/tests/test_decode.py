@@ -1,4 +1,4 @@
-"""`decode`: what users call. Steps, noise, generators, precision, and every wrong input by name."""
+"""`decode`, the method that users call: steps, noise, generators, precision, and every wrong input by name."""
 
 from itertools import pairwise
 

@@ -200,6 +200,22 @@ def test_metadata_of_the_writer_comes_back(make_decoder, tmp_path):
     assert equal(Decoder.from_contents(contents), decoder)
 
 
+def test_configuration_is_read_from_the_header_or_the_shapes(make_decoder, tmp_path):
+    decoder = make_decoder("XS", latent_channels=16, downscale=16)
+    file = decoder.save_pretrained(tmp_path)
+    assert Decoder.config_in(checkpoint.read_header(file)) == decoder.config
+    tensors = {f"decoder.{key}": value.contiguous() for key, value in decoder.state_dict().items()}
+    tensors |= {f"encoder.down.{i}.block.0.conv1.bias": torch.zeros(1) for i in range(5)}
+    save_file(tensors, file)
+    assert Decoder.config_in(checkpoint.read_header(file)) == decoder.config
+    for keys in (["decoder.conv_in.weight"], ["encoder.conv_in.weight"], ["a"], []):
+        save_file({key: torch.zeros(1) for key in keys}, file)
+        assert Decoder.config_in(checkpoint.read_header(file)) is None
+    save_file({"up_blocks.a": torch.zeros(1), "x": torch.zeros(1)}, file, {"ssdd": '{"decoder": {"heads": -1}}'})
+    with pytest.raises(CheckpointError, match="header that this version cannot read"):
+        Decoder.config_in(checkpoint.read_header(file))
+
+
 def test_loading_does_not_import_the_compiler(tmp_path):
     Decoder("debug").save_pretrained(tmp_path / "decoder.safetensors")
     code = f"import sys; from ssdd_decoder import Decoder; Decoder.from_pretrained({str(tmp_path)!r}); "

@@ -1,4 +1,4 @@
-"""What decoders are made of: the published sizes exactly, and what is refused before any memory is spent."""
+"""Shapes of decoders: the published sizes exactly, and shapes that are refused before any memory is used."""
 
 import json
 from dataclasses import asdict

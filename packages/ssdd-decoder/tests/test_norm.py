@@ -1,4 +1,4 @@
-"""Norm, modulation and SiLU in one: against PyTorch's own, with gradients, in every precision and memory."""
+"""Norm, modulation and SiLU as one function: against PyTorch's own, with gradients, in every precision and layout."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ SHAPES = [
 
 
 def plainly(x, scale, shift):
-    """The same by PyTorch's operators, with the modulation upsampled to the features."""
+    """The same with PyTorch's operators, and the modulation upsampled to the features."""
     scale, shift = (F.interpolate(each.permute(0, 3, 1, 2), x.shape[2:]) for each in (scale, shift))
     return F.silu(F.group_norm(x, GROUPS, eps=EPS) * scale + shift)
 
@@ -112,7 +112,7 @@ def test_the_compilers_operator_is_well_described(draw):
 
 @pytest.mark.slow
 def test_compiled_loops_divide_no_index(draw):
-    """Cells and groups must be loops of their own: a division in the innermost one takes its vectors away."""
+    """Cells and groups must be loops of their own: an inner loop with a division cannot run in vectors."""
     from torch._inductor.utils import run_and_get_code
 
     inputs = [each.detach() for each in arguments(draw, (2, 64, 16, 16), (2, 4, 4), torch.bfloat16)]

@@ -1,4 +1,4 @@
-"""Shared by the encoder's tests: one thread, small networks with random weights everywhere."""
+"""Shared by the encoder's tests: one thread, small networks whose weights are all random."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def _one_thread():
 
 @pytest.fixture
 def make_encoder():
-    """Builds an encoder whose every weight is random, so that nothing is zero or one by chance."""
+    """Builds an encoder whose weights are all random: zeros and ones, as initialised, would hide mistakes."""
 
     def make(config: EncoderConfig | str = "debug", seed: int = 0) -> Encoder:
         generator = torch.Generator().manual_seed(seed)

@@ -1,5 +1,6 @@
-"""Checkpoints: what is saved comes back bitwise, and whatever else is offered is refused with a clear error."""
+"""Checkpoints: saved weights come back bitwise, and all other files are refused with a clear error."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -96,6 +97,26 @@ def test_numpy_is_not_needed(make_encoder, tmp_path, monkeypatch):
     assert equal(Encoder.from_pretrained(encoder.save_pretrained(tmp_path)), encoder)
 
 
+@pytest.mark.parametrize("name", ["debug", "quickstart"])
+@pytest.mark.parametrize("published", [False, True])
+def test_a_header_is_read_without_the_tensors(make_encoder, tmp_path, monkeypatch, name, published):
+    """Even if the data after the header is damaged, since only the header is read."""
+    encoder = make_encoder(encoder_config("f2c2") if published else name)
+    file = encoder.save_pretrained(tmp_path)
+    if published:
+        save_file(encoder.state_dict(), file)
+    whole = checkpoint.read(file)
+    data = bytearray(file.read_bytes())
+    data[-100:] = bytes(100)
+    file.write_bytes(data)
+    monkeypatch.setattr(checkpoint, "_digest", lambda *_: pytest.fail("the whole file was read"))
+    header = checkpoint.read_header(file)
+    assert {key: value.shape for key, value in header.tensors.items()} == {k: v.shape for k, v in whole.tensors.items()}
+    assert all(value.is_meta for value in header.tensors.values())
+    assert (header.config, header.metadata, header.checked) == (whole.config, whole.metadata, False)
+    assert Encoder.config_in(header) == Encoder.config_in(whole) == encoder.config
+
+
 def test_dtype_that_files_do_not_hold_is_refused_and_nothing_is_left(tmp_path):
     with pytest.raises(ValueError, match="expected a to have a dtype"):
         checkpoint.write(tmp_path / "a.safetensors", {"a": torch.zeros(1, dtype=torch.complex64)}, {})
@@ -141,9 +162,12 @@ def test_tensors_of_neither_part_are_refused(make_encoder, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["decoder.conv_in.weight", "ada_ctx_proj.0.weight", "time_embedding.linear_1.bias"])
-def test_decoder_alone_holds_no_encoder(tmp_path, key):
-    save_file({key: torch.zeros(4)}, tmp_path / "a.safetensors")
-    refused(tmp_path, "holds decoder, no encoder: give a file with one", "debug")
+@pytest.mark.parametrize("header", [{}, {"ssdd": '{"decoder": {}}'}])
+def test_decoder_alone_holds_no_encoder(tmp_path, key, header):
+    """Without a prefix or a header, the error cannot name the network of keys that are not an encoder's."""
+    save_file({key: torch.zeros(4)}, tmp_path / "a.safetensors", header)
+    named = header or key.startswith("decoder.")
+    refused(tmp_path, f"holds {'decoder, ' if named else ''}no encoder: give a file with one", "debug")
 
 
 def test_names_that_differ_by_a_wrapper_only_are_refused(make_encoder, tmp_path):
@@ -197,7 +221,7 @@ def test_fill_leaves_a_module_alone_when_anything_is_wrong(make_encoder, tmp_pat
     state = make_encoder(seed=2).state_dict()
     state.popitem()
     with pytest.raises(CheckpointError, match="missing"):
-        checkpoint.fill(encoder, state, tmp_path, asked="encoder debug", held=None)
+        checkpoint.Contents(tmp_path, {}, state, {}).fill(encoder, state, asked="encoder debug", held=None)
     assert equal(encoder, before)
 
 
@@ -273,6 +297,8 @@ def test_hostile_files_are_refused(tmp_path, name):
     file.write_bytes(HOSTILE[name])
     refused(file)
     refused(file, config="debug")
+    with contextlib.suppress(CheckpointError):  # a header may be whole
+        assert Encoder.config_in(checkpoint.read_header(file)) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What encoders are made of, and what is refused before any memory is spent."""
+"""Shapes of encoders, and shapes that are refused before any memory is used."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""SD-VAE's encoder in the layouts that it is published in gives the posterior that diffusers gives."""
+"""SD-VAE's encoder, loaded from its published layouts, has the posterior of diffusers."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ diffusers = pytest.importorskip("diffusers")
 
 @pytest.fixture(scope="module")
 def autoencoder():
-    """The peer: diffusers' AutoencoderKL in SD-VAE's shape, with random weights."""
+    """Diffusers' AutoencoderKL in SD-VAE's shape, with random weights, to compare with."""
     torch.manual_seed(0)
     model = diffusers.AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
@@ -28,14 +28,14 @@ def autoencoder():
 
 @pytest.fixture(scope="module")
 def folder(autoencoder, tmp_path_factory):
-    """What `AutoencoderKL.save_pretrained` writes."""
+    """A folder written by `AutoencoderKL.save_pretrained`."""
     folder = tmp_path_factory.mktemp("diffusers")
     autoencoder.save_pretrained(folder)
     return folder
 
 
 def to_ldm(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Spells diffusers' encoder keys as latent diffusion does, by a table of its own."""
+    """Renames diffusers' encoder keys to latent diffusion's, independently of our own table."""
     renamed = {}
     for key, tensor in tensors.items():
         parts = key.split(".")

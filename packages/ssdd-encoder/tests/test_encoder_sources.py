@@ -1,4 +1,4 @@
-"""Where checkpoints are looked for: files, folders, the hub's cache without a network."""
+"""Finding checkpoints: in files, in folders, and in the hub's cache without a network."""
 
 import os
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ssdd_decoder import Decoder
 from ssdd_decoder.blocks import ResnetBlock, TransformerBlock
+from ssdd_decoder.config import RADIUS
 from ssdd_decoder.times import sampling_grid
-from ssdd_decoder.window import RADIUS
 
 
 class DenseForm(nn.Module):

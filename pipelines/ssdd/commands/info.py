@@ -1,4 +1,4 @@
-"""`ssdd info`: what a checkpoint or a file of latents holds."""
+"""`ssdd info`: describes a checkpoint or a file of latents."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @click.command(short_help="What a checkpoint holds.")
 @options.held
 def info(file: str) -> None:
-    """Tell what FILE holds: a checkpoint (or its folder, or RUN, RUN@best), or the latents of `ssdd encode`.
+    """Describe FILE: a checkpoint (or its folder, or RUN, RUN@best), or the latents of `ssdd encode`.
 
     For a checkpoint: its parts, their configurations, parameter counts and number formats, whether its content matches
-    the hash in its header, and, where a run made it, which one.
+    the hash in its header, and the run that made it.
 
     \b
     ssdd info data/quickstart/models/distilled.safetensors
@@ -44,13 +44,16 @@ def info(file: str) -> None:
 
 
 def _latents(path: Path) -> "LatentHeader | None":
+    from safetensors import SafetensorError, safe_open
+
     from ssdd.imaging.latent_files import HEADER, read_header
 
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if f'"{HEADER}"'.encode() not in file.read(min(length, 100_000_000)):
-            return None
-    return read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            is_latents = HEADER in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return None  # the reader of checkpoints finds the same fault, and its error is about checkpoints
+    return read_header(path) if is_latents else None
 
 
 def _of_latents(header: "LatentHeader") -> dict[str, str]:
@@ -84,23 +87,19 @@ def _parts(contents: "Contents") -> dict[str, str]:
     """Describes the encoder and the decoder, where the file holds them."""
     from dataclasses import asdict
 
-    from ssdd_decoder import Decoder
-    from ssdd_decoder.checkpoint import CheckpointError
+    from ssdd_decoder import CheckpointError, Decoder
     from ssdd_encoder import Encoder
-    from ssdd_encoder.checkpoint import CheckpointError as EncoderError
-    from ssdd_encoder.checkpoint import Contents as EncoderContents
 
     found: dict[str, str] = {}
-    for part, load in (
-        ("encoder", lambda: Encoder.from_contents(EncoderContents(**vars(contents)))),
-        ("decoder", lambda: Decoder.from_contents(contents)),
-    ):
+    networks: dict[str, Any] = {"encoder": Encoder, "decoder": Decoder}
+    for part, kind in networks.items():
+        # Loaded, and not only described by the header: a file that does not fit its own header is an error here, too.
         try:
-            network: Any = load()
-        except (CheckpointError, EncoderError):
+            network = kind.from_contents(contents)
+        except CheckpointError:
             if part in contents.config:
                 raise
-            continue
+            continue  # another project's file, say, whose decoder is unknown here
         config = asdict(network.config)
         space = f"f{network.config.downscale}c{network.config.latent_channels}"
         found[part] = f"{space}, {_count(dict(network.named_parameters()))}; {_pairs(config)}"
@@ -120,9 +119,9 @@ def _provenance(path: Path) -> dict[str, str]:
     if stamp is None:
         damaged = stamp_path(path).exists()
         return {"lineage": "its stamp is damaged" if damaged else f"none beside it ({stamp_path(path).name})"}
-    told = facts(path, stamp)
-    kept = {name: told[name] for name in ("made by", "run", "commit", "started", "inputs")}
-    return {**kept, "lineage": f"ssdd lineage {path} tells more"}
+    known = facts(path, stamp)
+    kept = {name: known[name] for name in ("made by", "run", "commit", "started", "inputs")}
+    return {**kept, "lineage": f"for more: ssdd lineage {path}"}
 
 
 def _pairs(content: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ class DiscriminatorLayer(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Says how real an image looks, given the noisy image that it was made from, and the time.
+    """Rates how real an image looks, from the image, the noisy image that it was made from, and the time.
 
     Args:
         channels: filters of the first layer; each further layer doubles them, up to 512.
@@ -46,7 +46,7 @@ class PatchDiscriminator(nn.Module):
         self.head = nn.Linear(widths[-1], 1)
 
     def forward(self, image: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Says how real images look.
+        """Rates how real images look.
 
         Args:
             image: (B, 3, H, W), about [-1, 1].
@@ -64,6 +64,7 @@ class PatchDiscriminator(nn.Module):
                 f"expected images and noisy images of one shape (B, 3, H, W) with sides from {2 ** len(self.layers)} "
                 f"pixels up, got {tuple(image.shape)} and {tuple(x_t.shape)}: use larger crops or fewer layers"
             )
+        # Clamped: pixels beyond the range of real images would give reconstructions away.
         h = torch.cat([image.clamp(-1, 1), x_t], dim=1)
         time = sinusoid(TIME_SCALE * t.to(torch.promote_types(t.dtype, torch.float32)), TIME_CHANNELS).to(h.dtype)
         for layer in self.layers:
@@ -72,11 +73,11 @@ class PatchDiscriminator(nn.Module):
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
-    """Binary cross-entropy of reconstructions taken for real ones."""
+    """Binary cross-entropy of reconstructions against the label "real"."""
     return F.binary_cross_entropy_with_logits(fake_logits.float(), torch.ones_like(fake_logits, dtype=torch.float32))
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Mean of the binary cross-entropies of real images and of reconstructions told apart."""
+    """Mean of the binary cross-entropies of real images and reconstructions, each against its true label."""
     fake = F.binary_cross_entropy_with_logits(fake_logits.float(), torch.zeros_like(fake_logits, dtype=torch.float32))
     return 0.5 * (generator_loss(real_logits) + fake)

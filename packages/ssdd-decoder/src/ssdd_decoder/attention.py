@@ -1,14 +1,14 @@
 """Exact local attention with a learned relative position bias, at a cost linear in the number of tokens.
 
 Each token attends to the 15 x 15 tokens around it (fewer at the border). Queries are taken in tiles of 8 x 8, with the
-(8 + 14) x (8 + 14) keys that any of them can see, clipped to the grid; what one query of the tile sees and another
-does not is masked by the bias. Per axis there are three kinds of tile (first, inner, last), so nine calls of
+(8 + 14) x (8 + 14) keys that any of them can see, clipped to the grid. The bias masks the keys that a single query of
+the tile cannot see. Per axis there are three kinds of tile (first, inner, last), so that nine calls of
 scaled-dot-product attention cover any grid, and each needs only one small bias, whatever the grid or batch.
 
-On CUDA, where no gradient is recorded, the same is computed by one fused kernel: see `fused.py`.
+On CUDA, where no gradient is recorded, one fused kernel computes the same: see `fused.py`.
 """
 
-# B batch, K heads, d = D / K, H W token grid, L blocks; q, k, v (B, H, W, K, d)
+# B batch, D token width, K heads, d = D / K, H W token grid, L blocks; q, k, v (B, H, W, K, d)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssdd_decoder.config import RADIUS, WINDOW
 from ssdd_decoder.fused import FusedBias, fused_attention, fused_biases, prefers_fused
-from ssdd_decoder.window import RADIUS, WINDOW
+from ssdd_decoder.linear import Linear, linear
 
-TILE = 8
-DENSE_SIDE = TILE + WINDOW - 1  # up to this side one tile holds the axis
+TILE = 8  # larger tiles mask more of their keys, smaller ones read more keys for each query
+DENSE_SIDE = TILE + WINDOW - 1  # up to this side, one tile covers the axis: an inner tile would see as many keys
 OUTSIDE = WINDOW * WINDOW  # index of the entry that stands for keys beyond the window
 
 TileBiases = list[Tensor]  # of each kind of tile, by row span, then column span: (1, K, queries, keys)
@@ -39,7 +40,7 @@ class Span:
 
 
 def spans(length: int) -> list[Span]:
-    """Splits an axis into its kinds of tile; the last one takes what does not fill a tile of its own."""
+    """Splits an axis into its kinds of tile; the last one includes the tokens that do not fill a tile of their own."""
     if length <= DENSE_SIDE:
         return [Span(1, 0, length, 0, length)]
     inner = (length - WINDOW) // TILE  # tiles whose window lies inside the grid
@@ -52,6 +53,27 @@ def spans(length: int) -> list[Span]:
     ]
 
 
+class Attention(nn.Module):
+    """Multi-head local self-attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        self.out_proj = Linear(width, width)
+
+    def projection(self) -> Tensor:
+        """Weights of q, k and v, one below the other, for one matrix product: (3 D, D)."""
+        return torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
+
+    def forward(self, x: Tensor, projection: Tensor, biases: TileBiases | FusedBias) -> Tensor:
+        """Tokens (B, H, W, D) -> (B, H, W, D), with the result of `projection`."""
+        q, k, v = linear(x, projection).unflatten(-1, (3, self.heads, -1)).unbind(3)  # (B, H, W, K, d)
+        return self.out_proj(local_attention(q, k, v, biases))
+
+
 class RelativePositionBias(nn.Module):
     """Table of attention biases indexed by [query row - key row + 7, query column - key column + 7, head]."""
 
@@ -61,14 +83,14 @@ class RelativePositionBias(nn.Module):
 
 
 def attention_biases(tables: Sequence[Tensor], height: int, width: int) -> Sequence[TileBiases | FusedBias]:
-    """What `local_attention` needs on an H x W grid, for each of L blocks with tables (15, 15, K)."""
+    """Prepares the biases of `local_attention` on an H x W grid, for each of L blocks with tables (15, 15, K)."""
     if tables and prefers_fused(tables[0]):
         return fused_biases(tables, height, width)
     return tile_biases(tables, height, width)
 
 
 def tile_biases(tables: Sequence[Tensor], height: int, width: int) -> list[TileBiases]:
-    """Biases of each kind of tile of an H x W grid, for each of L blocks; gathered for all blocks at once."""
+    """Gathers the biases of each kind of tile of an H x W grid, for all of L blocks at once."""
     if not tables:
         return []
     entries = torch.stack(list(tables)).permute(0, 3, 1, 2).flatten(2)  # (L, K, 225)
@@ -107,7 +129,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases) -> Tens
                 _tiles(q, rows.count, columns.count, *queries),
                 _tiles(k, rows.count, columns.count, *keys),
                 _tiles(v, rows.count, columns.count, *keys),
-                attn_mask=next(remaining).to(q.dtype),
+                attn_mask=next(remaining).to(q.dtype),  # under autocast, q is narrower than the table
             )
             parts.append(_untile(out, rows, columns))
         bands.append(torch.cat(parts, dim=2))
@@ -118,7 +140,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases) -> Tens
     "ssdd_decoder::local_attention", mutates_args=(), schema="(Tensor q, Tensor k, Tensor v, Tensor[] biases) -> Tensor"
 )
 def _as_one_operator(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor]) -> Tensor:
-    """For the compiler, which has nothing to gain from looking inside, and would take minutes to do so."""
+    """Hides the tiles from the compiler, which would trace them for minutes and make nothing faster."""
     return tiled_attention(q, k, v, biases)
 
 
@@ -135,7 +157,7 @@ def _gather(entries: Tensor, rows: Span, columns: Span, blocks: int) -> Tensor:
 
 
 def _window_index(rows: Span, columns: Span, device: torch.device) -> Tensor:
-    """Which entry of the flat table each query of a tile uses for each key: (qh, qw, kh, kw)."""
+    """Index into the flat table for each query and key of a tile: (qh, qw, kh, kw)."""
     row = _offsets(rows, device)[:, None, :, None]
     column = _offsets(columns, device)[None, :, None, :]
     inside = (row >= 0) & (row < WINDOW) & (column >= 0) & (column < WINDOW)

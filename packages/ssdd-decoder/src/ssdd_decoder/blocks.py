@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssdd_decoder.attention import RelativePositionBias, TileBiases, local_attention
+from ssdd_decoder.attention import Attention, RelativePositionBias, TileBiases
 from ssdd_decoder.conditioning import AdaGroupNorm, AdaLayerNorm
 from ssdd_decoder.fused import FusedBias
-from ssdd_decoder.linear import Linear, linear
+from ssdd_decoder.linear import Linear
 from ssdd_decoder.modulation import Modulation
 from ssdd_decoder.norm import norm_silu
 
@@ -28,42 +28,25 @@ class ResnetBlock(nn.Module):
             self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, modulation: Modulation, time: Tensor, skip: Tensor | None = None) -> Tensor:
-        """(B, C_in, H, W), part of which may come as a skip connection -> (B, C_out, H, W).
+        """(B, C_in, H, W), of which a skip connection may be the last channels -> (B, C_out, H, W).
 
         The time embedding is (B or 1, 4 ch).
         """
         if skip is not None:
             x = torch.cat([x, skip], dim=1)
         shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
+        # x may be lost where it is this block's own: put together here, and not the shortcut that is added below.
         h = self.conv1(self.norm1(x, modulation, overwrite=skip is not None and shortcut is not x))
         h = self.conv2(norm_silu(h, self._modulation_by(time), self.norm2.num_groups, self.norm2.eps, overwrite=True))
-        h += shortcut
+        h += shortcut  # in place: h is this block's own, and no backward pass needs its value
         return h
 
     def _modulation_by(self, time: Tensor) -> Modulation:
-        """Norm, scale and shift by time are one norm with another affine part."""
+        """Makes norm, scale and shift by time one norm with another affine part: one pass over the features less."""
         scale, shift = self.time_emb_proj(time).chunk(2, dim=1)
         weight = self.norm2.weight * (1 + scale)
         bias = self.norm2.bias * (1 + scale) + shift
         return Modulation(weight[:, None, None], bias[:, None, None])
-
-
-class Attention(nn.Module):
-    """Multi-head local self-attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(width, width, bias=False)
-        self.to_v = nn.Linear(width, width, bias=False)
-        self.out_proj = Linear(width, width)
-
-    def forward(self, x: Tensor, biases: TileBiases | FusedBias) -> Tensor:
-        """Tokens (B, H, W, D) -> (B, H, W, D)."""
-        weight = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
-        q, k, v = linear(x, weight).unflatten(-1, (3, self.heads, -1)).unbind(3)  # (B, H, W, K, d)
-        return self.out_proj(local_attention(q, k, v, biases))
 
 
 class GEGLU(nn.Module):
@@ -103,9 +86,9 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width)
         self.relative_position_bias = RelativePositionBias(heads)
 
-    def forward(self, x: Tensor, modulation: Modulation, biases: TileBiases | FusedBias) -> Tensor:
-        """Tokens (B, H, W, D) -> (B, H, W, D)."""
-        x = x + self.attn1(self.norm1(x, modulation), biases)
+    def forward(self, x: Tensor, modulation: Modulation, projection: Tensor, biases: TileBiases | FusedBias) -> Tensor:
+        """Tokens (B, H, W, D) -> (B, H, W, D), with the attention's projection (3 D, D) and its biases."""
+        x = x + self.attn1(self.norm1(x, modulation), projection, biases)
         return x + self.ff(self.norm2(x))
 
 
@@ -134,10 +117,10 @@ class Upsample(nn.Module):
 
 
 def fold_upsampling(weight: Tensor) -> Tensor:
-    """Kernel of the 4x4 transposed convolution (stride 2, padding 1) that equals nearest x2 then a 3x3 convolution.
+    """Makes one kernel of nearest x2 and a 3x3 convolution: that of a 4x4 transposed one (stride 2, padding 1).
 
-    Each input pixel stands for a 2 x 2 patch, so its kernel is the sum of the mirrored 3x3 kernel at four shifts, two
-    per axis: 2.25 times fewer products.
+    Each input pixel becomes a patch of 2 x 2, so its kernel is the sum of the mirrored 3x3 kernel at four shifts, two
+    per axis: 2.25 times fewer products, and no upsampled features in memory.
 
     Args:
         weight: (C_out, C_in, 3, 3).

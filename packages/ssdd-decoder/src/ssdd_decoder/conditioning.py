@@ -1,18 +1,21 @@
-"""How the latent and the time steer the network: embeddings, and the norms that they modulate.
+"""Latent and time steer the network: the embeddings, the norms that they modulate, and the work that steps share.
 
-What depends on the latent alone is computed once per decode and kept at latent resolution.
+Everything that depends on the latent alone is computed once per decode and kept at latent resolution.
 """
 
-# B batch, C channels, H W feature map, h w latent cells; maps are channels-last: (B, H, W, C)
+# B batch, C channels, H W feature map, h w latent cells, D token width; maps are channels-last: (B, H, W, C)
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssdd_decoder.attention import TileBiases
+from ssdd_decoder.fused import FusedBias
 from ssdd_decoder.linear import linear
 from ssdd_decoder.modulation import Modulation, may_overwrite
 from ssdd_decoder.norm import norm_silu
@@ -21,8 +24,29 @@ TIME_SCALE = 1000.0  # the published network is called with 1000 t
 MAX_PERIOD = 10_000.0
 
 
+@dataclass(frozen=True)
+class Conditioning:
+    """Everything that depends on neither the noisy image nor the time: computed once per decode, used in every step.
+
+    Args:
+        latent: (B, C, H / p, W / p), upsampled (p is the patch size).
+        resnets: modulation of each residual block, down then up.
+        transformer: modulation of each transformer block.
+        projections: weights of q, k and v of each transformer block, (3 D, D).
+        biases: attention biases of each transformer block.
+        folded: kernel of each upsampling.
+    """
+
+    latent: Tensor
+    resnets: list[Modulation]
+    transformer: list[Modulation]
+    projections: list[Tensor]
+    biases: Sequence[TileBiases | FusedBias]
+    folded: list[Tensor]
+
+
 class TimeEmbedding(nn.Module):
-    """Sinusoid of 1000 t, then two linear layers; always in float32, for bfloat16 cannot tell 999 from 1000."""
+    """Sinusoid of 1000 t, then two linear layers; always in float32, since bfloat16 cannot tell 999 from 1000."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -64,7 +88,7 @@ class AdaGroupNorm(nn.Module):
         return scale, scale_bias, shift, shift_bias
 
     def forward(self, x: Tensor, modulation: Modulation, overwrite: bool = False) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), SiLU applied, in channels-last memory; x is lost if it may be overwritten."""
+        """(B, C, H, W) -> (B, C, H, W), SiLU applied, in channels-last memory; `overwrite` allows the loss of x."""
         return norm_silu(x, modulation, self.groups, self.eps, overwrite)
 
 
@@ -87,11 +111,12 @@ class AdaLayerNorm(nn.Module):
         return modulation.apply(F.layer_norm(x, (self.channels,), eps=self.eps), may_overwrite())
 
 
-def modulations(context: Tensor, norms: Sequence[AdaGroupNorm | AdaLayerNorm]) -> Modulation:
-    """Projects the context (B, h, w, ch) for all norms in one matrix product: their modulations, side by side."""
+def modulations(context: Tensor, norms: Sequence[AdaGroupNorm | AdaLayerNorm]) -> list[Modulation]:
+    """Projects the context (B, h, w, ch) for all norms in one matrix product: the modulation of each."""
     if not norms:
-        return Modulation(context[..., :0], context[..., :0])
+        return []
     scales, scale_biases, shifts, shift_biases = zip(*(norm.projections() for norm in norms), strict=True)
     maps = linear(context, torch.cat(scales + shifts), torch.cat(scale_biases + shift_biases))
     scale, shift = maps.tensor_split(2, dim=-1)
-    return Modulation(1 + scale, shift)
+    # Views of two large maps; contiguous copies of their own made no decode faster.
+    return list(Modulation(1 + scale, shift).split([norm.channels for norm in norms]))

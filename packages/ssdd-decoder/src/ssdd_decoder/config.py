@@ -1,9 +1,11 @@
-"""What a decoder is made of, and the named sizes."""
+"""The shape of a decoder, and the named sizes."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
-Prediction = Literal["velocity", "sample"]
+PredictionType = Literal["velocity", "sample"]
+RADIUS = 7  # tokens that attention reaches in each direction
+WINDOW = 2 * RADIUS + 1  # the published window has 15 x 15 tokens
 LIMITS = {
     "width": 16_384,
     "levels": 12,
@@ -12,7 +14,7 @@ LIMITS = {
     "resnets_per_level": 32,
     "downscale": 1024,
 }
-MAX_PARAMETERS = 2**31  # a configuration beyond it is a mistake, or an attack by a checkpoint's header
+MAX_PARAMETERS = 2**31  # more than that is a mistake, or an attack by a checkpoint's header
 
 
 def _check(name: str, value: object, most: int, least: int = 1) -> None:
@@ -25,7 +27,7 @@ class DecoderConfig:
     """Shape of a decoder.
 
     Args:
-        base_channels: width that the multipliers multiply.
+        base_channels: width of a level whose multiplier is 1.
         multipliers: one per level, from full resolution down; every level but the last halves the side.
         transformer_blocks: blocks at the lowest resolution.
         heads: attention heads; by default one per 64 channels, between 4 and 16.
@@ -35,8 +37,8 @@ class DecoderConfig:
         patch_size: pixels per side folded into channels (pixel-unshuffle) before the first convolution and unfolded
             after the last; 1 in the published sizes.
         norm_groups: groups of every GroupNorm; widths are rounded up to a multiple of it.
-        prediction: what the last convolution gives: the velocity (the published sizes), or the clean image, from
-            which the velocity follows. At small training budgets the latter learns much faster.
+        prediction: the output of the last convolution: `velocity` (the published sizes), or `sample`, the clean image,
+            from which the velocity follows. At small training budgets a network of the clean image learns much faster.
 
     Raises:
         ValueError: a value is out of range, the heads do not divide the lowest level's width, or the network would be
@@ -52,14 +54,14 @@ class DecoderConfig:
     resnets_per_level: int = 2
     patch_size: int = 1
     norm_groups: int = 32
-    prediction: Prediction = "velocity"
+    prediction: PredictionType = "velocity"
 
     def __post_init__(self) -> None:
         if not isinstance(self.multipliers, tuple | list) or not 1 <= len(self.multipliers) <= LIMITS["levels"]:
             raise ValueError(
                 f"expected multipliers to be 1 to {LIMITS['levels']} integers, got {str(self.multipliers)[:100]}"
             )
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))  # JSON has lists, which cannot be hashed
         for name in ("base_channels", "latent_channels", "patch_size", "norm_groups"):
             _check(name, getattr(self, name), LIMITS["width"])
         for name in ("resnets_per_level", "downscale"):
@@ -70,15 +72,15 @@ class DecoderConfig:
         _check("the largest width", max(self.widths), LIMITS["width"])
         if self.heads is not None:
             _check("heads", self.heads, LIMITS["heads"])
-        if self.prediction not in get_args(Prediction):
+        if self.prediction not in get_args(PredictionType):
             raise ValueError(
-                f"expected prediction to be one of {get_args(Prediction)}, got {str(self.prediction)[:100]!r}"
+                f"expected prediction to be one of {get_args(PredictionType)}, got {str(self.prediction)[:100]!r}"
             )
         if self.widths[-1] % self.attention_heads:
             raise ValueError(
                 f"expected heads to divide the lowest level's width {self.widths[-1]}, got {self.attention_heads}"
             )
-        if self.widths[0] % 2:
+        if self.widths[0] % 2:  # the time embedding is half cosines, half sines
             raise ValueError(f"expected an even width of the first level, got {self.widths[0]}")
         if self.downscale % self.patch_size:
             raise ValueError(f"expected patch_size to divide downscale={self.downscale}, got {self.patch_size}")
@@ -101,10 +103,11 @@ class DecoderConfig:
     @property
     def approximate_parameters(self) -> int:
         """Number of weights, to within a third: the kernels of convolutions and the matrices of the transformer."""
+        # Counted from the shape: a hostile configuration must be refused before any memory is taken.
         first, last = self.widths[0], self.widths[-1]
         down = sum(self.resnets_per_level * (18 * width**2 + 10 * first * width) for width in self.widths)
         up = sum((self.resnets_per_level + 1) * (29 * width**2 + 12 * first * width) for width in self.widths)
-        middle = self.transformer_blocks * (16 * last**2 + 2 * first * last + 225 * self.attention_heads)
+        middle = self.transformer_blocks * (16 * last**2 + 2 * first * last + WINDOW**2 * self.attention_heads)
         outer = 9 * first * (6 * self.patch_size**2 + 2 * self.latent_channels) + 29 * first**2
         return down + up + middle + outer
 
@@ -153,7 +156,7 @@ def decoder_config(size: str, *, latent_channels: int = 4, downscale: int | None
 
 
 def describe(config: DecoderConfig) -> str:
-    """Names a configuration, for messages: `decoder S`, or `decoder S for f16c4 latents`."""
+    """Names a configuration in messages: `decoder S`, or `decoder S for f16c4 latents`."""
     for name, size in SIZES.items():
         if config == size:
             return f"decoder {name}"

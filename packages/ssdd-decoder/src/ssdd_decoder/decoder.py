@@ -21,6 +21,8 @@ from ssdd_decoder.unet import UNet
 
 CHECKPOINT_NAME = "decoder.safetensors"
 KIND = "decoder"
+# How only this network's keys begin; an encoder has others. They are part of the published layout.
+OWN_KEYS = ("ada_ctx_proj.", "time_embedding.", "up_blocks.")
 
 
 class Decoder(UNet):
@@ -38,7 +40,7 @@ class Decoder(UNet):
 
         Args:
             x_t: (B, 3, H, W).
-            t: (B,) or (1,), in [0, 1]. (Compiled code does not look at the range.)
+            t: (B,) or (1,), in [0, 1]. (The range is not checked in compiled code.)
             z: (B, C, h, w), the clean images' latents.
 
         Returns:
@@ -65,17 +67,17 @@ class Decoder(UNet):
         """Decodes latents.
 
         Args:
-            z: (B, C, h, w), floating point, as the encoder gives it (not normalised).
+            z: (B, C, h, w), floating point, as it comes from the encoder (not normalised).
             steps: Euler steps; 1 for distilled decoders, about 8 for others.
             noise: (B, 3, H, W), the start at t = 1; drawn when absent.
             generator: for the noise: one, or one per image, which makes each image independent of its batch.
             check_finite: refuse NaN and infinity in z, noise and the result (waits for the device).
             compile: use torch.compile: one graph for the latent's part and one for a step, for any number of steps. The
-                first call takes minutes, and so does the next size or batch, with which these become dynamic shapes.
+                first call takes minutes. So does the first call with another size or batch, which makes them dynamic.
 
         Returns:
-            images (B, 3, H, W), about [-1, 1] but not clamped, in float32 (float64 for a float64 decoder), computed in
-            the weights' dtype.
+            images (B, 3, H, W), about [-1, 1] but not clamped, computed in the weights' dtype and returned in float32
+            (float64 for a float64 decoder).
 
         Raises:
             ValueError: a shape, dtype, device, the steps or (when checked) a value is not as described.
@@ -92,6 +94,7 @@ class Decoder(UNet):
         if check_finite:
             _check_finite("z", z)
             _check_finite("noise", noise)
+        # The weights' dtype alone decides the precision, not the context of the caller.
         with torch.autocast(weight.device.type, enabled=False):
             condition, predict = self.condition, self.predict
             if compile:
@@ -125,12 +128,12 @@ class Decoder(UNet):
         Args:
             source: a safetensors file (a decoder alone, or encoder and decoder together), a folder that holds one, or a
                 hub id (`owner/name`).
-            config: what the file must hold, as configuration or size; by default what its header says, else what its
-                shapes tell.
-            downscale: F, for files whose header does not say and that hold no encoder; 8 by default.
+            config: the decoder that the file must hold, as configuration or size; by default the one in its header, or
+                else the size with these shapes.
+            downscale: F, for files with neither a header nor an encoder that gives it; 8 by default.
 
         Raises:
-            CheckpointError: there is no such file, it is damaged, or it holds something else.
+            CheckpointError: there is no such file, it is damaged, or it holds another network.
         """
         contents = checkpoint.read(sources.resolve(source, CHECKPOINT_NAME))
         return cls.from_contents(contents, config, downscale)
@@ -139,19 +142,37 @@ class Decoder(UNet):
     def from_contents(
         cls, contents: checkpoint.Contents, config: DecoderConfig | str | None = None, downscale: int | None = None
     ) -> "Decoder":
-        """Makes the decoder of a checkpoint that has been read; see `from_pretrained`."""
-        tensors = contents.select(KIND)
+        """Makes the decoder of a checkpoint that has been read, by either package; see `from_pretrained`."""
+        tensors = contents.select(KIND, OWN_KEYS)
         held = _held_config(contents, tensors, downscale)
         wanted = _wanted_config(config, held, downscale)
         if wanted is None:
-            raise checkpoint.CheckpointError(f"{contents.file} holds no decoder that is known here: pass its config")
+            raise contents.refusal("holds no decoder that is known here: pass its config")
         asked, found = describe(wanted), describe(held) if held else None
+        # Refused even where the shapes fit: two networks can have equal shapes and mean different things by them.
         if found and found != asked and KIND in contents.config:
-            raise checkpoint.mismatch(tensors, contents.file, asked=asked, held=found)
-        with torch.device("meta"):
+            raise contents.mismatch(tensors, asked=asked, held=found)
+        with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
             decoder = cls(wanted)
-        checkpoint.fill(decoder, tensors, contents.file, asked=asked, held=found)
+        contents.fill(decoder, tensors, asked=asked, held=found)
         return decoder.to(memory_format=torch.channels_last).eval()
+
+    @classmethod
+    def is_in(cls, contents: checkpoint.Contents) -> bool:
+        """Whether a checkpoint holds a decoder."""
+        return contents.holds(KIND, OWN_KEYS)
+
+    @classmethod
+    def config_in(cls, contents: checkpoint.Contents) -> DecoderConfig | None:
+        """Returns the configuration of a checkpoint's decoder; None where it holds none, or none that is known here.
+
+        Args:
+            contents: the checkpoint, or only its header (`checkpoint.read_header`).
+
+        Raises:
+            CheckpointError: the header is not readable, or the file holds tensors that belong to no part.
+        """
+        return _held_config(contents, contents.select(KIND, OWN_KEYS), None) if cls.is_in(contents) else None
 
     def _image_shape(self, z: Tensor) -> tuple[int, int, int, int]:
         return z.shape[0], 3, z.shape[2] * self.config.downscale, z.shape[3] * self.config.downscale
@@ -181,7 +202,7 @@ class Decoder(UNet):
             )
 
 
-@cache
+@cache  # one compiled function for all decoders: otherwise each new decoder would be compiled again
 def _compiled(method: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(method)
 
@@ -192,7 +213,7 @@ def _check_times(t: Tensor, z: Tensor) -> None:
             f"expected floating point times t of shape ({z.shape[0]},) or (1,) on {z.device}, "
             f"got {t.dtype} of shape {tuple(t.shape)} on {t.device}"
         )
-    if torch.compiler.is_compiling() or t.is_meta:
+    if torch.compiler.is_compiling() or t.is_meta:  # a value that decides what follows would break the graph
         return
     if bool(((t < 0) | (t > 1)).any()):
         raise ValueError(
@@ -211,7 +232,7 @@ def _check_finite(name: str, value: Tensor) -> None:
 def _wanted_config(
     config: DecoderConfig | str | None, held: DecoderConfig | None, downscale: int | None
 ) -> DecoderConfig | None:
-    """What was asked for; what was not said of it is as the file has it."""
+    """Returns the requested configuration, completed by the file's where a size leaves something open."""
     if config is None and held is not None and downscale is not None:
         return replace(held, downscale=downscale)
     if not isinstance(config, str):
@@ -224,12 +245,13 @@ def _wanted_config(
 def _held_config(
     contents: checkpoint.Contents, tensors: dict[str, Tensor], downscale: int | None
 ) -> DecoderConfig | None:
-    """What a file holds: what its header says, else the known size with these widths; None if there is none."""
-    if KIND in contents.config:
-        return checkpoint.parse_config(DecoderConfig, contents.config[KIND], contents.file)
+    """Returns the configuration in the header, or else the known size with these widths; None if there is none."""
+    if (config := contents.parse_config(KIND, DecoderConfig)) is not None:
+        return config
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     kernel = shapes.get("conv_in.weight", ())
     blocks = len({key.split(".")[2] for key in shapes if key.startswith("mid_block.transformer_blocks.")})
+    # No shape of the decoder depends on F, but the levels of a published encoder in the same file do.
     levels = len({key.split(".")[2] for key in contents.tensors if key.startswith("encoder.down.")})
     for size, known in SIZES.items():
         first, last = (shapes.get(f"down_blocks.{i}.resnets.0.conv2.bias") for i in (0, len(known.widths) - 1))

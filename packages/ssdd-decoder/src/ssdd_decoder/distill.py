@@ -1,8 +1,8 @@
-"""Distillation: one step of the student learns where several steps of its teacher end.
+"""Distillation: a student learns to reach in one step the image that its teacher reaches in several.
 
     teacher:  x_T = K Euler steps from eps, given z
     student:  v = F(eps, t = 1, z);   loss = mean (v - (x_T - eps))^2
-The student starts from the teacher's weights and sees the SAME z and eps.
+The student starts from the teacher's weights and gets the SAME z and eps.
 """
 
 # B batch, H W pixels
@@ -20,13 +20,13 @@ TEACHER_STEPS = 7
 
 
 @dataclass(frozen=True)
-class StudentPrediction:
-    """What the student makes of one batch.
+class StudentStep:
+    """The student's one step on a batch.
 
     Args:
         loss: scalar, flow matching at t = 1 against the teacher's image.
         image: (B, 3, H, W), the student's one-step image.
-        tokens: (B, N_y, N_x, D), or None if no layer was asked for.
+        tokens: (B, N_y, N_x, D), or None if no layer was requested.
     """
 
     loss: Tensor
@@ -35,7 +35,7 @@ class StudentPrediction:
 
 
 def teacher_target(teacher: Decoder, z: Tensor, noise: Tensor, steps: int = TEACHER_STEPS) -> Tensor:
-    """Where the teacher's flow ends: (B, 3, H, W), without gradient.
+    """Follows the teacher's flow to its end: (B, 3, H, W), without gradient.
 
     Args:
         teacher: a frozen decoder.
@@ -48,17 +48,18 @@ def teacher_target(teacher: Decoder, z: Tensor, noise: Tensor, steps: int = TEAC
 
 def distillation_loss(
     student: Decoder, z: Tensor, noise: Tensor, target: Tensor, token_layer: int | None = None
-) -> StudentPrediction:
-    """One step of the student at t = 1, and its flow-matching loss against the teacher's image.
+) -> StudentStep:
+    """Takes the student's one step at t = 1, with its flow-matching loss against the teacher's image.
 
     Args:
         student: the decoder that trains.
-        z: (B, C, h, w), as the teacher saw it.
-        noise: (B, 3, H, W), as the teacher saw it.
+        z: (B, C, h, w), as the teacher got it.
+        noise: (B, 3, H, W), as the teacher got it: another noise would lead to another image.
         target: (B, 3, H, W), from `teacher_target`.
-        token_layer: the transformer block after which tokens are also returned.
+        token_layer: index of the transformer block after which tokens are also returned.
     """
+    # One time for all images, so that its embedding is computed only once.
     t = torch.ones(1, device=noise.device, dtype=noise.dtype)
     prediction = student.predict(noise, t, student.condition(z), token_layer)
     image = predict_clean(noise, prediction.velocity, t)
-    return StudentPrediction(flow_matching_loss(prediction.velocity, target, noise), image, prediction.tokens)
+    return StudentStep(flow_matching_loss(prediction.velocity, target, noise), image, prediction.tokens)

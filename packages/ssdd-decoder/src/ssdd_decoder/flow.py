@@ -1,8 +1,8 @@
-"""The flow-matching path, and the one place that says which way time runs.
+"""The flow-matching path. The direction of time is defined here and nowhere else.
 
     t = 0 is the clean image x, t = 1 is pure noise eps:    x_t = (1 - t) x + t eps
     The network predicts minus the path's derivative:       v = x - eps
-    So from any point, following v for t ends clean:        x = x_t + t v
+    From any point, following v for t leads to the image:   x = x_t + t v
 
 Source: Lipman et al., "Flow matching for generative modeling" (2023), with the linear path.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SMALLEST_TIME = 0.05  # below it, a velocity is not divided out of a clean-image prediction: 1 / t would explode
+SMALLEST_TIME = 0.05  # the least divisor of a clean-image prediction: near t = 0, 1 / t would magnify its error
 
 
 def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def target_velocity(x: Tensor, noise: Tensor) -> Tensor:
-    """What the network learns to predict: v = x - eps."""
+    """The velocity that the network learns to predict: v = x - eps."""
     return x - noise
 
 
@@ -65,12 +65,13 @@ def draw_noise(
 
     Args:
         shape: (B, 3, H, W).
-        like: gives the device, and float64 if it is that.
+        like: a tensor on the device of the result; where it is float64, so is the result.
         generator: one for the batch; or one per image, which makes each image's noise independent of the batch.
 
     Raises:
         ValueError: the generator is none, or their number is not B.
     """
+    # In float32 for narrower dtypes too: half precision then gets the same noise, rounded.
     dtype = torch.promote_types(like.dtype, torch.float32)
     if generator is None or isinstance(generator, torch.Generator):
         device = like.device if generator is None else generator.device

@@ -1,8 +1,8 @@
-"""The same local attention as one fused kernel (flex_attention), for CUDA where no gradient is recorded.
+"""Local attention as one fused kernel (flex_attention), on CUDA where no gradient is recorded.
 
-Tokens are put in order of tiles of 8 x 16, so that each tile is one block of the kernel and sees at most the 3 x 3
-tiles around it: cost stays linear in tokens. The window is the kernel's mask and the table its score modification.
-Training keeps the plain form: the kernel's gradient of a table would be summed with colliding atomic additions.
+Tokens are sorted into tiles of 8 x 16. Each tile is one block of the kernel and sees at most the 3 x 3 tiles around it,
+so that the cost stays linear in tokens. The window is the kernel's mask and the table its score modification.
+Training uses the plain form (`attention.py`): the kernel would sum a table's gradient by atomic additions that collide.
 """
 
 # B batch, K heads, d = D / K, H W token grid, T tiles, N = 128 T tokens with padding; q, k, v (B, H, W, K, d)
@@ -15,22 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssdd_decoder.window import RADIUS
+from ssdd_decoder.config import RADIUS
 
-TILE_ROWS, TILE_COLUMNS = 8, 16
-BLOCK = TILE_ROWS * TILE_COLUMNS
+TILE_ROWS, TILE_COLUMNS = 8, 16  # not below RADIUS, or a window would reach past the neighbouring tile
+BLOCK = TILE_ROWS * TILE_COLUMNS  # flex_attention's own block size
 
 
 @dataclass(frozen=True)
 class FusedBias:
-    """What the kernel needs, as tensors alone.
+    """The kernel's arguments, as tensors alone: a compiler then keeps one graph for all grids.
 
     Args:
-        table: (15, 15, K), of the block's biases.
-        rows, columns: (N,), place of each token of the tiled order in the grid; beyond it where it is padding.
+        table: (15, 15, K), the block's biases.
+        rows, columns: (N,), grid position of each token in tiled order; padding lies outside the grid.
         real: (N,), whether the token is not padding.
         counts: (1, 1, T), how many tiles each tile sees.
-        neighbours: (1, 1, T, T), which: the first `counts` of each row.
+        neighbours: (1, 1, T, T), the indices of these tiles: the first `counts` of each row.
     """
 
     table: Tensor
@@ -42,12 +42,13 @@ class FusedBias:
 
 
 def prefers_fused(table: Tensor) -> bool:
-    """Whether the fused kernel is the one to use for a model with such parameters, here and now."""
+    """Whether to use the fused kernel for a model with such parameters, in the present gradient mode."""
+    # The kernel has no float64.
     return table.is_cuda and table.dtype != torch.float64 and not torch.is_grad_enabled()
 
 
 def fused_biases(tables: Sequence[Tensor], height: int, width: int) -> list[FusedBias]:
-    """What `fused_attention` needs on an H x W grid, for each of several blocks."""
+    """Prepares the arguments of `fused_attention` on an H x W grid, for each of several blocks."""
     device = tables[0].device
     tile_rows, tile_columns = -(-height // TILE_ROWS), -(-width // TILE_COLUMNS)
     token = torch.arange(tile_rows * tile_columns * BLOCK, device=device)
@@ -73,11 +74,12 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: FusedBias) -> Tensor:
         return (near & real[key]) | (query == key)  # padding sees itself, so that no row is empty
 
     def add_bias(score: Tensor, b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        # Scores are computed before the mask removes them, so that the indices must be valid everywhere.
         row = (rows[query] - rows[key] + RADIUS).clamp(0, 2 * RADIUS)
         column = (columns[query] - columns[key] + RADIUS).clamp(0, 2 * RADIUS)
         return score + table[row, column, head]
 
-    # Lists of a tile's queries are for a backward pass only; a compiler leaves them out by itself.
+    # The lists of each tile's queries serve a backward pass only. A compiler drops them; eager code would build them.
     options = {} if torch.compiler.is_compiling() else _without_lists_of_queries()
     mask = BlockMask.from_kv_blocks(bias.counts, bias.neighbours, BLOCK_SIZE=BLOCK, mask_mod=sees, **options)
     attend = torch.compile(flex_attention, dynamic=True) if q.is_cuda else flex_attention
@@ -99,7 +101,7 @@ def _adjacent(tiles: int, device: torch.device) -> Tensor:
 
 
 def _to_tiles(x: Tensor) -> Tensor:
-    """(B, H, W, K, d) -> (B, K, N, d), in order of tiles, padded with zeros to whole tiles."""
+    """(B, H, W, K, d) -> (B, K, N, d), in tiled order, padded with zeros to whole tiles."""
     height, width = x.shape[1:3]
     x = F.pad(x, (0, 0, 0, 0, 0, -width % TILE_COLUMNS, 0, -height % TILE_ROWS))
     x = x.unflatten(2, (-1, TILE_COLUMNS)).unflatten(1, (-1, TILE_ROWS))  # (B, rows, 8, columns, 16, K, d)

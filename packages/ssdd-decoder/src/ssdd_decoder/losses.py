@@ -1,4 +1,4 @@
-"""What a decoder is trained on: flow matching, representation alignment, and a perceptual term without weights.
+"""The training losses of a decoder: flow matching, representation alignment, a perceptual term without weights.
 
 All losses are computed in float32 at least and return a mean over the batch.
 """
@@ -46,10 +46,10 @@ def multiscale_gradient_loss(x: Tensor, estimate: Tensor, scales: int = 3) -> Te
 
     Args:
         x, estimate: (B, 3, H, W).
-        scales: halvings plus one; those that would leave less than 2 pixels are dropped.
+        scales: halvings plus one; scales with fewer than 2 pixels per side are dropped.
 
     Raises:
-        ValueError: the shapes differ, or a side has less than 2 pixels.
+        ValueError: the shapes differ, or a side has fewer than 2 pixels.
     """
     _check_shapes(x, estimate)
     if min(x.shape[2:]) < 2:
@@ -69,7 +69,7 @@ def multiscale_gradient_loss(x: Tensor, estimate: Tensor, scales: int = 3) -> Te
 
 
 class AlignmentHead(nn.Module):
-    """Projects the network's tokens to the vision model's width; trained along, and not part of the decoder."""
+    """Projects the network's tokens to the vision model's width; trained with the decoder but not part of it."""
 
     def __init__(self, width: int, feature_width: int = 768) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class AlignmentHead(nn.Module):
 
 
 def alignment_layer(transformer_blocks: int) -> int:
-    """Index of the transformer block whose tokens are aligned."""
+    """Returns the index of the transformer block whose tokens are aligned."""
     return min(4, transformer_blocks // 2)
 
 
@@ -92,4 +92,5 @@ def _check_shapes(*tensors: Tensor) -> None:
 
 
 def _wide(x: Tensor) -> Tensor:
+    # Means over millions of elements: bfloat16 would keep two or three digits of them.
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,6 +1,6 @@
 """Scale and shift of features by the latent, kept at latent resolution.
 
-Features are scaled and shifted through a view, so that nothing is upsampled in memory.
+Features are modulated through a view by latent cell, so that scale and shift are never upsampled in memory.
 """
 
 # B batch, C channels, H W feature map, h w latent cells, r = H / h, q = W / w; maps are channels-last: (B, H, W, C)
@@ -17,7 +17,7 @@ class Modulation:
     """Scale and shift of normalised features, one per latent cell and channel.
 
     Args:
-        scale: (B, h, w, C), the factor itself (one is already added).
+        scale: (B, h, w, C), the factor itself (1 is already added).
         shift: (B, h, w, C). Both (1, h, w, C) where all images share them.
     """
 
@@ -30,25 +30,26 @@ class Modulation:
         return self.scale.shape[1:3]
 
     def split(self, channels: list[int]) -> "Iterator[Modulation]":
-        """The modulations that lie side by side in this one, with so many channels each."""
+        """Splits this modulation along its channels."""
         return map(Modulation, self.scale.split(channels, dim=-1), self.shift.split(channels, dim=-1))
 
     def fit(self, height: int, width: int) -> "Modulation":
-        """The modulation of H x W features: itself, or, if they are not r x q a cell, one with a cell for each."""
+        """Returns itself where each cell covers r x q of the H x W features, else a modulation with a cell for each."""
         h, w = self.cells
         if height % h == 0 and width % w == 0:
             return self
+        # Nearest cell of each feature, rounded as in `F.interpolate`, which the published network uses.
         rows = torch.arange(height, device=self.scale.device) * h // height
         columns = torch.arange(width, device=self.scale.device) * w // width
         return Modulation(self.scale[:, rows][:, :, columns], self.shift[:, rows][:, :, columns])
 
     def after(self, mean: Tensor, inverse: Tensor) -> "Modulation":
-        """The modulation that first subtracts a mean (B, C) and multiplies by an inverse deviation (B, C)."""
+        """Returns the modulation that includes a norm with mean (B, C) and inverse deviation (B, C) before this one."""
         scale = self.scale * inverse[:, None, None]
         return Modulation(scale, torch.addcmul(self.shift, mean[:, None, None], scale, value=-1))
 
     def to(self, dtype: torch.dtype) -> "Modulation":
-        """The same in another dtype."""
+        """Converts both to another dtype."""
         return Modulation(self.scale.to(dtype), self.shift.to(dtype))
 
     def apply(self, x: Tensor, overwrite: bool = False) -> Tensor:
@@ -56,7 +57,7 @@ class Modulation:
         return self.fit(*x.shape[1:3]).apply_in_cells(x, overwrite).view(x.shape)
 
     def apply_in_cells(self, x: Tensor, overwrite: bool = False) -> Tensor:
-        """`apply` where r and q are whole, its result seen by cell: (B, h, r, w, q, C)."""
+        """Does the work of `apply` where r and q are integers; the result is viewed by cell: (B, h, r, w, q, C)."""
         cells = in_cells(x, self.cells)
         scale, shift = (m[:, :, None, :, None] for m in (self.scale, self.shift))  # (B, h, 1, w, 1, C)
         return torch.addcmul(shift, cells, scale, out=cells if overwrite else None)
@@ -69,5 +70,6 @@ def in_cells(x: Tensor, cells: torch.Size) -> Tensor:
 
 
 def may_overwrite() -> bool:
-    """Whether what is not needed any more may be written over: neither gradients nor a graph are recorded."""
+    """Whether features that are no longer needed may be overwritten: no gradient and no graph is being recorded."""
+    # A compiler plans memory by itself, and copies whatever is overwritten.
     return not torch.is_grad_enabled() and not torch.compiler.is_compiling()

@@ -1,10 +1,10 @@
-"""GroupNorm, modulation and SiLU in one: what stands before every 3x3 convolution of a residual block.
+"""GroupNorm, modulation and SiLU as one function, which precedes every 3x3 convolution of a residual block.
 
     y = silu(scale * n + shift),  n = (x - mean) / sqrt(variance + eps)
 
-with mean and variance of each group of channels (Wu and He, 2018), scale and shift of each latent cell and channel. Its
-backward pass is written out: only x is kept and n is computed again, and the two sums over a whole group that a norm's
-gradient needs come from the gradients of scale and shift. Against automatic differentiation that keeps a third of the
+with mean and variance of each group of channels (Wu and He, 2018), scale and shift of each latent cell and channel. The
+backward pass is written by hand. It keeps only x and computes n again; the two sums over a whole group in a norm's
+gradient follow from the gradients of scale and shift. Compared with automatic differentiation, it keeps a third of the
 memory and, on a CPU, takes a fraction of the time.
 """
 
@@ -28,7 +28,7 @@ def norm_silu(x: Tensor, modulation: Modulation, groups: int, eps: float, overwr
         modulation: scale and shift, (B or 1, h, w, C).
         groups: of the channels.
         eps: added to the variance.
-        overwrite: x is not needed any more.
+        overwrite: whether x may be lost.
 
     Returns:
         (B, C, H, W), in channels-last memory and x's dtype.
@@ -55,7 +55,7 @@ class _NormSiLU(torch.autograd.Function):
         modulated = modulation.to(n.dtype).apply(n)
         grad = torch.ops.aten.silu_backward(_channels_last(grad), modulated)
         of_shift, of_scale = _cell_sums(grad, cells), _cell_sums(torch.mul(grad, n, out=modulated), cells)
-        # of x: inverse * (grad * scale - mean(grad * scale) - n * mean(grad * scale * n)), with means over the group
+        # of_x = inverse * (grad * scale - mean(grad * scale) - n * mean(grad * scale * n)), with means over the group
         level, slope = (_group_mean(scale * each, ctx.groups, x) * -inverse for each in (of_shift, of_scale))
         of_x = Modulation(slope, level).to(n.dtype).apply(n, may_overwrite())
         factor = (scale * inverse).to(n.dtype)[:, :, None, :, None]
@@ -66,12 +66,12 @@ class _NormSiLU(torch.autograd.Function):
 
 def _norm_silu(x: Tensor, modulation: Modulation, groups: int, eps: float, overwrite: bool = False) -> Tensor:
     if x.device.type == "cpu":
-        # As one scaling of x, perhaps in place: new memory costs more than arithmetic there.
+        # Norm and modulation as one scaling of x, in place where possible: new memory costs more than arithmetic here.
         features, modulation = _channels_last(x), modulation.after(*group_statistics(x, groups, eps))
     else:
         features, _ = _normalised(x, groups, eps)
         overwrite = may_overwrite()
-    # SiLU cell by cell, as the modulation: a compiler then makes one loop of them, without divisions.
+    # SiLU on the view by cell, like the modulation: a compiler then makes one loop of both, without divisions.
     y = F.silu(modulation.to(x.dtype).apply_in_cells(features, overwrite), inplace=True)
     return y.view(features.shape).permute(0, 3, 1, 2)
 
@@ -87,7 +87,7 @@ def group_statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor
     """Mean and 1 / sqrt(variance + eps) of each channel's group of (B, C, H, W): two (B, C)."""
     if torch.compiler.is_compiling():
         return _as_one_operator(x, groups, eps)
-    unused = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # its dtype is the result's
+    unused = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # gives the result its dtype
     each = [torch.batch_norm_update_stats(image, unused, unused, 0.0) for image in x.split(1)]
     means, variances = (torch.stack(channels).unflatten(1, (groups, -1)) for channels in zip(*each, strict=True))
     between, mean = torch.var_mean(means, 2, correction=0, keepdim=True)
@@ -97,7 +97,7 @@ def group_statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor
 
 @torch.library.custom_op("ssdd_decoder::group_statistics", mutates_args=())
 def _as_one_operator(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """For the compiler, which would make a graph for each number of images, and divide in its innermost loops."""
+    """Hides the statistics from the compiler: it would make a graph per batch size, and divide in its inner loops."""
     return group_statistics(x, groups, eps)
 
 
@@ -108,7 +108,7 @@ def _(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C); no copy where memory is channels-last."""
+    """(B, C, H, W) -> (B, H, W, C); without a copy where memory is channels-last."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 

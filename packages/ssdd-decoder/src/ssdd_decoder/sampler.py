@@ -1,4 +1,4 @@
-"""From noise to image: Euler integration of the learned flow on the published grid."""
+"""Euler integration of the learned flow on the published grid: noise to image."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -19,7 +19,7 @@ def euler_sample(
         velocity: maps x_t (B, 3, H, W) and t (1,), shared by all images, to v (B, 3, H, W).
         noise: (B, 3, H, W), the point at t = 1.
         steps: K, from 1 up.
-        power: of the grid; 2 is published.
+        power: exponent of the grid; 2 is published.
 
     Returns:
         (B, 3, H, W) at t = 0, not clamped, in the noise's dtype.
@@ -27,6 +27,7 @@ def euler_sample(
     Raises:
         ValueError: steps is not an integer from 1 up.
     """
+    # Times are tensors: a compiled step would take a Python number for a constant, and compile again for the next one.
     times = torch.tensor(sampling_grid(steps, power), dtype=noise.dtype, device=noise.device)
     x = noise
     for t, s in pairwise(times):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ssdd_decoder import flow
-from ssdd_decoder.attention import TileBiases, attention_biases
+from ssdd_decoder.attention import attention_biases
 from ssdd_decoder.blocks import (
     Downsample,
     FeedForward,
@@ -22,40 +22,20 @@ from ssdd_decoder.blocks import (
     Upsample,
     fold_upsampling,
 )
-from ssdd_decoder.conditioning import AdaGroupNorm, TimeEmbedding, modulations
+from ssdd_decoder.conditioning import Conditioning, TimeEmbedding, modulations
 from ssdd_decoder.config import DecoderConfig
-from ssdd_decoder.fused import FusedBias
 from ssdd_decoder.linear import Linear
 from ssdd_decoder.modulation import Modulation
 from ssdd_decoder.norm import norm_silu
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """All that depends on neither the noisy image nor the time: computed once per decode, used in every step.
-
-    Args:
-        latent: (B, C, H / p, W / p), upsampled (p is the patch size).
-        resnets: modulations of the residual blocks, down then up, side by side in their channels.
-        transformer: modulations of the transformer blocks, likewise.
-        biases: attention biases of each transformer block.
-        folded: kernel of each upsampling.
-    """
-
-    latent: Tensor
-    resnets: Modulation
-    transformer: Modulation
-    biases: Sequence[TileBiases | FusedBias]
-    folded: list[Tensor]
-
-
-@dataclass(frozen=True)
 class Prediction:
-    """What the network says of a noisy image.
+    """The network's output for noisy images.
 
     Args:
         velocity: (B, 3, H, W), towards the clean image.
-        tokens: (B, N_y, N_x, D) after the transformer block that was asked for, or None.
+        tokens: (B, N_y, N_x, D) after the requested transformer block, or None.
     """
 
     velocity: Tensor
@@ -119,7 +99,7 @@ class UNet(nn.Module):
         config: its shape.
 
     Attributes:
-        gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        gradient_checkpointing: whether the backward pass computes each block again instead of keeping its activations.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -149,19 +129,23 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, ch, eps=1e-5)
         self.conv_out = nn.Conv2d(ch, pixels, 3, padding=1)
         self._initialize()
+        # In the other layout, convolutions convert their maps, and modulation would run along rows instead of channels.
         self.to(memory_format=torch.channels_last)
 
     def condition(self, z: Tensor) -> Conditioning:
-        """Does the work that depends on the latent (B, C, h, w), or on the weights, alone."""
+        """Does the work that depends only on the latent (B, C, h, w) or the weights."""
         height, width = (side * self.config.downscale // self.config.patch_size for side in z.shape[2:])
         context = self.ada_ctx_proj(z).permute(0, 2, 3, 1).contiguous()  # (B, h, w, ch)
         halvings = len(self.config.widths) - 1
+        outer: list[DownBlock | UpBlock] = [*self.down_blocks, *self.up_blocks]
         blocks = self.mid_block.transformer_blocks
         tables = [block.relative_position_bias.relative_bias_table for block in blocks]
         return Conditioning(
             latent=F.interpolate(z, size=(height, width), mode="nearest"),
-            resnets=modulations(context, self._resnet_norms()),
+            resnets=modulations(context, [resnet.norm1 for block in outer for resnet in block.resnets]),
+            # SiLU for these alone, as published
             transformer=modulations(F.silu(context), [block.norm1 for block in blocks]),
+            projections=[block.attn1.projection() for block in blocks],
             biases=attention_biases(tables, _halve(height, halvings), _halve(width, halvings)),
             folded=[fold_upsampling(up.conv.weight) for block in self.up_blocks for up in block.upsamplers],
         )
@@ -173,13 +157,16 @@ class UNet(nn.Module):
             x_t: (B, 3, H, W).
             t: (B,), or (1,) where all images share it, in [0, 1].
             conditioning: of the clean images' latents.
-            token_layer: the transformer block after which tokens are also returned (representation alignment).
+            token_layer: index of the transformer block after which tokens are also returned, for representation
+                alignment.
 
         Raises:
             ValueError: x_t is not F times the latent's size.
         """
-        expected = tuple(self.config.downscale * side for side in conditioning.resnets.cells)
-        if x_t.shape[2:] != expected:  # it also tells a compiler that all sizes are multiples of the latent's
+        expected = tuple(self.config.downscale * side for side in conditioning.resnets[0].cells)
+        # The check also tells a compiler that all sizes are multiples of the latent's; without it, a second size took
+        # minutes to compile.
+        if x_t.shape[2:] != expected:
             raise ValueError(f"expected x_t with sides {expected} for this latent, got {tuple(x_t.shape[2:])}")
         time = self.time_embedding(t)
         x = x_t.to(self.conv_in.weight.dtype)
@@ -187,7 +174,7 @@ class UNet(nn.Module):
             x = F.pixel_unshuffle(x, self.config.patch_size)
         x = torch.cat([x, conditioning.latent], dim=1).contiguous(memory_format=torch.channels_last)
         h = self.conv_in(x)
-        resnets = conditioning.resnets.split([norm.channels for norm in self._resnet_norms()])
+        resnets = iter(conditioning.resnets)
         h, skips = self._down(h, resnets, time)
         h, tokens = self._middle(h, conditioning, token_layer)
         h = self._up(h, skips, resnets, time, conditioning.folded)
@@ -204,10 +191,6 @@ class UNet(nn.Module):
         """Velocity (B, 3, H, W) of noisy images x_t (B, 3, H, W) at times t (B,) given latents z (B, C, h, w)."""
         return self.predict(x_t, t, self.condition(z)).velocity
 
-    def _resnet_norms(self) -> list[AdaGroupNorm]:
-        blocks: list[DownBlock | UpBlock] = [*self.down_blocks, *self.up_blocks]
-        return [resnet.norm1 for block in blocks for resnet in block.resnets]
-
     def _down(self, h: Tensor, modulations: Iterator[Modulation], time: Tensor) -> tuple[Tensor, list[Tensor]]:
         skips = [h]
         for block in self.down_blocks:
@@ -221,10 +204,9 @@ class UNet(nn.Module):
 
     def _middle(self, h: Tensor, conditioning: Conditioning, token_layer: int | None) -> tuple[Tensor, Tensor | None]:
         tokens, middle = None, self.mid_block
-        modulations = conditioning.transformer.split([block.norm1.channels for block in middle.transformer_blocks])
         x = middle.proj_in(middle.norm(h).permute(0, 2, 3, 1).contiguous())  # (B, N_y, N_x, D)
         for i, block in enumerate(middle.transformer_blocks):
-            x = self._run(block, x, next(modulations), conditioning.biases[i])
+            x = self._run(block, x, conditioning.transformer[i], conditioning.projections[i], conditioning.biases[i])
             if i == token_layer:
                 tokens = x
         return h + middle.proj_out(x).permute(0, 3, 1, 2), tokens
@@ -238,7 +220,7 @@ class UNet(nn.Module):
                 h = self._run(resnet, h, next(modulations), time, skips.pop())
             for upsample in block.upsamplers:
                 height, width = skips[-1].shape[2:]
-                h = upsample(h, next(kernels))[:, :, :height, :width]  # an odd side loses its last row again
+                h = upsample(h, next(kernels))[:, :, :height, :width]  # an odd side was rounded up on the way down
         return h
 
     def _run(self, block: nn.Module, *arguments: Any) -> Tensor:
@@ -248,7 +230,7 @@ class UNet(nn.Module):
 
     def _initialize(self) -> None:
         if self.conv_in.weight.is_meta:
-            return  # to be filled from a file; drawing there would import PyTorch's compiler, seconds of it
+            return  # to be filled from a file; drawing there would import PyTorch's compiler, which takes seconds
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -263,7 +245,7 @@ class UNet(nn.Module):
 
 
 def _skip_widths(config: DecoderConfig) -> list[int]:
-    """Channels of each skip connection, in the order in which the way down makes them."""
+    """Channels of each skip connection, from the first level down."""
     skips = [config.widths[0]]
     for i, width in enumerate(config.widths):
         downsampled = [width] if i < len(config.widths) - 1 else []

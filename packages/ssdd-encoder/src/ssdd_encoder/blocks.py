@@ -1,11 +1,11 @@
-"""The pieces of the encoder: residual block, self-attention, level. Names are latent diffusion's."""
+"""The encoder's blocks: residual block, self-attention, level. Names are latent diffusion's, and those of its files."""
 
 # B batch, C channels, H W feature map, N = H W positions
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_EPS = 1e-6
+NORM_EPS = 1e-6  # as published; PyTorch's default of 1e-5 gives other latents
 
 
 class ResnetBlock(nn.Module):
@@ -29,7 +29,7 @@ class ResnetBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Single-head self-attention over all positions, with 1x1 convolutions as its projections."""
+    """Single-head self-attention over all positions; its projections are 1x1 convolutions."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -57,6 +57,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H / 2, W / 2)."""
+        # Padding on one side only, as published: with `padding=1`, every feature would lie one pixel elsewhere.
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file with its configuration in the header. No pickle is ever read.
 
-The encoder and the decoder package each carry this file, letter for letter, so that either can be installed alone.
+Git holds this file once. The decoder package links to it, so that either package can be installed alone.
 """
 
 import ctypes
@@ -24,37 +24,32 @@ from .sources import CheckpointError
 CONFIG_KEY = "ssdd"  # header entry: JSON of {part: configuration}
 DIGEST_KEY = "ssdd_sha256"  # header entry: hash of the whole file, computed with this entry all zeros
 NO_DIGEST = "0" * 64
-PARTS = ("encoder", "decoder")
+PARTS = ("encoder", "decoder")  # the names that stand before the keys of a file with both networks
 DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_DECODER_ONLY = ("ada_ctx_proj.", "time_embedding.", "up_blocks.")
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+WEIGHT_DTYPES = tuple(dtype for dtype in DTYPES if dtype.is_floating_point)
 _WRAPPERS = re.compile(r"(^|\.)(?:module|_orig_mod|first_stage_model)\.")
-_DAMAGED = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, RecursionError)
-_UNREADABLE = (*_DAMAGED, AttributeError)  # the last one: of a dtype that this PyTorch does not have
+# AttributeError: safetensors raises it for a dtype that this PyTorch does not have.
+_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError)
 _Config = TypeVar("_Config")
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint file holds.
+    """A checkpoint file that has been read.
+
+    Errors about a file come from the methods here: each package has its own `CheckpointError`, so a caller who passes
+    one package's contents to the other package's network needs to know only one.
 
     Args:
-        file: where it was read.
+        file: its path.
         config: configuration by part, from the header; empty for files not written by this project.
-        tensors: by key, without the prefixes that DataParallel, torch.compile and latent diffusion leave.
+        tensors: by key, without the prefixes that DataParallel, torch.compile and latent diffusion leave. They have
+            shapes but no values (meta device) where only the header was read.
         metadata: the other entries of the header.
-        checked: whether the header has a hash of the file; if so, it held.
+        checked: whether the header has a hash of the file and the file matches it.
     """
 
     file: Path
@@ -65,38 +60,108 @@ class Contents:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Which of `encoder` and `decoder` it holds, by the keys' prefixes; without prefixes it is one of them."""
+        """The parts that the keys' prefixes name, or else the header's only part; empty where neither names one."""
         prefixed = tuple(part for part in PARTS if any(key.startswith(f"{part}.") for key in self.tensors))
-        if prefixed:
-            return prefixed
-        known = tuple(part for part in PARTS if part in self.config)
-        if len(known) == 1:
-            return known
-        return ("decoder",) if any(key.startswith(_DECODER_ONLY) for key in self.tensors) else ("encoder",)
+        described = tuple(part for part in PARTS if part in self.config)
+        # With both parts in the header, keys without a prefix could belong to either.
+        return prefixed or (described if len(described) == 1 else ())
 
-    def select(self, part: str) -> dict[str, Tensor]:
+    def holds(self, part: str, own: tuple[str, ...]) -> bool:
+        """Whether the file holds a part.
+
+        Args:
+            part: `encoder` or `decoder`.
+            own: how only that network's keys begin. They decide where nothing names the file's parts.
+        """
+        return part in self.parts if self.parts else any(key.startswith(own) for key in self.tensors)
+
+    def select(self, part: str, own: tuple[str, ...], beside: tuple[str, ...] = ()) -> dict[str, Tensor]:
         """Returns the tensors of `encoder` or `decoder`, without that prefix.
 
-        Autoencoders of latent diffusion and of diffusers keep a 1x1 `quant_conv` outside the encoder: it belongs to
-        it, and what else such a file holds is left aside.
+        Args:
+            part, own: as for `holds`.
+            beside: how the part's keys without prefix begin in other projects' layouts; such files may hold more.
 
         Raises:
-            CheckpointError: the file holds only the other part, or tensors that belong to neither.
+            CheckpointError: the file does not hold the part, or holds tensors that belong to no part.
         """
-        if part not in self.parts:
-            raise CheckpointError(f"{self.file} holds {' and '.join(self.parts)}, no {part}: give a file with one")
-        prefixes = tuple(f"{p}." for p in PARTS)
-        if not any(key.startswith(prefixes) for key in self.tensors):
+        if not self.holds(part, own):
+            held = f"{' and '.join(self.parts)}, " if self.parts else ""
+            raise self.refusal(f"holds {held}no {part}: give a file with one")
+        selected = {key.removeprefix(f"{part}."): t for key, t in self.tensors.items() if key.startswith(f"{part}.")}
+        if not selected:
             return dict(self.tensors)
-        own = {key.removeprefix(f"{part}."): t for key, t in self.tensors.items() if key.startswith(f"{part}.")}
-        outside = {key: tensor for key, tensor in self.tensors.items() if not key.startswith(prefixes)}
-        quant_conv = {key: tensor for key, tensor in outside.items() if key.startswith("quant_conv.")}
-        if outside and not quant_conv:
-            raise CheckpointError(
-                f"{self.file} holds {len(outside)} tensors that belong to neither encoder nor decoder, such as "
+        outside = {key: t for key, t in self.tensors.items() if not key.startswith(tuple(f"{p}." for p in PARTS))}
+        kept = {key: tensor for key, tensor in outside.items() if key.startswith(beside)}
+        # If such tensors were ignored, a file of another model could pass for a good one.
+        if outside and not kept:
+            raise self.refusal(
+                f"holds {len(outside)} tensors that belong to neither encoder nor decoder, such as "
                 f"{min(outside)[:100]}: take another copy"
             )
-        return own | quant_conv if part == "encoder" else own
+        return selected | kept
+
+    def parse_config(self, part: str, kind: type[_Config]) -> _Config | None:
+        """Makes a part's configuration from the header's JSON; None where the header does not describe the part.
+
+        Raises:
+            CheckpointError: a field is unknown, or a value is not allowed.
+        """
+        if part not in self.config:
+            return None
+        values = self.config[part]
+        try:
+            if not isinstance(values, dict):
+                raise ValueError(f"expected a table of fields, got {type(values).__name__}")
+            known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+            if unknown := sorted(set(values) - known):
+                raise ValueError(f"unknown fields {unknown[:5]}")
+            return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        except (TypeError, ValueError) as error:
+            raise self.refusal(f"has a header that this version cannot read: {error}") from error
+
+    def fill(self, module: nn.Module, tensors: Mapping[str, Tensor], *, asked: str, held: str | None) -> None:
+        """Moves tensors of this file into a module (which may be on the meta device), all of them or none.
+
+        Tensors of several dtypes are converted to the one that holds them all.
+
+        Args:
+            module: the network to fill.
+            tensors: by the module's keys.
+            asked: describes the module, for the message.
+            held: describes the network in the file, where that is known.
+
+        Raises:
+            CheckpointError: a key is missing or left over, or a shape or dtype differs.
+        """
+        wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        found = {key: tuple(value.shape) for key, value in tensors.items()}
+        odd = [key for key, value in tensors.items() if value.dtype not in WEIGHT_DTYPES]
+        if wanted == found and not odd:
+            dtype = reduce(torch.promote_types, {value.dtype for value in tensors.values()})
+            module.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, strict=True, assign=True)
+            module.requires_grad_(True)
+            return
+        if held and held != asked:
+            raise self.mismatch(tensors, asked=asked, held=held)
+        problems = [
+            *(f"{key} is missing" for key in wanted if key not in found),
+            *(f"{key[:100]} is left over" for key in found if key not in wanted),
+            *(f"{key} is {found[key]}, not {shape}" for key, shape in wanted.items() if found.get(key, shape) != shape),
+            *(f"{key[:100]} is {tensors[key].dtype}, not floating point of 16 to 64 bits" for key in odd),
+        ]
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise self.refusal(
+            f"({len(found)} tensors, {_count(tensors)}) does not fit {asked}: {'; '.join(problems[:3])}{more}"
+        )
+
+    def mismatch(self, tensors: Mapping[str, Tensor], *, asked: str, held: str) -> CheckpointError:
+        """Makes the error for a file that holds another network than the one asked for."""
+        return CheckpointError(f"this file holds {held} ({_count(tensors)}); {asked} was asked for: {self.file}")
+
+    def refusal(self, problem: str) -> CheckpointError:
+        """Makes the error for this file, which is the subject of the sentence."""
+        return CheckpointError(f"{self.file} {problem}")
 
 
 def write(
@@ -104,10 +169,11 @@ def write(
 ) -> Path:
     """Writes a checkpoint whole or not at all.
 
-    The safetensors library reads these files; its writer is not used, for it needs numpy, which torch does not.
+    The safetensors library reads these files, but its writer needs numpy, which torch does not bring, and it cannot put
+    a hash of the whole file into the header.
 
     Args:
-        file: its name, ending in `.safetensors`; what is there is replaced only by a complete file.
+        file: its path, ending in `.safetensors`; a file that is there is replaced only by a complete one.
         tensors: by key.
         config: configuration by part (JSON-able).
         metadata: further header entries.
@@ -116,7 +182,8 @@ def write(
         OSError: the disk is full or not writable; the previous file is untouched.
         ValueError: a tensor has a dtype that such files do not hold.
     """
-    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))  # keeps data aligned
+    # Large elements first: every tensor then starts at a multiple of its element size, as readers that map files need.
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
     entries = {**(metadata or {}), CONFIG_KEY: json.dumps(config, sort_keys=True), DIGEST_KEY: NO_DIGEST}
     header = _header(ordered, entries)
     digest = hashlib.sha256(header)
@@ -124,9 +191,11 @@ def write(
         opened.write(header)
         for tensor in ordered.values():
             here = tensor.detach().cpu().contiguous()
+            # The bytes of the tensor itself: neither `numpy()`, nor a copy that would double the memory of a large one.
             content = (ctypes.c_char * (here.numel() * here.element_size())).from_address(here.data_ptr())
             digest.update(content)
             opened.write(content)
+        # The hash is known only now; it takes the place of as many zeros, so that nothing moves.
         opened.seek(header.index(_seal(NO_DIGEST)))
         opened.write(_seal(digest.hexdigest()))
     return file
@@ -136,19 +205,33 @@ def read(file: str | os.PathLike[str]) -> Contents:
     """Reads a checkpoint into memory, and checks its hash if its header has one.
 
     Raises:
-        CheckpointError: the file is not there, is a pickle, is truncated or was altered.
+        CheckpointError: the file is missing, is a pickle, is truncated or was altered.
     """
-    file = Path(file)
+    return _read(Path(file), with_values=True)
+
+
+def read_header(file: str | os.PathLike[str]) -> Contents:
+    """Reads only a checkpoint's header: configuration, metadata, and the shape (not the dtype) of each tensor.
+
+    The hash is not checked, since that would read the whole file.
+
+    Raises:
+        CheckpointError: the file is missing, is a pickle or is truncated.
+    """
+    return _read(Path(file), with_values=False)
+
+
+def _read(file: Path, with_values: bool) -> Contents:
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint at {file}: check the path")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
             sealed = metadata.pop(DIGEST_KEY, None)
-            if sealed is not None and _digest(file, sealed) != sealed:
+            if with_values and sealed is not None and _digest(file, sealed) != sealed:
                 raise CheckpointError(f"{file} is damaged: its content does not match its hash. Take another copy")
             config = json.loads(metadata.pop(CONFIG_KEY, "{}"))
-            named = [(_bare(key), opened.get_tensor(key).clone()) for key in opened.keys()]  # noqa: SIM118
+            named = [(_bare(key), _tensor(opened, key, with_values)) for key in opened.keys()]  # noqa: SIM118
     except CheckpointError:
         raise
     except _UNREADABLE as error:
@@ -158,65 +241,17 @@ def read(file: str | os.PathLike[str]) -> Contents:
     tensors = dict(named)
     if len(tensors) < len(named):
         raise CheckpointError(f"{file} holds tensors whose names differ only by a wrapper's prefix: save it unwrapped")
-    return Contents(file, config, tensors, metadata, checked=sealed is not None)
+    return Contents(file, config, tensors, metadata, checked=with_values and sealed is not None)
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], file: Path, *, asked: str, held: str | None) -> None:
-    """Gives a module (which may be on the meta device) a file's tensors, all of them or none.
-
-    Tensors of several dtypes are brought to the one that holds them all.
-
-    Args:
-        asked: describes the module, for the message.
-        held: describes what the file holds, where that is known.
-
-    Raises:
-        CheckpointError: a key is missing or left over, or a shape or dtype differs.
-    """
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
-    odd = [key for key, value in tensors.items() if value.dtype not in WEIGHT_DTYPES]
-    if wanted == found and not odd:
-        dtype = reduce(torch.promote_types, {value.dtype for value in tensors.values()})
-        module.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, strict=True, assign=True)
-        module.requires_grad_(True)
-        return
-    if held and held != asked:
-        raise mismatch(tensors, file, asked=asked, held=held)
-    problems = [
-        *(f"{key} is missing" for key in wanted if key not in found),
-        *(f"{key[:100]} is left over" for key in found if key not in wanted),
-        *(f"{key} is {found[key]}, not {wanted[key]}" for key in wanted if found.get(key, wanted[key]) != wanted[key]),
-        *(f"{key[:100]} is {tensors[key].dtype}, not floating point of 16 to 64 bits" for key in odd),
-    ]
-    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-    count = sum(value.numel() for value in tensors.values())
-    raise CheckpointError(
-        f"{file} ({len(found)} tensors, {count:,} parameters) does not fit {asked}: {'; '.join(problems[:3])}{more}"
-    )
+def _tensor(opened: Any, key: str, with_values: bool) -> Tensor:
+    if with_values:
+        return opened.get_tensor(key).clone()  # a copy, since the tensor itself is a view of the mapped file
+    return torch.empty(opened.get_slice(key).get_shape(), device="meta")
 
 
-def mismatch(tensors: Mapping[str, Tensor], file: Path, *, asked: str, held: str) -> CheckpointError:
-    """The error of a file that holds another network than the one asked for."""
-    count = sum(value.numel() for value in tensors.values())
-    return CheckpointError(f"this file holds {held} ({count:,} parameters); {asked} was asked for: {file}")
-
-
-def parse_config(kind: type[_Config], values: Any, file: Path) -> _Config:
-    """Makes a configuration from a header's JSON.
-
-    Raises:
-        CheckpointError: a field is unknown, or a value is not allowed.
-    """
-    try:
-        if not isinstance(values, dict):
-            raise ValueError(f"expected a table of fields, got {type(values).__name__}")
-        known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown fields {unknown[:5]}")
-        return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} has a header that this version cannot read: {error}") from error
+def _count(tensors: Mapping[str, Tensor]) -> str:
+    return f"{sum(value.numel() for value in tensors.values()):,} parameters"
 
 
 def _header(tensors: Mapping[str, Tensor], entries: Mapping[str, str]) -> bytes:
@@ -239,6 +274,7 @@ def _seal(digest: str) -> bytes:
 
 def _digest(file: Path, sealed: str) -> str:
     """SHA-256 of the file as it was before `sealed` was put in its header."""
+    # Raw bytes, since JSON that is parsed and written again need not have the bytes that were hashed.
     with open(file, "rb") as opened:
         start = opened.read(8)
         header = start + opened.read(int.from_bytes(start, "little"))

@@ -1,11 +1,11 @@
-"""What an encoder is made of, and the named encoders: `f<F>c<C>`, and two small ones."""
+"""The shape of an encoder, and the named encoders: `f<F>c<C>`, and two small ones."""
 
 import re
 from dataclasses import dataclass
 
 SDVAE = "sdvae"
 LIMITS = {"width": 16_384, "levels": 12, "resnets_per_level": 32, "downscale": 1024}
-MAX_PARAMETERS = 2**31  # a configuration beyond it is a mistake, or an attack by a checkpoint's header
+MAX_PARAMETERS = 2**31  # more than that is a mistake, or an attack by a checkpoint's header
 
 
 def _check(name: str, value: object, most: int) -> None:
@@ -24,7 +24,7 @@ class EncoderConfig:
         resnets_per_level: residual blocks in each level.
         patch_size: pixels per side folded into channels before the first convolution (1 in published encoders).
         norm_groups: groups of every GroupNorm; must divide every width.
-        attention: whether the middle holds its single-head self-attention.
+        attention: whether the middle has its single-head self-attention.
 
     Raises:
         ValueError: a value is not a positive integer within the limits above, a width is not a multiple of
@@ -44,7 +44,7 @@ class EncoderConfig:
             raise ValueError(
                 f"expected multipliers to be 1 to {LIMITS['levels']} integers, got {str(self.multipliers)[:100]}"
             )
-        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))  # JSON has lists, which cannot be hashed
         for name in ("latent_channels", "base_channels", "patch_size", "norm_groups"):
             _check(name, getattr(self, name), LIMITS["width"])
         _check("resnets_per_level", self.resnets_per_level, LIMITS["resnets_per_level"])
@@ -76,12 +76,13 @@ class EncoderConfig:
 
     @property
     def name(self) -> str:
-        """`f<F>c<C>`, the field's way to name a latent space."""
+        """`f<F>c<C>`, the field's name for a latent space."""
         return f"f{self.downscale}c{self.latent_channels}"
 
     @property
     def approximate_parameters(self) -> int:
-        """Number of weights, to within a third: the convolutions' kernels."""
+        """Number of weights, to within a third: only the kernels of convolutions are counted."""
+        # Counted from the shape: a hostile configuration must be refused before any memory is taken.
         levels = sum(18 * self.resnets_per_level * width**2 + 9 * width**2 for width in self.widths)
         outer = 27 * self.patch_size**2 * self.widths[0] + 18 * self.widths[-1] * self.latent_channels
         return levels + 40 * self.widths[-1] ** 2 + outer + 4 * self.latent_channels**2
@@ -116,7 +117,7 @@ def encoder_config(name: str) -> EncoderConfig:
 
 
 def describe(config: EncoderConfig) -> str:
-    """Names a configuration, for messages: `encoder f8c4`."""
+    """Names a configuration in messages: `encoder f8c4`."""
     for name, variant in VARIANTS.items():
         if config == variant:
             return f"encoder {name}"
@@ -125,5 +126,5 @@ def describe(config: EncoderConfig) -> str:
 
 
 def _multipliers(levels: int) -> tuple[int, ...]:
-    """Those of the published encoders."""
+    """The published encoders' multipliers: 1, 2, then 4 in every further level."""
     return ((1, 2) + (4,) * levels)[:levels]

@@ -1,4 +1,4 @@
-"""Image to posterior: the convolutional encoder of latent diffusion (Rombach et al., 2022)."""
+"""The convolutional encoder of latent diffusion (Rombach et al., 2022): image to posterior."""
 
 # B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F
 
@@ -18,6 +18,8 @@ from ssdd_encoder.posterior import Posterior
 
 CHECKPOINT_NAME = "encoder.safetensors"
 KIND = "encoder"
+# How only this network's keys begin, in our layout and in diffusers'; a decoder has others.
+OWN_KEYS = ("down.", "mid.", "quant_conv.", "mid_block.resnets.", "mid_block.attentions.")
 RANGE_TOLERANCE = 1e-2  # half-precision images may be rounded past 1
 
 
@@ -29,7 +31,7 @@ class Encoder(nn.Module):
             `Encoder.from_pretrained`.)
 
     Attributes:
-        config: what it was built from.
+        config: its shape.
 
     Raises:
         ValueError: there is no encoder of that name.
@@ -58,8 +60,8 @@ class Encoder(nn.Module):
         """Encodes images.
 
         Args:
-            x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype. (Compiled
-                code does not look at the range.)
+            x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype. (The range
+                is not checked in compiled code.)
             check_finite: also refuse NaN and infinity.
 
         Returns:
@@ -99,29 +101,48 @@ class Encoder(nn.Module):
         Args:
             source: a safetensors file, a folder that holds one, or a hub id (`owner/name`). The layout may be ours,
                 the published one (`encoder.*`), diffusers' or latent diffusion's.
-            config: what the file must hold; by default what its header says, else what its shapes tell.
+            config: the encoder that the file must hold; by default the one in its header, or else the published one
+                with these shapes.
 
         Raises:
-            CheckpointError: there is no such file, it is damaged, or it holds something else.
+            CheckpointError: there is no such file, it is damaged, or it holds another network.
         """
-        file = sources.resolve(sdvae.HUB_ID if source == SDVAE else source, CHECKPOINT_NAME)
-        return cls.from_contents(checkpoint.read(file), SDVAE if source == SDVAE else config)
+        contents = checkpoint.read(sources.resolve(sdvae.checkpoint_of(source), CHECKPOINT_NAME))
+        return cls.from_contents(contents, SDVAE if source == SDVAE else config)
 
     @classmethod
     def from_contents(cls, contents: checkpoint.Contents, config: EncoderConfig | str | None = None) -> "Encoder":
-        """Makes the encoder of a checkpoint that has been read; see `from_pretrained`."""
-        tensors = sdvae.to_native(contents.select(KIND))
+        """Makes the encoder of a checkpoint that has been read, by either package; see `from_pretrained`."""
+        tensors = _select(contents)
         held = _held_config(contents, tensors)
         wanted = (encoder_config(config) if isinstance(config, str) else config) or held
         if wanted is None:
-            raise checkpoint.CheckpointError(f"{contents.file} holds no encoder that is known here: pass its config")
+            raise contents.refusal("holds no encoder that is known here: pass its config")
         asked, found = describe(wanted), describe(held) if held else None
+        # Refused even where the shapes fit: two networks can have equal shapes and mean different things by them.
         if found and found != asked and KIND in contents.config:
-            raise checkpoint.mismatch(tensors, contents.file, asked=asked, held=found)
-        with torch.device("meta"):
+            raise contents.mismatch(tensors, asked=asked, held=found)
+        with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
             encoder = cls(wanted)
-        checkpoint.fill(encoder, tensors, contents.file, asked=asked, held=found)
+        contents.fill(encoder, tensors, asked=asked, held=found)
         return encoder.eval()
+
+    @classmethod
+    def is_in(cls, contents: checkpoint.Contents) -> bool:
+        """Whether a checkpoint holds an encoder."""
+        return contents.holds(KIND, OWN_KEYS)
+
+    @classmethod
+    def config_in(cls, contents: checkpoint.Contents) -> EncoderConfig | None:
+        """Returns the configuration of a checkpoint's encoder; None where it holds none, or none that is known here.
+
+        Args:
+            contents: the checkpoint, or only its header (`checkpoint.read_header`).
+
+        Raises:
+            CheckpointError: the header is not readable, or the file holds tensors that belong to no part.
+        """
+        return _held_config(contents, _select(contents)) if cls.is_in(contents) else None
 
     def _check(self, x: Tensor) -> None:
         scale, weight = self.config.downscale, self.conv_in.weight
@@ -140,7 +161,7 @@ class Encoder(nn.Module):
 
 
 def _check_values(x: Tensor, check_finite: bool) -> None:
-    if torch.compiler.is_compiling() or x.is_meta:
+    if torch.compiler.is_compiling() or x.is_meta:  # a value that decides what follows would break the graph
         return
     largest = x.detach().abs().amax().item()
     if check_finite and not math.isfinite(largest):
@@ -152,15 +173,20 @@ def _check_values(x: Tensor, check_finite: bool) -> None:
         )
 
 
+def _select(contents: checkpoint.Contents) -> dict[str, Tensor]:
+    return sdvae.to_native(contents.select(KIND, OWN_KEYS, sdvae.OUTSIDE_THE_ENCODER))
+
+
 def _held_config(contents: checkpoint.Contents, tensors: dict[str, Tensor]) -> EncoderConfig | None:
-    """What the file holds: what its header says, else the published encoder with these level and latent counts."""
-    if KIND in contents.config:
-        return checkpoint.parse_config(EncoderConfig, contents.config[KIND], contents.file)
+    """Returns the configuration in the header, or else the published one with these numbers of levels and channels."""
+    if (config := contents.parse_config(KIND, EncoderConfig)) is not None:
+        return config
     levels = len({key.split(".")[1] for key in tensors if key.startswith("down.")})
     last = tensors.get("out_proj.bias")
     if last is None or last.ndim != 1:
         return None
     try:
+        # The limit keeps a hostile file with many levels from asking for a power of two with thousands of digits.
         return encoder_config(f"f{2 ** (min(levels, 20) - 1)}c{last.numel() // 2}")
     except ValueError:  # no published encoder has such counts
         return None

@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all, and their content hashes."""
+"""Files that appear whole or not at all, and their content hashes.
+
+Git holds this file once. The decoder and metrics packages and the application link to it, so that each can be installed
+without the others.
+"""
 
 import hashlib
 import os
@@ -12,7 +16,7 @@ TEMPORARY_SUFFIX = ".partial"
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it replaces `path`, on any failure it is removed.
+    """Yields a temporary file in the folder of `path`; on success it replaces `path`, on any failure it is removed.
 
     The data reaches the disk (fsync) before the name does: a power cut or a kill leaves either the previous
     file or the new one.
@@ -21,10 +25,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: the final file; its folder is made when missing.
 
     Raises:
-        OSError: the disk is full or not writable; what was at `path` before is untouched.
+        OSError: the disk is full or not writable; the previous file is untouched.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since a rename replaces a file in one step only within a file system. The name is cut because
+    # the whole would be too long for a file whose own name has the longest length.
     handle, name = tempfile.mkstemp(
         prefix=f".{final.name[:40]}.", suffix=TEMPORARY_SUFFIX + final.suffix, dir=final.parent
     )
@@ -34,10 +40,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        # mkstemp makes files that only their owner can read.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, final)
         _sync_folder(final.parent)
-    except BaseException:
+    except BaseException:  # an interrupt must not leave the temporary file either
         temporary.unlink(missing_ok=True)
         raise
 

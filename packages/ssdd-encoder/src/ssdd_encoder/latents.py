@@ -1,4 +1,4 @@
-"""Statistics of latents, and the one way each to normalise with them and back."""
+"""Statistics of latents, and the functions that normalise latents with them and back."""
 
 # B batch, C latent channels, h w latent cells
 
@@ -17,7 +17,7 @@ class LatentStatistics:
         std: (C,), float64, unbiased.
         overall_mean: over all elements.
         overall_std: over all elements, unbiased.
-        count: elements per channel that they were computed from.
+        count: number of elements per channel in the statistics.
     """
 
     mean: Tensor
@@ -40,7 +40,7 @@ class LatentStatistics:
         return (z - mean) / std
 
     def denormalize(self, z: Tensor) -> Tensor:
-        """Undoes `normalize`: (B, C, h, w) -> latents as the encoder gives and the decoder takes them.
+        """Undoes `normalize`: (B, C, h, w) -> latents as the encoder makes and the decoder takes them.
 
         Raises:
             ValueError: z has another number of channels.
@@ -60,10 +60,10 @@ class LatentStatistics:
 
     @classmethod
     def from_dict(cls, values: dict) -> "LatentStatistics":
-        """Reads what `to_dict` made.
+        """Makes the statistics from the result of `to_dict`.
 
         Raises:
-            ValueError: an entry is missing or is no number.
+            ValueError: an entry is missing or is not a number.
         """
         try:
             return cls(
@@ -88,7 +88,8 @@ class LatentStatistics:
 class LatentAccumulator:
     """Computes `LatentStatistics` over any number of batches in constant memory, in float64.
 
-    Batches are combined by the pairwise update of Chan, Golub and LeVeque (1979), which does not cancel.
+    Batches are combined by the pairwise update of Chan, Golub and LeVeque (1979). Sums of squares would lose the digits
+    of a small variance around a large mean.
     """
 
     def __init__(self, channels: int) -> None:
@@ -112,10 +113,10 @@ class LatentAccumulator:
         self._combine(values.shape[1], mean, squares)
 
     def merge(self, other: "LatentAccumulator") -> None:
-        """Adds what another accumulator (of another process) has seen.
+        """Adds the latents of another accumulator (of another process).
 
         Raises:
-            ValueError: it is of another number of channels.
+            ValueError: the numbers of channels differ.
         """
         if other.mean.shape != self.mean.shape:
             raise ValueError(
@@ -125,7 +126,7 @@ class LatentAccumulator:
         self._combine(other.count, other.mean, other.squares)
 
     def compute(self) -> LatentStatistics:
-        """Returns the statistics of all that was added.
+        """Returns the statistics of all latents so far.
 
         Raises:
             ValueError: fewer than two elements per channel were added.

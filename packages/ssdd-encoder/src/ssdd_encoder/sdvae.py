@@ -1,17 +1,21 @@
-"""SD-VAE's encoder in the two layouts that it is published in, brought to ours.
+"""SD-VAE's encoder: converts the two layouts in which it is published to ours.
 
-Both hold the same network as `f8c4`: diffusers' `AutoencoderKL` names its parts anew and keeps the attention's
-projections as matrices; latent diffusion differs only in where the last 1x1 convolution (`quant_conv`) stands.
+Both hold the same network as `f8c4`. Diffusers' `AutoencoderKL` has its own names and keeps the attention's projections
+as matrices. In latent diffusion's layout, only the last 1x1 convolution, `quant_conv`, is not in the encoder.
 """
 
+import os
 import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-HUB_ID = "stabilityai/sd-vae-ft-mse"
+from ssdd_encoder.config import SDVAE
 
-# diffusers -> ours, applied in order to each key that follows "encoder."
+HUB_ID = "stabilityai/sd-vae-ft-mse"
+OUTSIDE_THE_ENCODER = ("quant_conv.",)  # keys of the encoder that have no `encoder.` before them in these layouts
+
+# diffusers -> ours, applied in order to each key that follows "encoder.": a general rule comes after its exceptions
 _DIFFUSERS = [
     (r"^down_blocks\.(\d+)\.resnets\.(\d+)\.conv_shortcut\.", r"down.\1.block.\2.nin_shortcut."),
     (r"^down_blocks\.(\d+)\.resnets\.(\d+)\.", r"down.\1.block.\2."),
@@ -27,14 +31,19 @@ _DIFFUSERS = [
 ]
 
 
+def checkpoint_of(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Returns the hub id for the name `sdvae`, and any other source as it is."""
+    return HUB_ID if source == SDVAE else source
+
+
 def to_native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the encoder's tensors to our layout; those already in it pass through.
+    """Renames the encoder's tensors to our layout; tensors that have it already stay as they are.
 
     Args:
         tensors: by key, without `encoder.`; `quant_conv.*` is the 1x1 convolution that we call `out_proj`.
 
     Returns:
-        our keys; the matrices of the attention become 1x1 kernels.
+        the tensors by our keys; matrices of the attention become 1x1 kernels.
     """
     native = {}
     for key, tensor in tensors.items():

@@ -1,6 +1,6 @@
-"""Where checkpoints are: a file, a folder that holds one, or a repository of the Hugging Face hub.
+"""Finds checkpoints: in a file, in a folder that holds one, or in a repository of the Hugging Face hub.
 
-The encoder and the decoder package each carry this file, letter for letter, so that either can be installed alone.
+Git holds this file once. The decoder package links to it, so that either package can be installed alone.
 """
 
 import os
@@ -13,11 +13,11 @@ HUB_ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or holds something other than what was asked for."""
+    """A checkpoint is missing or damaged, or holds another network than the one asked for."""
 
 
 def destination(path: str | os.PathLike[str], name: str) -> Path:
-    """The file to write: `path` itself if it ends in `.safetensors`, else `path / name`."""
+    """Returns the file to write: `path` itself if it ends in `.safetensors`, else `path / name`."""
     path = Path(path)
     return path if path.suffix == SUFFIX else path / name
 
@@ -26,14 +26,15 @@ def resolve(source: str | os.PathLike[str], name: str) -> Path:
     """Finds a checkpoint.
 
     Args:
-        source: a file; a folder with `name`, with a file of another usual name or with one single safetensors file;
+        source: a file; a folder with `name`, with a file of another usual name or with a single safetensors file;
             or a hub id `owner/name`, read from the hub's cache where the hub cannot be reached.
-        name: the usual file name of what is looked for.
+        name: the usual name of such a file.
 
     Raises:
-        CheckpointError: nothing is found there.
+        CheckpointError: there is none.
     """
     path = Path(source)
+    # The disk before the hub: a local folder `owner/name` must not send a request.
     try:
         if path.is_dir():
             return _in_folder(path, name)
@@ -50,6 +51,7 @@ def _in_folder(folder: Path, name: str) -> Path:
     for usual in (name, *OTHER_NAMES):
         if (folder / usual).is_file():
             return folder / usual
+    # Of several files with other names, any choice would be a guess.
     files = sorted(file for file in folder.glob(f"*{SUFFIX}") if file.is_file())
     if len(files) == 1:
         return files[0]
@@ -73,7 +75,7 @@ def _from_hub(repository: str, name: str) -> Path:
             reason = error
         except Exception as error:  # no such repository, no permission, or an error of the client's transport
             reason = error
-            break
+            break  # another name would fail in the same way, perhaps after another long wait
     raise CheckpointError(
         f"there is no file or folder {repository}, and no checkpoint of that name in the hub's cache or on the hub "
         f"({type(reason).__name__}): give a local safetensors file"
