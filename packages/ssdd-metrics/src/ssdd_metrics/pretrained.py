@@ -28,7 +28,7 @@ from ssdd_metrics.weights import ALEXNET, INCEPTION, VGG16, dinov2_file, find_we
 RANDOM_CONV = "random_conv"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PretrainedNetwork:
     """Everything that depends on which pretrained network it is.
 
@@ -55,38 +55,25 @@ def _find_dreamsim_adapter(path: PathLike | None, sha256: str | None) -> Path:
 
 
 NETWORKS: dict[str, PretrainedNetwork] = {
+    # Takes 8-bit images, because FID's resize is part of the network and defined on them.
     "inception": PretrainedNetwork(
-        extra="fid",
-        module="torch_fidelity.feature_extractor_inceptionv3",
+        "fid",
+        "torch_fidelity.feature_extractor_inceptionv3",
         find=partial(find_weights, INCEPTION),
         load=load_inception,
-        # FID's resize is part of the network and defined on 8-bit values.
         takes_unit=False,
     ),
     "lpips_alex": PretrainedNetwork(
-        extra="perceptual",
-        module="lpips",
-        find=partial(find_weights, ALEXNET),
-        load=partial(load_lpips, "alex"),
+        "perceptual", "lpips", find=partial(find_weights, ALEXNET), load=partial(load_lpips, "alex")
     ),
     "lpips_vgg": PretrainedNetwork(
-        extra="perceptual",
-        module="lpips",
-        find=partial(find_weights, VGG16),
-        load=partial(load_lpips, "vgg"),
+        "perceptual", "lpips", find=partial(find_weights, VGG16), load=partial(load_lpips, "vgg")
     ),
     "dinov2": PretrainedNetwork(
-        extra="perceptual",
-        module="timm",
-        find=partial(find_weights, dinov2_file(DINOV2_BASE)),
-        load=load_dinov2,
+        "perceptual", "timm", find=partial(find_weights, dinov2_file(DINOV2_BASE)), load=load_dinov2
     ),
     "dreamsim": PretrainedNetwork(
-        extra="dreamsim",
-        module="dreamsim",
-        find=_find_dreamsim_adapter,
-        load=load_dreamsim,
-        downloads=False,
+        "dreamsim", "dreamsim", find=_find_dreamsim_adapter, load=load_dreamsim, downloads=False
     ),
 }
 
@@ -98,8 +85,7 @@ def find_network(name: str, path: PathLike | None = None, sha256: str | None = N
 
     Args:
         name: one of `NETWORKS`.
-        path: see the network's loader.
-        sha256: see the network's loader.
+        path, sha256: see the network's loader.
 
     Returns:
         The weight file; for DreamSim, the file of its adapter.
@@ -119,8 +105,7 @@ def load_network(name: str, path: PathLike | None = None, sha256: str | None = N
 
     Args:
         name: one of `NETWORKS`.
-        path: see the network's loader.
-        sha256: see the network's loader.
+        path, sha256: see the network's loader.
 
     Raises:
         NetworkUnavailable, ValueError: see the network's loader.

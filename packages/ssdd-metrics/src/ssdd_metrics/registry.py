@@ -6,15 +6,16 @@ Derived are the measurement itself, the sets "offline" and "full", the pretraine
 
 import difflib
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
-from ssdd_metrics import pixelwise, ssim
-from ssdd_metrics.networks import SMALLEST_SIDES
+from ssdd_metrics.networks import SMALLEST_SIDES as SMALLEST
+from ssdd_metrics.pixelwise import gradient_energy_ratio, mae, mse, psnr
 from ssdd_metrics.pretrained import NETWORKS, RANDOM_CONV
+from ssdd_metrics.ssim import GAUSSIAN_TAPS, UNIFORM_TAPS, ssim_gaussian, ssim_uniform
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """One metric: how it is computed, and how its values are read.
 
@@ -23,14 +24,14 @@ class Metric:
         title: the heading of a column or panel, with the unit.
         better: "higher", "lower" or "near 1".
         digits: decimals in reports.
-        scale: the factor that values carry, 1 for none.
         kind: "pixelwise": `function` maps two uint8 (B, 3, H, W) to (B,) values.
             "pairwise": `network` maps two (B, 3, H, W) to (B,) values.
             "frechet": the Frechet distance between the features (B, D) that `network` computes of either side.
             "distribution": `function` makes a torchmetrics metric, whose `update` takes two uint8 (B, 3, H, W).
         function: see `kind`.
         network: see `kind`; a name of `NETWORKS`, or "random_conv".
-        smallest_side: of an image, in pixels.
+        scale: the factor that values carry, 1 for none.
+        min_side: of an image, in pixels.
         can_be_infinite: values may be infinite for good reasons; `MetricSuite.compute` then reports how many are.
         in_report: reports show it; False for a second form of a metric that they show already.
     """
@@ -39,11 +40,12 @@ class Metric:
     title: str
     better: Literal["higher", "lower", "near 1"]
     digits: int
-    scale: int = 1
     kind: Literal["pixelwise", "pairwise", "frechet", "distribution"]
     function: Any = None
+    _: KW_ONLY
     network: str = ""
-    smallest_side: int = 1
+    scale: int = 1
+    min_side: int = 1
     can_be_infinite: bool = False
     in_report: bool = True
 
@@ -77,92 +79,50 @@ def _sliced_wasserstein() -> Any:
     return SlicedWasserstein()
 
 
-# The order is that of columns and panels. `in_report=False` marks a twin: MSE and MAE add little to PSNR, and two forms
+# Columns and panels stand in this order. `in_report=False` marks a twin: MSE and MAE add little to PSNR, and two forms
 # of SSIM or LPIPS side by side invite a comparison between them, which means nothing.
 _TABLE = (
+    Metric("mse", "MSE", "lower", 5, "pixelwise", mse, in_report=False),
+    Metric("mae", "MAE", "lower", 4, "pixelwise", mae, in_report=False),
+    Metric("psnr", "PSNR (dB)", "higher", 2, "pixelwise", psnr, can_be_infinite=True),  # for identical images
+    Metric("ssim_gaussian", "SSIM", "higher", 3, "pixelwise", ssim_gaussian, min_side=len(GAUSSIAN_TAPS)),
     Metric(
-        name="mse", title="MSE", better="lower", digits=5, kind="pixelwise", function=pixelwise.mse, in_report=False
-    ),
-    Metric(
-        name="mae", title="MAE", better="lower", digits=4, kind="pixelwise", function=pixelwise.mae, in_report=False
-    ),
-    Metric(
-        name="psnr",
-        title="PSNR (dB)",
-        better="higher",
-        digits=2,
-        kind="pixelwise",
-        function=pixelwise.psnr,
-        can_be_infinite=True,  # for identical images
-    ),
-    Metric(
-        name="ssim_gaussian",
-        title="SSIM",
-        better="higher",
-        digits=3,
-        kind="pixelwise",
-        function=ssim.ssim_gaussian,
-        smallest_side=len(ssim.GAUSSIAN_TAPS),
-    ),
-    Metric(
-        name="ssim_uniform",
-        title="SSIM (uniform window)",
-        better="higher",
-        digits=3,
-        kind="pixelwise",
-        function=ssim.ssim_uniform,
-        smallest_side=len(ssim.UNIFORM_TAPS),
+        "ssim_uniform",
+        "SSIM (uniform window)",
+        "higher",
+        3,
+        "pixelwise",
+        ssim_uniform,
+        min_side=len(UNIFORM_TAPS),
         in_report=False,
     ),
+    # Infinite for a constant reference.
     Metric(
-        name="gradient_energy_ratio",
-        title="gradient energy ratio",
-        better="near 1",
-        digits=3,
-        kind="pixelwise",
-        function=pixelwise.gradient_energy_ratio,
-        can_be_infinite=True,  # for a constant reference
+        "gradient_energy_ratio",
+        "gradient energy ratio",
+        "near 1",
+        3,
+        "pixelwise",
+        gradient_energy_ratio,
+        can_be_infinite=True,
     ),
+    # The side is `swd.PATCH`; importing that here would import torchmetrics.
+    Metric("swd", "sliced Wasserstein", "lower", 1, "distribution", _sliced_wasserstein, scale=1000, min_side=7),
+    Metric("frechet_random_conv", "Frechet, random features", "lower", 4, "frechet", network=RANDOM_CONV),
+    Metric("lpips_alex", "LPIPS (alex)", "lower", 4, "pairwise", network="lpips_alex", min_side=SMALLEST["alex"]),
     Metric(
-        name="swd",
-        title="sliced Wasserstein",
-        better="lower",
-        digits=1,
-        scale=1000,
-        kind="distribution",
-        function=_sliced_wasserstein,
-        smallest_side=7,  # swd.PATCH; importing swd would import torchmetrics
-    ),
-    Metric(
-        name="frechet_random_conv",
-        title="Frechet, random features",
-        better="lower",
-        digits=4,
-        kind="frechet",
-        network=RANDOM_CONV,
-    ),
-    Metric(
-        name="lpips_alex",
-        title="LPIPS (alex)",
-        better="lower",
-        digits=4,
-        kind="pairwise",
-        network="lpips_alex",
-        smallest_side=SMALLEST_SIDES["alex"],
-    ),
-    Metric(
-        name="lpips_vgg",
-        title="LPIPS (vgg)",
-        better="lower",
-        digits=4,
-        kind="pairwise",
+        "lpips_vgg",
+        "LPIPS (vgg)",
+        "lower",
+        4,
+        "pairwise",
         network="lpips_vgg",
-        smallest_side=SMALLEST_SIDES["vgg"],
+        min_side=SMALLEST["vgg"],
         in_report=False,
     ),
-    Metric(name="rfid", title="rFID", better="lower", digits=3, kind="frechet", network="inception"),
-    Metric(name="fdd", title="FDD", better="lower", digits=2, kind="frechet", network="dinov2"),
-    Metric(name="dreamsim", title="DreamSim", better="lower", digits=4, kind="pairwise", network="dreamsim"),
+    Metric("rfid", "rFID", "lower", 3, "frechet", network="inception"),
+    Metric("fdd", "FDD", "lower", 2, "frechet", network="dinov2"),
+    Metric("dreamsim", "DreamSim", "lower", 4, "pairwise", network="dreamsim"),
 )
 METRICS = {metric.name: metric for metric in _TABLE}
 

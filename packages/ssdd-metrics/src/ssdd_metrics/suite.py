@@ -238,7 +238,7 @@ class MetricSuite:
 
 def _check_sides(metrics: Sequence[str], height: int, width: int) -> None:
     """Refuses images too small for some of the metrics, and names all of these at once."""
-    sides = {name: METRICS[name].smallest_side for name in metrics}
+    sides = {name: METRICS[name].min_side for name in metrics}
     lacking = [f"{name} needs {side}" for name, side in sides.items() if side > min(height, width)]
     if lacking:
         raise ValueError(

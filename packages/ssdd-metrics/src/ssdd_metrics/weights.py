@@ -1,7 +1,7 @@
 """Weight files of the pretrained networks: found, checked by SHA-256, read without executing pickled code.
 
-A file is looked for at the caller's path. Without one, the usual cache comes first (torch hub's folder, the Hugging Face
-cache), then a download. The SHA-256 of a file is computed before a byte of it is interpreted, and goes into the protocol.
+A file is looked for at the caller's path. Without one, the usual cache comes first (torch hub's folder, the Hugging
+Face cache), then a download. The SHA-256 is computed before a byte is interpreted, and goes into the protocol.
 """
 
 import os
