@@ -1,4 +1,4 @@
-"""The benchmark as a page to read."""
+"""The page with all measurements of the benchmark."""
 
 from typing import Any
 
