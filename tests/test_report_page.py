@@ -117,7 +117,7 @@ def test_panels_of_many_metrics_stand_in_rows():
     names = [name for name, metric in METRICS.items() if metric.in_report]
     assert len(names) > 4
     points = pandas.DataFrame([{"model": "student", "steps": 1, "images_per_second": 2.0, **dict.fromkeys(names, 1.0)}])
-    history = pandas.DataFrame({"step": [1], "split": ["eval"], **dict.fromkeys(names, [1.0])})
+    history = pandas.DataFrame({"step": [1], "split": ["eval"], **{name: [1.0] for name in names}})
     for figure in (quality_figure(points), curves_figure({"distill": history})):
         assert len(figure.layout.annotations) == len(figure.data) == len(names)
         assert len({trace.yaxis for trace in figure.data}) == len(names)

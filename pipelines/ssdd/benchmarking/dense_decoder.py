@@ -1,8 +1,8 @@
 """The decoder in its plainest form: the same weights and results, without SSDD's optimisations.
 
-Every transformer block builds the bias of all pairs of tokens; every step projects the context again and upsamples it to
-the features; upsampling makes four times the pixels before its convolution. Convolutions, matrix products, attention and
-memory format are PyTorch's best, as for all decoders compared.
+Every transformer block builds the bias of all pairs of tokens; every step projects the context again and upsamples it
+to the features; upsampling makes four times the pixels before its convolution. Convolutions, matrix products, attention
+and memory format are PyTorch's best, as for all decoders compared.
 """
 
 # B batch, C channels, H W feature map, N = H W tokens, K heads
@@ -105,7 +105,7 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def dense_bias(table: Tensor, height: int, width: int) -> Tensor:
-    """Returns the attention bias of all pairs of tokens of a grid: (15, 15, K) -> (K, N, N), -inf outside the window."""
+    """Returns the attention bias of all pairs of tokens: (15, 15, K) -> (K, N, N), -inf outside the window."""
     rows, columns = (_offsets(length, table.device) for length in (height, width))
     # N x N entries for a window of 15 x 15: this is the cost that the windowed attention of SSDD avoids.
     near = _pairs([rows.abs() <= RADIUS, columns.abs() <= RADIUS]).all(dim=-1)
