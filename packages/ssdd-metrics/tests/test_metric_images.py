@@ -70,7 +70,7 @@ def test_bad_reconstructions_are_measured(spread, photographs):
     assert mse(black, black - spread).isfinite().all()
 
 
-def test_arrays_are_refused_and_told_how_to_become_tensors():
+def test_the_error_for_arrays_explains_how_to_make_tensors():
     image = torch.rand(1, 3, 16, 16)
     for measure in (mse, suite_mse):
         with pytest.raises(ValueError, match=r"expected tensors .* got ndarray: torch\.from_numpy"):

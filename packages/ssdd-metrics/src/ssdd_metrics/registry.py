@@ -61,7 +61,7 @@ class Metric:
 
     @property
     def direction(self) -> str:
-        """Tells how to read a value, such as "higher is better" or "x 1000, lower is better"."""
+        """The reading of a value, such as "higher is better" or "x 1000, lower is better"."""
         factor = f"x {self.scale}, " if self.scale != 1 else ""
         return f"{factor}{self.better} is better"
 

@@ -95,7 +95,7 @@ class MetricSuite:
         with torch.no_grad(), strict_float32(self.device):
             for name in self.metrics:
                 if METRICS[name].per_image:
-                    # float64 in every table, so that tables of CPU and GPU, and of any network, can be joined
+                    # A caller's own network may return bfloat16, which numpy lacks.
                     rows[name] = self._values(METRICS[name], clean, decoded).double().cpu().numpy()
             for name, distance in self._distances.items():
                 self._update_distance(METRICS[name], distance, clean, decoded)
