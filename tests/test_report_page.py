@@ -1,4 +1,4 @@
-"""What the page of a run says around its figures."""
+"""The page of a run: its words around the figures, and its columns, which follow the table of metrics."""
 
 import json
 import re
@@ -6,9 +6,14 @@ import re
 import pandas
 import plotly.graph_objects
 import pytest
+import torch
 from PIL import Image
 
-from ssdd.stages.report.nodes import write_report
+from ssdd.benchmarking.benchmark_figures import quality_figure
+from ssdd.reporting.report_page import write_report
+from ssdd.reporting.run_figures import curves_figure
+from ssdd_metrics import MetricSuite
+from ssdd_metrics.registry import METRICS, Metric
 
 PROTOCOL = {
     "images": 192,
@@ -24,7 +29,7 @@ STATISTICS = {"overall_mean": -0.25, "overall_std": 1.5, "mean": [0.125, -0.5], 
 
 @pytest.fixture
 def page():
-    """The page's text as a reader sees it, and its HTML."""
+    """Returns the page's text as a reader sees it, and its HTML."""
 
     def write(statistics=STATISTICS, **values):
         row = {"model": "student", "steps": 1, "psnr": 24.126, "psnr_low": 23.5, "psnr_high": 25.0, "swd": 12.34}
@@ -62,3 +67,57 @@ def test_latent_statistics_are_listed_by_channel(page):
     seen, html = page(statistics=None)
     assert "Latents" not in html
     assert "Protocol" in seen
+
+
+@pytest.fixture
+def new_metric(monkeypatch):
+    """One entry in the table of metrics, and nothing else."""
+
+    def largest_error(reference, reconstruction):
+        return (reference.double() - reconstruction.double()).abs().flatten(1).amax(1)
+
+    entry = Metric("largest_error", "largest error (grey levels)", "lower", 1, "pixelwise", largest_error)
+    monkeypatch.setitem(METRICS, "largest_error", entry)
+
+
+def test_a_new_metric_appears_by_itself(page, new_metric):
+    suite = MetricSuite("offline")
+    reference = torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
+    reconstruction = reference + torch.tensor([10, 20, 60], dtype=torch.uint8)[:, None, None, None]
+    suite.update(reference, reconstruction)
+    report = suite.report()
+    interval = report["intervals"]["largest_error"]
+    figures = {"largest_error": report["metrics"]["largest_error"]}
+    figures |= {f"largest_error_{end}": interval[end] for end in ("low", "high")}
+    seen, _ = page(**figures)
+    assert "sliced Wasserstein x 1000, lower is better largest error (grey levels) lower is better student" in seen
+    assert "12.3 30.0 10.0 to 60.0 Measured on" in seen
+
+    points = pandas.DataFrame([{"model": "student", "steps": 1, "images_per_second": 2.0, "psnr": 24.0, **figures}])
+    quality = quality_figure(points)
+    titles = [title.text for title in quality.layout.annotations]
+    assert titles == ["PSNR (dB)<br>higher is better", "largest error (grey levels)<br>lower is better"]
+    assert [list(trace.y) for trace in quality.data] == [[24.0], [30.0]]
+
+    history = pandas.DataFrame({"step": [1, 2], "split": ["train", "eval"], "loss": [0.5, None], **figures})
+    curves = curves_figure({"pretrain": None, "distill": history})
+    assert [title.text for title in curves.layout.annotations] == [
+        "training loss",
+        "held-out largest error (grey levels)",
+    ]
+
+
+def test_second_forms_of_a_metric_are_left_out(page):
+    seen, _ = page(mse=0.01, ssim_uniform=0.5, lpips_vgg=0.2)
+    assert "PSNR (dB)" in seen
+    assert not {"MSE", "SSIM", "LPIPS"} & set(seen.split())
+
+
+def test_panels_of_many_metrics_stand_in_rows():
+    names = [name for name, metric in METRICS.items() if metric.in_report]
+    assert len(names) > 4
+    points = pandas.DataFrame([{"model": "student", "steps": 1, "images_per_second": 2.0, **dict.fromkeys(names, 1.0)}])
+    history = pandas.DataFrame({"step": [1], "split": ["eval"], **{name: [1.0] for name in names}})
+    for figure in (quality_figure(points), curves_figure({"distill": history})):
+        assert len(figure.layout.annotations) == len(figure.data) == len(names)
+        assert len({trace.yaxis for trace in figure.data}) == len(names)

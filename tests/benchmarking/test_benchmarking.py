@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: equal sides, counted work, ratios of the same round."""
+"""The benchmark is fair and its counts are right: equal sides, counted work, ratios of the same round."""
 
 import functools
 import math
@@ -59,7 +59,7 @@ def test_kl_decoder_is_the_one_of_stable_diffusion():
 
 @pytest.mark.slow
 def test_each_case_is_compiled_for_its_own_shapes(monkeypatch):
-    """As in a process of its own, rather than for the shapes of all cases so far."""
+    """Like a case in a process of its own, and not for the shapes of all cases so far."""
     import ssdd_decoder.decoder
 
     def count(graph, inputs):
@@ -84,10 +84,10 @@ def test_sides_alternate_and_ratios_are_of_the_same_round(monkeypatch):
         now += seconds * (1 + next(clock) // 4)  # the machine gets slower from round to round
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
-    told = []
-    found = time_sides({"a": lambda: work("a", 1.0), "b": lambda: work("b", 3.0)}, "a", 3, CPU, told.append)
+    rounds = []
+    found = time_sides({"a": lambda: work("a", 1.0), "b": lambda: work("b", 3.0)}, "a", 3, CPU, rounds.append)
     assert calls == ["a", "b", "a", "b", "b", "a", "a", "b"]
-    assert len(found["b"].seconds) == 3 == sum(told)
+    assert len(found["b"].seconds) == 3 == sum(rounds)
     assert found["a"].ratios == [1.0] * 3
     assert found["b"].ratios == [3.0] * 3
     assert found["b"].summary()["ratio"] == 3.0
@@ -112,7 +112,7 @@ def test_peak_memory_is_what_is_there_at_most():
 
     found = peak_memory(call, CPU)
     if found is None:
-        pytest.skip("this system does not tell a process's peak memory")
+        pytest.skip("this system does not report a process's peak memory")
     assert 0.9 * size < found < 2 * size
 
 
@@ -171,7 +171,7 @@ def test_memory_held_is_that_of_the_result():
     held = held_memory(lambda: torch.ones(2**24), CPU)
     passing = held_memory(lambda: torch.ones(2**24).sum(), CPU)
     if held is None or passing is None:
-        pytest.skip("the system does not tell how much memory is resident")
+        pytest.skip("this system does not report resident memory")
     assert held > 0.9 * 2**26 > 10 * passing
 
 

@@ -51,8 +51,8 @@ def test_an_edited_line_in_the_sampler_reruns_what_decodes(copied):
 
 
 def test_an_edited_page_reruns_the_report_alone(copied):
-    copied.edit("pipelines/ssdd/stages/report/report.html.jinja", "</body>", "<hr></body>")
-    changed = "code of ssdd.stages.report.nodes:report.html.jinja"
+    copied.edit("pipelines/ssdd/reporting/report.html.jinja", "</body>", "<hr></body>")
+    changed = "code of ssdd.reporting.report_page:report.html.jinja"
     assert copied.stale() == {"report.write_report": ("run", changed)}
 
 

@@ -1,8 +1,8 @@
-"""What each metric costs beside rFID's Inception forwards, in milliseconds per pair of images.
+"""The cost of each metric next to rFID's Inception forwards, in milliseconds per pair of images.
 
 Run: `python benchmarks/metric_cost.py [--side 256] [--batch 32] [--repeats 5] [--threads 1] [--device cpu]`.
-On a CPU, the time of the process counts, which other load disturbs little; on a GPU, the time that passes.
-Inception has random weights here, which cost as much as trained ones.
+On a CPU, the processor time of the process counts, which other load disturbs little; on a GPU, the time that passes.
+Inception has random weights, which cost as much as trained ones.
 """
 
 import argparse
@@ -16,13 +16,13 @@ import torch_fidelity.feature_extractor_inceptionv3 as library
 
 from ssdd_metrics import FrechetDistance, MetricSuite, Moments, SlicedWasserstein, frechet_distance, to_uint8
 from ssdd_metrics.networks import InceptionFeatures
-from ssdd_metrics.registry import PIXEL_METRICS
+from ssdd_metrics.registry import METRICS
 
 EVALUATION = 50_000
 
 
 def inception() -> InceptionFeatures:
-    """The network of FID without its weight file."""
+    """Builds the network of FID without its weight file."""
     with (
         mock.patch.object(library, "load_state_dict_from_url", return_value={}),
         mock.patch.object(library.FeatureExtractorInceptionV3, "load_state_dict", return_value=None),
@@ -32,7 +32,7 @@ def inception() -> InceptionFeatures:
 
 
 def milliseconds(function: Callable[[], object], repeats: int, device: str) -> float:
-    """Median time of a call, after one to warm up."""
+    """Returns the median time of a call, after one to warm up."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     times = []
     for _ in range(repeats + 1):
@@ -61,9 +61,10 @@ def main() -> None:
     features = torch.rand(options.batch, 2048, device=options.device)
     network, swd = inception().to(options.device), SlicedWasserstein().to(options.device)
     fid = FrechetDistance(2048).to(options.device)
-    offline = MetricSuite([*PIXEL_METRICS, "swd"], device=options.device)
+    pixelwise = {name: metric.function for name, metric in METRICS.items() if metric.kind == "pixelwise"}
+    offline = MetricSuite([*pixelwise, "swd"], device=options.device)
 
-    rows: dict[str, Callable[[], object]] = {name: lambda f=f: f(clean, decoded) for name, f in PIXEL_METRICS.items()}
+    rows: dict[str, Callable[[], object]] = {name: lambda f=f: f(clean, decoded) for name, f in pixelwise.items()}
     rows["swd"] = lambda: swd.update(clean, decoded)
     rows["rfid: float64 sums"] = lambda: fid.update(features, features)
     rows["suite of all above but the sums"] = lambda: offline.update(clean, decoded)

@@ -43,7 +43,7 @@ def test_fewer_images_than_features(count):
 @pytest.mark.parametrize("count", [1, 2, 20, 63, 64, 65, 66, 128, 200])
 @pytest.mark.parametrize("other", ["far", "near", "equal", "repeated"])
 def test_any_number_of_images_equals_the_form_that_keeps_the_features(count, other):
-    """F of `A = F F^T` is then the centred features themselves; 128 features, so 65 is the last by Cholesky's way."""
+    """F of `A = F F^T` is then the centred features themselves. With 128 features, Cholesky is used up to 64 images."""
     a = features(count, 128, 0)
     b = {
         "far": features(count, 128, 1, shift=0.05),

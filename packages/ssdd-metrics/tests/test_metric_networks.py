@@ -177,7 +177,7 @@ def test_another_file_than_the_published_one_is_refused(inception_pth, tmp_path)
 
 
 def test_conversion_is_recognised_by_its_source(inception, inception_pth, tmp_path, monkeypatch):
-    """With a published hash like the random file's, file, conversion and cache load without ado."""
+    """With a published hash like the random file's, file, conversion and cache all load."""
     published = dataclasses.replace(INCEPTION, sha256=sha256_file(inception_pth)[:8])
     monkeypatch.setattr(networks, "INCEPTION", published)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -281,7 +281,7 @@ def dreamsim_folder(tmp_path):
 
 @pytest.fixture
 def dreamsim_package(monkeypatch):
-    """Stands in for the package: asks torch hub for DINO as the package does, and compares means."""
+    """Stands in for the package: loads DINO from torch hub as the package does, and compares means."""
 
     class Sees(torch.nn.Module):
         def __init__(self, trunk):

@@ -1,4 +1,4 @@
-"""What a call costs beside time: arithmetic, memory traffic, peak memory."""
+"""The cost of a call other than time: arithmetic, memory traffic, peak memory."""
 
 import ctypes
 import gc
@@ -17,11 +17,11 @@ from ssdd.benchmarking.timing import synchronize
 
 @dataclass(frozen=True)
 class Work:
-    """What a call does, by its operators.
+    """The work of a call, counted by operator.
 
     Args:
         flops: of products (a multiplication and an addition are two).
-        bytes: read and written, each operator by itself: what a compiler may save a part of.
+        bytes: read and written by each operator separately; a compiler that fuses operators saves a part of them.
     """
 
     flops: int
@@ -29,7 +29,8 @@ class Work:
 
 
 def count_work(call: Callable[[], object]) -> Work:
-    """Counts while calling once; what is compiled is run operator by operator."""
+    """Calls once and counts; compiled code is run operator by operator."""
+    # The counters see operators of eager PyTorch only: a compiled graph would count as nothing.
     eager = torch.compiler.set_stance("force_eager")
     with eager, FlopCounterMode(display=False) as flops, _Traffic() as traffic:
         call()
@@ -37,10 +38,11 @@ def count_work(call: Callable[[], object]) -> Work:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that a call needs at most beyond what was there before; None where the system does not tell.
+    """Returns the peak of a call's memory in bytes, beyond the memory in use before; None where it is not known.
 
-    On CUDA, what PyTorch allocated. On a CPU, what the process had resident (Linux).
+    On CUDA, this is memory allocated by PyTorch; on a CPU, resident memory of the process (Linux only).
     """
+    # Garbage that is freed during the call would hide a part of its peak.
     gc.collect()
     if device.type == "cuda":
         synchronize(device)
@@ -51,7 +53,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device) - before
     try:
         _give_back()
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now what is resident
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak to the resident memory
         before = _resident("VmHWM")
         call()
         return max(0, _resident("VmHWM") - before)
@@ -60,7 +62,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
 
 
 def held_memory(call: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that the result of a call keeps: of a loss, what its backward pass needs. Measured like `peak_memory`."""
+    """Returns the bytes that the result of a call keeps: of a loss, its backward pass's. Measured as the peak is."""
     gc.collect()
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -81,7 +83,7 @@ def held_memory(call: Callable[[], object], device: torch.device) -> int | None:
 
 
 def _give_back() -> None:
-    """Gives memory that was freed, and kept to be used again, back to the system."""
+    """Returns freed memory to the system, which malloc keeps for reuse and which would still count as resident."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -89,11 +91,11 @@ def _resident(name: str) -> int:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"the system does not tell {name}")
+    raise OSError(f"expected {name} in /proc/self/status, found none: this system does not report it")
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of the tensors that each operator takes and gives; views move nothing."""
+    """Adds up the bytes of the tensors that each operator takes and returns; views move nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,6 +104,7 @@ class _Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
+            # By identity, so that an operator in place counts its tensor once.
             tensors = {id(x): x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
             self.bytes += sum(x.numel() * x.element_size() for x in tensors.values())
         return out

@@ -1,6 +1,6 @@
-"""Decoders side by side: ours, its dense form, and the KL autoencoder's, with random weights.
+"""Decoders side by side: SSDD, its dense form, and the KL autoencoder's, with random weights.
 
-Speed does not depend on the weights. All get the same generic care: channels-last memory, the same dtype, no
+Speed does not depend on the weights. All decoders get the same generic care: channels-last memory, the same dtype, no
 gradients.
 """
 
@@ -26,10 +26,10 @@ KL_CHANNELS, KL_DOWNSCALE = 4, 8
 def measure_decoding(
     sweeps: tuple[DecodeSweep, ...], machine: dict[str, Any], progress: bool = True
 ) -> list[dict[str, Any]]:
-    """One row per combination and side, with the ratio of its time to ours (the first side's).
+    """Returns one row per combination and side, with the ratio of its time to the first side's.
 
     Args:
-        sweeps: what to measure.
+        sweeps: the combinations.
         machine: from `describe_machine`, for the fraction of the best possible speed.
         progress: whether to show a bar.
     """
@@ -38,7 +38,8 @@ def measure_decoding(
     rows = []
     with bar("decoding", sum(sweep.rounds for sweep, *_ in cases), progress) as advance:
         for sweep, size, dtype, pixels, batch, steps in cases:
-            torch.compiler.reset()  # else later shapes are dynamic ones, and after eight nothing is compiled any more
+            # Without it, later shapes would be compiled as dynamic ones, and nothing more after the eighth.
+            torch.compiler.reset()
             sides = make_sides(sweep.sides, size, getattr(torch, dtype), pixels, batch, steps, device)
             timings = time_sides(sides, sweep.sides[0], sweep.rounds, device, advance)
             case = {"size": size, "pixels": pixels, "batch": batch, "steps": steps, "dtype": dtype}
@@ -58,13 +59,13 @@ def measure_decoding(
                         "rounds": sweep.rounds,
                     }
                 )
-            del sides
+            del sides  # or two cases would be in memory at once, and the next peak would start from a wrong level
             gc.collect()
     return rows
 
 
 def best_seconds(work: Work, dtype: str, machine: dict[str, Any]) -> float:
-    """The time below which the machine cannot do this work: its products, or its traffic, at the measured rates."""
+    """Returns the least time for this work: its products or its traffic at the measured rates, whichever is longer."""
     return max(work.flops / machine["product_rate"][dtype], work.bytes / machine["copy_bandwidth"])
 
 
@@ -77,34 +78,46 @@ def make_sides(
     steps: int,
     device: torch.device,
 ) -> dict[str, Callable[[], Tensor]]:
-    """What decodes latents into images of the same size, by name."""
+    """Returns functions that decode latents into images of the same size, by name."""
     generator = torch.Generator().manual_seed(0)
     sides: dict[str, Callable[[], Tensor]] = {}
+    # A network that no side uses is not built: its weights would take memory from the others.
     if any(not name.startswith("kl") for name in names):
-        decoder = Decoder(size).to(device, dtype).to(memory_format=torch.channels_last).eval()
-        cells = pixels // decoder.config.downscale
-        z = torch.randn(batch, decoder.config.latent_channels, cells, cells, generator=generator).to(device)
-        noise = torch.randn(batch, 3, pixels, pixels, generator=generator).to(device)
-        ours = {
-            "ssdd": partial(decoder.decode, z, steps, noise),
-            "ssdd_compiled": partial(decoder.decode, z, steps, noise, compile=True),
-            "dense": partial(DenseForm(decoder).decode, z, steps, noise),
-        }
-        sides |= {name: ours[name] for name in names if name in ours}
+        sides |= _ssdd_sides(size, dtype, pixels, batch, steps, device, generator)
     if any(name.startswith("kl") for name in names):
-        decoder_of_kl = kl_decoder().to(device, dtype).to(memory_format=torch.channels_last).eval()
-        cells = pixels // KL_DOWNSCALE
-        latent = torch.randn(batch, KL_CHANNELS, cells, cells, generator=generator).to(device, dtype)
-        kl = {
-            "kl": partial(_without_gradient, decoder_of_kl, latent),
-            "kl_compiled": partial(_without_gradient, torch.compile(decoder_of_kl), latent),
-        }
-        sides |= {name: kl[name] for name in names if name in kl}
+        sides |= _kl_sides(dtype, pixels, batch, device, generator)
     return {name: sides[name] for name in names}
 
 
+def _ssdd_sides(
+    size: str, dtype: torch.dtype, pixels: int, batch: int, steps: int, device: torch.device, generator: torch.Generator
+) -> dict[str, Callable[[], Tensor]]:
+    decoder = Decoder(size).to(device, dtype).to(memory_format=torch.channels_last).eval()
+    cells = pixels // decoder.config.downscale
+    z = torch.randn(batch, decoder.config.latent_channels, cells, cells, generator=generator).to(device)
+    noise = torch.randn(batch, 3, pixels, pixels, generator=generator).to(device)
+    return {
+        "ssdd": partial(decoder.decode, z, steps, noise),
+        "ssdd_compiled": partial(decoder.decode, z, steps, noise, compile=True),
+        "dense": partial(DenseForm(decoder).decode, z, steps, noise),
+    }
+
+
+def _kl_sides(
+    dtype: torch.dtype, pixels: int, batch: int, device: torch.device, generator: torch.Generator
+) -> dict[str, Callable[[], Tensor]]:
+    decoder = kl_decoder().to(device, dtype).to(memory_format=torch.channels_last).eval()
+    cells = pixels // KL_DOWNSCALE
+    z = torch.randn(batch, KL_CHANNELS, cells, cells, generator=generator).to(device, dtype)
+    return {
+        "kl": partial(_without_gradient, decoder, z),
+        "kl_compiled": partial(_without_gradient, torch.compile(decoder), z),
+    }
+
+
 def kl_decoder() -> nn.Module:
-    """The decoder of Stable Diffusion (Rombach et al., 2022), as diffusers builds it, with random weights."""
+    """Builds the decoder of Stable Diffusion (Rombach et al., 2022), by diffusers, with random weights."""
+    # Imported here, since it takes seconds and a sweep without this side has no use for it.
     from diffusers import AutoencoderKL
 
     autoencoder: Any = AutoencoderKL(

@@ -1,8 +1,8 @@
-"""The decoder as one would write it down first: the same weights and results, without what makes ours fast.
+"""The decoder in its plainest form: the same weights and results, without SSDD's optimisations.
 
-Every transformer block builds the bias of all pairs of tokens; context is projected anew in every step and upsampled to
-the features; upsampling makes four times the pixels before its convolution. Convolutions, matrix products, attention
-and memory format are PyTorch's best, as for all that is compared.
+Every transformer block builds the bias of all pairs of tokens; every step projects the context again and upsamples it
+to the features; upsampling makes four times the pixels before its convolution. Convolutions, matrix products, attention
+and memory format are PyTorch's best, as for all decoders compared.
 """
 
 # B batch, C channels, H W feature map, N = H W tokens, K heads
@@ -21,10 +21,10 @@ from ssdd_decoder.times import sampling_grid
 
 
 class DenseForm(nn.Module):
-    """Computes what a decoder computes, plainly.
+    """Computes the same as a decoder, in the plainest form.
 
     Args:
-        decoder: its weights are shared.
+        decoder: shares its weights.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -32,7 +32,7 @@ class DenseForm(nn.Module):
         self.decoder = decoder
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """Velocity (B, 3, H, W) of x_t (B, 3, H, W) at t (B,) given z (B, C, h, w)."""
+        """Returns the velocity (B, 3, H, W) of x_t (B, 3, H, W) at t (B,), conditioned on z (B, C, h, w)."""
         net, config = self.decoder, self.decoder.config
         time = net.time_embedding(t)
         context = net.ada_ctx_proj(z)
@@ -52,17 +52,18 @@ class DenseForm(nn.Module):
             for resnet in up.resnets:
                 h = _resnet(resnet, torch.cat([h, skips.pop()], dim=1), time, context)
             for upsample in up.upsamplers:
-                height, width = skips[-1].shape[2:]
+                height, width = skips[-1].shape[2:]  # odd sides were rounded up on the way down
                 h = upsample.conv(F.interpolate(h, scale_factor=2.0))[:, :, :height, :width]
         h = F.pixel_shuffle(net.conv_out(F.silu(net.conv_norm_out(h))), config.patch_size)
         return h if config.prediction == "velocity" else (h - x_t) / t.clamp(min=0.05)[:, None, None, None]
 
     @torch.no_grad()
     def decode(self, z: Tensor, steps: int, noise: Tensor) -> Tensor:
-        """Images (B, 3, H, W) of latents (B, C, h, w), in Euler steps from the noise (B, 3, H, W)."""
+        """Decodes latents (B, C, h, w) into images (B, 3, H, W), in Euler steps from noise (B, 3, H, W)."""
         dtype = self.decoder.conv_in.weight.dtype
         z, x = z.to(dtype), noise
         for t, s in pairwise(torch.tensor(sampling_grid(steps), device=z.device)):
+            # x keeps the noise's dtype: in bfloat16 the sum over steps would lose the small ones.
             x = x + (t - s) * self(x.to(dtype), t.expand(len(z)), z).to(x.dtype)
         return x
 
@@ -104,8 +105,9 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def dense_bias(table: Tensor, height: int, width: int) -> Tensor:
-    """Attention bias of all pairs of tokens of a grid: (15, 15, K) -> (K, N, N), -inf outside the window."""
+    """Returns the attention bias of all pairs of tokens: (15, 15, K) -> (K, N, N), -inf outside the window."""
     rows, columns = (_offsets(length, table.device) for length in (height, width))
+    # N x N entries for a window of 15 x 15: this is the cost that the windowed attention of SSDD avoids.
     near = _pairs([rows.abs() <= RADIUS, columns.abs() <= RADIUS]).all(dim=-1)
     row, column = _pairs([rows.clamp(-RADIUS, RADIUS) + RADIUS, columns.clamp(-RADIUS, RADIUS) + RADIUS]).unbind(-1)
     return table[row, column].masked_fill(~near[..., None], float("-inf")).permute(2, 0, 1)
@@ -117,7 +119,7 @@ def _offsets(length: int, device: torch.device) -> Tensor:
 
 
 def _pairs(axes: Sequence[Tensor]) -> Tensor:
-    """What holds of each axis's pairs, (H, H) and (W, W), for all pairs of tokens: (N, N, 2)."""
+    """Combines values of the pairs along each axis, (H, H) and (W, W), for all pairs of tokens: (N, N, 2)."""
     rows, columns = axes
     shape = (rows.shape[0], columns.shape[0], rows.shape[0], columns.shape[0])
     both = [rows[:, None, :, None].expand(shape), columns[None, :, None, :].expand(shape)]

@@ -1,4 +1,4 @@
-"""The machine that figures are from: its name, its versions, and what it can do at best."""
+"""The machine that figures are from: its name, its versions, and its measured limits."""
 
 import os
 import platform
@@ -6,18 +6,32 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.nn.functional as F
 
 from ssdd.benchmarking.timing import synchronize
+from ssdd.processes import choose_device
 
-COPY_BYTES = 2**28
+COPY_BYTES = 2**28  # far more than any cache holds: the rate must be the memory's
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 CONVOLUTION = {"cpu": (1, 256, 128, 128), "cuda": (16, 512, 256, 256)}  # batch, channels, sides
 
 
+def prepare_device(name: str, threads: int | None) -> torch.device:
+    """Sets the number of CPU threads and returns the device.
+
+    Args:
+        name: "auto", "cpu" or "cuda".
+        threads: None for one per physical core.
+    """
+    # Earlier stages of the same process have set their own number.
+    torch.set_num_threads(threads or psutil.cpu_count(logical=False) or 1)
+    return choose_device(name)
+
+
 def describe_machine(device: torch.device, dtypes: set[str]) -> dict[str, Any]:
-    """Names, versions, and the measured copy bandwidth (bytes/s) and product rates (FLOP/s) by dtype."""
+    """Returns names, versions, and the measured copy bandwidth (bytes/s) and product rates (FLOP/s) by dtype."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "kind": device.type,
@@ -33,7 +47,7 @@ def describe_machine(device: torch.device, dtypes: set[str]) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name of the CPU."""
+    """Returns the name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -43,14 +57,15 @@ def processor() -> str:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, of a large copy: the best of several."""
+    """Returns the bytes per second, read and written, of a large copy: the best of several."""
     source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * COPY_BYTES / _best(lambda: target.copy_(source), device)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product or a large 3x3 convolution, which other libraries compute: the better one."""
+    """Returns the FLOP/s of a large matrix product or of a large 3x3 convolution, whichever is faster."""
+    # Different libraries compute the two, and either may be the better one: a limit has to be the higher rate.
     side = MATRIX_SIDE[device.type]
     a = torch.randn(side, side, device=device).to(dtype)
     batch, channels, height, width = CONVOLUTION[device.type]
@@ -64,6 +79,7 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _best(call: Any, device: torch.device, rounds: int = 8) -> float:
+    # The minimum and not the median: other load only ever slows a call down, and a limit is sought.
     best = float("inf")
     for _ in range(rounds):
         synchronize(device)

@@ -1,13 +1,20 @@
-"""The benchmark as a page to read."""
+"""The page with all measurements of the benchmark."""
 
 from typing import Any
 
 GIB = 2**30
-CASE = ("size", "pixels", "batch", "steps", "dtype", "side")
+DECODING = "size pixels batch steps dtype side s images/s ratio GFLOP GB GiB of_best rounds"
+TRAINING = "comparison size pixels batch dtype side s ratio GiB_kept GiB rounds"
 
 
 def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> str:
-    """Returns Markdown: the machine, then every measurement with its spread."""
+    """Writes all measurements, each with its spread, as one Markdown page.
+
+    Args:
+        machine: from `describe_machine`.
+        decoding: table of `measure_decoding`.
+        training: table of `measure_training`.
+    """
     rates = ", ".join(f"{dtype} {rate / 1e12:.2f} TFLOP/s" for dtype, rate in machine["product_rate"].items())
     lines = [
         f"Machine: {machine['device']}, {machine['cores']} cores, {machine['threads']} threads, "
@@ -20,60 +27,41 @@ def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> s
         "",
         "### Decoding",
         "",
-        *_table(
-            [
-                "size",
-                "pixels",
-                "batch",
-                "steps",
-                "dtype",
-                "side",
-                "s",
-                "images/s",
-                "ratio",
-                "GFLOP",
-                "GB",
-                "GiB",
-                "of best",
-                "rounds",
-            ],
-            [
-                [
-                    *(row[name] for name in CASE),
-                    f"{row['seconds']:.3f}",
-                    f"{row['images_per_second']:.2f}",
-                    _ratio(row),
-                    f"{row['flops'] / 1e9:.0f}",
-                    f"{row['bytes'] / 1e9:.1f}",
-                    _gib(row),
-                    f"{100 * row['roofline']:.0f} %",
-                    row["rounds"],
-                ]
-                for _, row in decoding.iterrows()
-            ],
-        ),
+        *_table(DECODING, [_decoding_row(row) for _, row in decoding.iterrows()]),
         "",
         "### Training steps",
         "",
         "Forward, backward and AdamW. Kept is what the forward pass leaves for the backward pass.",
         "",
-        *_table(
-            ["comparison", "size", "pixels", "batch", "dtype", "side", "s", "ratio", "GiB kept", "GiB", "rounds"],
-            [
-                [
-                    *(row[name] for name in ("comparison", "size", "pixels", "batch", "dtype", "side")),
-                    f"{row['seconds']:.3f}",
-                    _ratio(row),
-                    _gib(row, "held_bytes"),
-                    _gib(row),
-                    row["rounds"],
-                ]
-                for _, row in training.iterrows()
-            ],
-        ),
+        *_table(TRAINING, [_training_row(row) for _, row in training.iterrows()]),
         "",
     ]
     return "\n".join(lines)
+
+
+def _decoding_row(row: Any) -> list[Any]:
+    return [
+        *(row[name] for name in ("size", "pixels", "batch", "steps", "dtype", "side")),
+        f"{row['seconds']:.3f}",
+        f"{row['images_per_second']:.2f}",
+        _ratio(row),
+        f"{row['flops'] / 1e9:.0f}",
+        f"{row['bytes'] / 1e9:.1f}",
+        _gib(row),
+        f"{100 * row['roofline']:.0f} %",
+        row["rounds"],
+    ]
+
+
+def _training_row(row: Any) -> list[Any]:
+    return [
+        *(row[name] for name in ("comparison", "size", "pixels", "batch", "dtype", "side")),
+        f"{row['seconds']:.3f}",
+        _ratio(row),
+        _gib(row, "held_bytes"),
+        _gib(row),
+        row["rounds"],
+    ]
 
 
 def _ratio(row: Any) -> str:
@@ -81,9 +69,11 @@ def _ratio(row: Any) -> str:
 
 
 def _gib(row: Any, name: str = "peak_bytes") -> str:
+    # NaN, the one value that differs from itself, stands for a system that does not report memory.
     return f"{row[name] / GIB:.2f}" if row[name] == row[name] else "not known"
 
 
-def _table(header: list[str], rows: list[list[Any]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *([str(cell) for cell in row] for row in rows)]
+def _table(header: str, rows: list[list[Any]]) -> list[str]:
+    titles = [title.replace("_", " ") for title in header.split()]
+    lines = [titles, ["---"] * len(titles), *([str(cell) for cell in row] for row in rows)]
     return [f"| {' | '.join(line)} |" for line in lines]

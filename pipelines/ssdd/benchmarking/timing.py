@@ -1,4 +1,4 @@
-"""Time of several ways to do the same: alternated in one process, so that what else the machine does meets all."""
+"""Timing of several ways to do the same: alternated in one process, so that other load slows all of them alike."""
 
 import statistics
 import time
@@ -13,15 +13,15 @@ class Timing:
     """Times of one side.
 
     Args:
-        seconds: one a round.
-        ratios: seconds of this side / seconds of the reference side, one a round.
+        seconds: one per round.
+        ratios: seconds of this side / seconds of the reference side, one per round.
     """
 
     seconds: list[float]
     ratios: list[float]
 
     def summary(self) -> dict[str, float]:
-        """Medians, and the quartiles around them."""
+        """Returns medians and the quartiles around them."""
         found: dict[str, float] = {}
         for name, values in (("seconds", self.seconds), ("ratio", self.ratios)):
             low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
@@ -39,17 +39,18 @@ def time_sides(
     """Calls each side once to warm up, then once a round, in an order that is reversed every other round.
 
     Args:
-        sides: what to call, by name.
-        reference: the side that ratios are taken against.
+        sides: functions by name.
+        reference: the side in the denominator of ratios.
         rounds: from 1 up.
-        device: which is waited for.
-        advance: told of each round.
+        device: on which the sides compute.
+        advance: called after each round.
     """
     names = list(sides)
     for name in names:
-        sides[name]()
+        sides[name]()  # the first call compiles, allocates and chooses algorithms
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
+        # Reversed every other round: a machine that gets slower as it warms up would favour the first side.
         for name in names if number % 2 == 0 else reversed(names):
             synchronize(device)
             start = time.perf_counter()
@@ -57,6 +58,7 @@ def time_sides(
             synchronize(device)
             seconds[name].append(time.perf_counter() - start)
         advance(1)
+    # Ratios within a round: the load of a round meets both of its times, so it cancels out.
     return {
         name: Timing(own, [a / b for a, b in zip(own, seconds[reference], strict=True)])
         for name, own in seconds.items()
@@ -64,6 +66,6 @@ def time_sides(
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for what the device still has to do."""
+    """Waits for the device to finish: CUDA computes asynchronously, and a call returns before its work is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Training steps side by side: ours and the dense form, checkpointing or not, live and cached distillation."""
+"""Training steps side by side: SSDD and its dense form, checkpointing on and off, live and cached distillation."""
 
 from collections.abc import Callable
 from itertools import product
@@ -19,7 +19,9 @@ from ssdd_decoder.losses import flow_matching_loss
 
 
 def measure_training(sweep: TrainingSweep, device: torch.device, progress: bool = True) -> list[dict[str, Any]]:
-    """One row per dtype, comparison and side, with the ratio of its time to the first side's."""
+    """Returns one row per dtype, comparison and side, with the ratio of its time to the first side's."""
+    # Checkpointing pays where activations fill the memory, distillation is dear by the teacher's steps: so each
+    # comparison has a size of its own.
     comparisons = [
         ("step", sweep.pixels, sweep.batch_size, ("ssdd", "dense")),
         ("checkpointing", sweep.checkpointing_pixels, sweep.checkpointing_batch_size, ("kept", "checkpointed")),
@@ -33,6 +35,7 @@ def measure_training(sweep: TrainingSweep, device: torch.device, progress: bool 
             timings = time_sides(steps, names[0], sweep.rounds, device, advance)
             case = {"comparison": comparison, "size": sweep.size, "pixels": pixels, "batch": batch, "dtype": dtype}
             for name, timing in timings.items():
+                # The loss alone, since the backward pass frees the activations that it is about.
                 held, peak = held_memory(losses[name], device), peak_memory(steps[name], device)
                 work = count_work(steps[name])
                 cost = {"flops": work.flops, "bytes": work.bytes, "held_bytes": held, "peak_bytes": peak}
@@ -43,7 +46,7 @@ def measure_training(sweep: TrainingSweep, device: torch.device, progress: bool 
 def make_losses(
     sweep: TrainingSweep, dtype_name: str, pixels: int, batch: int, device: torch.device
 ) -> tuple[dict[str, Callable[[], Tensor]], Callable[[Tensor], Tensor]]:
-    """Losses by name (the teacher's targets of `cached` are there already), and their backward pass with AdamW."""
+    """Returns losses by name, with the teacher's targets of `cached` computed already, and the rest of a step."""
     dtype = getattr(torch, dtype_name)
     generator = torch.Generator().manual_seed(0)
     decoder, teacher = (
@@ -57,6 +60,7 @@ def make_losses(
     t = torch.rand(batch, generator=generator).to(device)
     x_t = interpolate(x, noise, t.to(dtype))
     dense = DenseForm(decoder)
+    # All sides share the decoder; at this rate a step hardly moves it, so that none of them ends in NaN.
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-6)
     target = teacher_target(teacher, z, noise, steps=1).to(dtype)
 
@@ -86,5 +90,5 @@ def make_losses(
 
 
 def compose(last: Callable[[Tensor], Tensor], first: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """One after the other."""
+    """Returns a function that calls `last` with the result of `first`."""
     return lambda: last(first())

@@ -1,1 +1,1 @@
-"""Figures and the page of one run, for people."""
+"""The figures and the page of one run, for people."""

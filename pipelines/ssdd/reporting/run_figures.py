@@ -1,20 +1,22 @@
 """Figures of a run: reconstructions side by side, best and worst images, training curves."""
 
-from pathlib import Path
+# n images, S side in pixels
+
 from typing import Any
 
 LABEL_WIDTH = 150
+PANELS_PER_ROW = 3
 
 
 def reconstruction_figure(teacher: dict[str, Any], student: dict[str, Any]) -> Any:
-    """Rows of the same images: input, teacher by its numbers of steps, student by its own.
+    """Draws rows of the same images: the input, then the teacher and the student by their numbers of steps.
 
     Args:
         teacher: tensors by name, uint8 (n, 3, S, S), as the evaluation keeps them (`steps8.shown`, ...).
         student: likewise.
 
     Returns:
-        a PIL image.
+        A PIL image.
     """
     rows = [("input", next(images for name, images in teacher.items() if name.endswith(".shown_input")))]
     for model, pictures in (("teacher", teacher), ("student", student)):
@@ -24,8 +26,8 @@ def reconstruction_figure(teacher: dict[str, Any], student: dict[str, Any]) -> A
 
 
 def extremes_figure(student: dict[str, Any]) -> Any:
-    """The student's best and worst images by PSNR, each below its input: a PIL image."""
-    steps = min(_steps(student))
+    """Draws the student's best and worst images, each below its input: a PIL image."""
+    steps = min(_steps(student))  # the student is made for the smallest number
     rows = []
     for name in ("best", "worst"):
         rows += [
@@ -36,28 +38,27 @@ def extremes_figure(student: dict[str, Any]) -> Any:
 
 
 def curves_figure(histories: dict[str, Any]) -> Any:
-    """Training loss and held-out figures over the steps of all stages, one colour a stage: a plotly figure.
+    """Draws training loss and held-out metrics over the steps of all stages, one colour a stage.
 
     Args:
-        histories: tables by stage, None for stages that were not run here.
+        histories: tables by stage, None for stages that did not run.
+
+    Returns:
+        A plotly figure with a panel for the loss and one for each metric that reports show.
     """
+    # Imported here, because the pipelines are registered at every command and must not wait for plotly.
     from plotly.colors import qualitative
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
-    panels = [
-        ("train", "loss", "training loss"),
-        ("eval", "psnr", "held-out PSNR (dB)"),
-        ("eval", "rfid", "held-out rFID"),
-    ]
-    present = [
-        panel
-        for panel in panels
-        if any(h is not None and panel[1] in h and (h["split"] == panel[0]).any() for h in histories.values())
-    ]
-    figure = make_subplots(rows=1, cols=max(len(present), 1), subplot_titles=[title for *_, title in present])
-    for column, (split, name, _) in enumerate(present, 1):
+    ran = {stage: history for stage, history in histories.items() if history is not None}
+    panels = _curve_panels(list(ran.values()))
+    lines, width = -(-len(panels) // PANELS_PER_ROW) or 1, min(len(panels), PANELS_PER_ROW) or 1
+    figure = make_subplots(rows=lines, cols=width, subplot_titles=[title for *_, title in panels])
+    for number, (split, name, _) in enumerate(panels):
+        place = {"row": number // PANELS_PER_ROW + 1, "col": number % PANELS_PER_ROW + 1}
         start = 0
+        # Colours go by all stages, so that a stage has the same one in every run.
         for colour, (stage, history) in zip(qualitative.D3, histories.items(), strict=False):
             if history is None:
                 continue
@@ -67,22 +68,28 @@ def curves_figure(histories: dict[str, Any]) -> Any:
                 y=rows[name].tolist() if name in rows else [],
                 name=stage,
                 legendgroup=stage,
-                showlegend=column == 1,
+                showlegend=number == 0,
                 mode="lines+markers" if split == "eval" else "lines",
                 line={"color": colour},
             )
-            figure.add_trace(trace, row=1, col=column)
+            figure.add_trace(trace, **place)
             start += int(history["step"].max()) if len(history) else 0
-        figure.update_xaxes(title_text="optimiser step", row=1, col=column)
-    figure.update_layout(template="plotly_white", height=380, margin={"t": 50, "l": 50, "r": 20, "b": 40})
+        figure.update_xaxes(title_text="optimiser step", **place)
+    figure.update_layout(template="plotly_white", height=380 * lines, margin={"t": 50, "l": 50, "r": 20, "b": 40})
     return figure
 
 
-def load_pictures(file: Path) -> dict[str, Any]:
-    """Reads what the evaluation kept to look at."""
-    from safetensors.torch import load_file
+def _curve_panels(histories: list[Any]) -> list[tuple[str, str, str]]:
+    """Returns (split, column, title) of each panel that some history has values for."""
+    from ssdd_metrics.registry import METRICS, reported_metrics
 
-    return load_file(file)
+    panels = [("train", "loss", "training loss")]
+    panels += [("eval", metric.name, f"held-out {metric.title}") for metric in reported_metrics(METRICS)]
+    return [
+        panel
+        for panel in panels
+        if any(panel[1] in history and (history["split"] == panel[0]).any() for history in histories)
+    ]
 
 
 def _steps(pictures: dict[str, Any]) -> set[int]:
@@ -90,10 +97,11 @@ def _steps(pictures: dict[str, Any]) -> set[int]:
 
 
 def _rows(rows: list[tuple[str, Any]]) -> Any:
-    """Labelled rows of images (n, 3, S, S), small ones enlarged without smoothing."""
+    """Draws labelled rows of images (n, 3, S, S)."""
     from PIL import Image, ImageDraw
 
     count, side = max(len(images) for _, images in rows), rows[0][1].shape[-1]
+    # Enlarged by a whole factor and without smoothing: a reader must see the pixels that were decoded.
     cell = side * max(1, round(112 / side))
     sheet = Image.new("RGB", (LABEL_WIDTH + count * (cell + 4), len(rows) * (cell + 4)), "white")
     draw = ImageDraw.Draw(sheet)

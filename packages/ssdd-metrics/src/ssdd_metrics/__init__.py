@@ -1,6 +1,6 @@
 """Image reconstruction metrics that say how they were computed.
 
-Names that need torchmetrics, whose import takes seconds, are imported on first use.
+The import of torchmetrics takes seconds, so names that need it are imported on first use.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from ssdd_metrics.images import to_uint8
 from ssdd_metrics.moments import Moments, frechet_distance
 from ssdd_metrics.networks import load_dinov2, load_inception, load_lpips
 from ssdd_metrics.pixelwise import gradient_energy_ratio, mae, mse, psnr
+from ssdd_metrics.pretrained import find_network, load_network
 from ssdd_metrics.protocol import Protocol
 from ssdd_metrics.random_conv import RandomConvFeatures
 from ssdd_metrics.reference import (
@@ -27,7 +28,7 @@ from ssdd_metrics.reference import (
     reference_protocols,
     save_references,
 )
-from ssdd_metrics.registry import find_network, load_network, networks_of
+from ssdd_metrics.registry import networks_of
 from ssdd_metrics.ssim import ssim_gaussian, ssim_uniform
 from ssdd_metrics.tables import extremes, merge_tables
 from ssdd_metrics.weights import NetworkUnavailable, convert_to_safetensors

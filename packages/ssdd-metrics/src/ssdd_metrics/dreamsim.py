@@ -1,4 +1,4 @@
-"""DreamSim (Fu et al. 2023, arXiv 2306.09344), built by the `dreamsim` package from files on this machine alone.
+"""DreamSim (Fu et al. 2023, arXiv 2306.09344), built by the `dreamsim` package from local files alone.
 
 Legend: B batch, H W pixels.
 """
@@ -24,7 +24,7 @@ from ssdd_metrics.weights import NetworkUnavailable, read_pth_weights
 ARCHIVE = (
     "https://github.com/ssundaram21/dreamsim/releases/download/v0.2.0-checkpoints/dreamsim_ensemble_checkpoint.zip"
 )
-# The trunk that the package would fetch from torch hub, together with code from a moving branch.
+# The package would fetch this trunk from torch hub, together with code from a moving branch.
 DINO = "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
 _WANTED = {
     "dino_vitb16_pretrain.pth": ARCHIVE,
@@ -41,16 +41,18 @@ class DreamSim(MetricNetwork):
 
     @torch.no_grad()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of each pair of images, resized (bicubic, antialiased) to 224 x 224."""
+        """Returns the distance of each pair of images, resized (bicubic, antialiased) to 224 x 224."""
         a, b = (
-            F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+            F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True, align_corners=False)
+            # The bicubic filter overshoots at edges; the package's own resize of 8-bit images cannot.
+            .clamp(0, 1)
             for images in (a, b)
         )
         return self.network(a, b).flatten()
 
 
 def load_dreamsim(path: PathLike | None, sha256: str | None = None) -> DreamSim:
-    """Loads the DreamSim ensemble. Needs the extra `dreamsim`. Nothing is downloaded, no code of torch hub is run.
+    """Loads the DreamSim ensemble without a download or code of torch hub. Needs the extra `dreamsim`.
 
     Args:
         path: a folder with the unpacked `dreamsim_ensemble_checkpoint.zip`, and in it (or in its folder
@@ -58,7 +60,7 @@ def load_dreamsim(path: PathLike | None, sha256: str | None = None) -> DreamSim:
         sha256: leading digits to insist on, see `dreamsim_sha256`; none are published.
 
     Raises:
-        NetworkUnavailable: a file is missing; says which one and where it is published.
+        NetworkUnavailable: a file is missing; the message names it and its place of publication.
         ValueError: the files are not the expected ones.
         ImportError: the package is not installed.
     """
@@ -66,7 +68,8 @@ def load_dreamsim(path: PathLike | None, sha256: str | None = None) -> DreamSim:
     package = optional_module("dreamsim", "dreamsim")
     for file in files.values():
         if file.suffix == ".bin":
-            read_pth_weights(file)  # refuses a pickle that does more than name tensors
+            # A `.bin` is a pickle and the package will read it, so one that does more than name tensors is refused.
+            read_pth_weights(file)
     trunk = files["dino_vitbase16_pretrain.pth"]
     with torch.random.fork_rng(devices=[]), _hub_replaced(trunk):
         network, _ = package.dreamsim(pretrained=True, cache_dir=str(path), device="cpu")
@@ -76,7 +79,7 @@ def load_dreamsim(path: PathLike | None, sha256: str | None = None) -> DreamSim:
 def find_dreamsim(path: PathLike | None, sha256: str | None = None) -> dict[str, Path]:
     """Finds DreamSim's files without building the network; see `load_dreamsim`."""
     if path is None:
-        raise NetworkUnavailable(f"expected a folder with DreamSim's files, got none: unpack {ARCHIVE}, give its path")
+        raise NetworkUnavailable(f"expected a folder with DreamSim's files, got none: unpack {ARCHIVE}, pass its path")
     found: dict[str, Path] = {}
     for name, source in _WANTED.items():
         places = [*sorted(Path(path).glob(name)), *sorted(Path(path).glob(f"checkpoints/{name}"))]
@@ -84,23 +87,25 @@ def find_dreamsim(path: PathLike | None, sha256: str | None = None) -> dict[str,
             raise NetworkUnavailable(f"expected DreamSim's {name} in {path}, found none: it is part of {source}")
         found[name] = places[0]
     if sha256 is not None and not (actual := dreamsim_sha256(found)).startswith(sha256.lower()):
-        raise ValueError(f"expected DreamSim with SHA-256 {sha256}..., the files in {path} have {actual}: fetch anew")
+        raise ValueError(
+            f"expected DreamSim with SHA-256 {sha256}..., the files in {path} have {actual}: fetch them again"
+        )
     return found
 
 
 def dreamsim_sha256(files: dict[str, Path]) -> str:
-    """One SHA-256 for all files: of `<name> <SHA-256>` lines, sorted by name."""
+    """Returns one SHA-256 for all files: that of the lines `<name> <SHA-256>`, sorted by name."""
     lines = [f"{name} {sha256_file(file)}\n" for name, file in sorted(files.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextmanager
 def _hub_replaced(trunk: Path) -> Iterator[None]:
-    """Answers the package's call to torch hub with its own copy of DINO's network and the given weights."""
+    """Replaces torch hub for the package: a call returns its own copy of DINO's network, with local weights."""
 
     def load(repository: str, model: str, *arguments: Any, **options: Any) -> nn.Module:
         if model != "dino_vitb16":
-            raise ValueError(f"expected the dreamsim package to ask for dino_vitb16, got {model}: use version 0.2")
+            raise ValueError(f"expected the dreamsim package to load dino_vitb16, got {model}: use version 0.2")
         vision: types.ModuleType = optional_module("dreamsim.feature_extraction.vision_transformer", "dreamsim")
         network: nn.Module = vision.vit_base(patch_size=16, num_classes=0)
         network.load_state_dict(read_pth_weights(trunk))
@@ -112,5 +117,5 @@ def _hub_replaced(trunk: Path) -> Iterator[None]:
         redirect_stdout(io.StringIO()),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # the package speaks of its own use of PyTorch and peft
+        warnings.simplefilter("ignore")  # about the package's own use of PyTorch and peft
         yield

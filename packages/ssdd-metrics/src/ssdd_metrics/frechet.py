@@ -14,13 +14,12 @@ class FrechetDistance(Metric):
     """Frechet distance between the features of references and reconstructions.
 
     Features are never stored: only their count, sum and sum of outer products, in float64 (in float32 the
-    result is off by 0.03 and can be negative). States add up: over batches, over `merge_state` and over
-    processes.
+    result is off by 0.03 and can be negative). These states add up over batches, `merge_state` and processes.
 
     Args:
         features: D, the size of a feature vector.
-        reference: moments of the reference side, computed before; then `update` takes reconstructions only.
-            They are no state: each process may load them, and merging does not count them twice.
+        reference: moments of the reference side, computed before; `update` then takes reconstructions only.
+            They are not part of the state: each process may load them, and merging does not count them twice.
     """
 
     full_state_update = False
@@ -52,15 +51,15 @@ class FrechetDistance(Metric):
         """Adds a batch.
 
         Args:
-            reference: (B, D) features of the references; None when their moments were given.
+            reference: (B, D) features of the references; None if their moments were passed to the metric.
             reconstruction: (B, D) features of the reconstructions.
 
         Raises:
-            ValueError: another number of features, or the reference side is given twice or not at all.
+            ValueError: another number of features, or the reference side comes twice or not at all.
         """
         if (reference is None) != (self.reference is not None):
             raise ValueError(
-                "expected reference features exactly when no reference moments were given: "
+                "expected reference features exactly when no reference moments were passed: "
                 "pass None with stored statistics, features without"
             )
         if reference is not None:
@@ -68,7 +67,7 @@ class FrechetDistance(Metric):
         self._add("reconstruction", reconstruction)
 
     def compute(self) -> float:
-        """The distance, at least 0; with fewer images than features it is biased, but finite.
+        """Returns the distance, at least 0; with fewer images than features it is biased, but finite.
 
         Raises:
             ValueError: a side is empty or holds NaN; the stored reference has another number of images.
@@ -76,6 +75,7 @@ class FrechetDistance(Metric):
         reconstruction = self.moments("reconstruction")
         if self.reference is None:
             return frechet_distance(self.moments("reference"), reconstruction)
+        # The bias depends on the number of images, so distances over different numbers cannot be compared.
         stored, seen = int(self.reference.count), int(reconstruction.count)
         if stored != seen:
             raise ValueError(
@@ -85,7 +85,7 @@ class FrechetDistance(Metric):
         return frechet_distance(self.reference, reconstruction)
 
     def moments(self, side: str) -> Moments:
-        """What was accumulated for `"reference"` or `"reconstruction"`."""
+        """Returns the moments accumulated so far for `"reference"` or `"reconstruction"`."""
         return Moments(*(getattr(self, f"{side}_{name}") for name in ("count", "total", "outer")))
 
     def _add(self, side: str, features: Tensor) -> None:

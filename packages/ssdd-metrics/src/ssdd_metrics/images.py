@@ -1,4 +1,4 @@
-"""What every metric asks of its images, and `to_uint8`: the one rounding of the project.
+"""The checks that all metrics make of their images, and `to_uint8`, the one rounding to 8 bits.
 
 Legend: B batch, C channels, H W pixels.
 """
@@ -6,17 +6,16 @@ Legend: B batch, C channels, H W pixels.
 import torch
 from torch import Tensor
 
-REFERENCE_SLACK = 1e-3
-WRONG_RANGE = 10.5
+REFERENCE_SLACK = 1e-3  # a resize in floating point leaves [0, 1] by rounding errors
+WRONG_RANGE = 10.5  # from the middle, 0.5: values beyond [-10, 11] are no overshoot
 ROUNDING = "clamp to [0, 1], times 255, round half to even, uint8"
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Clamps images to [0, 1] and rounds them to 8 bits, as every metric and every writer must.
+    """Clamps images to [0, 1] and rounds them to 8 bits, as every metric and every writer of images must.
 
     Args:
-        images: any shape; floats nominally in [0, 1] (values outside are clamped), or uint8, returned as they
-            are.
+        images: any shape; floats nominally in [0, 1] (values outside are clamped), or uint8, returned unchanged.
 
     Returns:
         uint8 of the same shape: `round(255 * clamp(images, 0, 1))`, halves to the even neighbour.
@@ -28,12 +27,13 @@ def to_uint8(images: Tensor) -> Tensor:
     _check_values(images)
     if images.dtype == torch.uint8:
         return images
+    # bfloat16 has 8 bits of mantissa: 255 times a value would be rounded twice, the first time coarsely.
     images = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
     return images.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Maps uint8 to float32 in [0, 1]; float32 and float64 stay, half precision becomes float32."""
+    """Maps uint8 to float32 in [0, 1]; half precision becomes float32, float32 and float64 stay unchanged."""
     if images.dtype == torch.uint8:
         return images.float() / 255
     return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
@@ -58,7 +58,7 @@ def check_shapes(reference: Tensor, reconstruction: Tensor, smallest_side: int =
     Args:
         reference: (B, C, H, W).
         reconstruction: same shape and device.
-        smallest_side: pixels that the metric's window needs.
+        smallest_side: of the images, in pixels, as the metric's window needs it.
 
     Raises:
         ValueError: the shapes differ, are not (B, C, H, W), hold no pixel, or a side is too small.
@@ -80,7 +80,7 @@ def check_shapes(reference: Tensor, reconstruction: Tensor, smallest_side: int =
 
 
 def check_reference_range(reference: Tensor) -> None:
-    """Refuses float reference images outside [0, 1]: a reference has no overshoot, so this is a wrong range.
+    """Refuses float reference images outside [0, 1]: a reference cannot overshoot, so its range must be wrong.
 
     Raises:
         ValueError: a value lies outside [0, 1] by more than 0.001.
@@ -96,10 +96,11 @@ def check_reference_range(reference: Tensor) -> None:
 
 
 def check_reconstruction_range(reference: Tensor, reconstruction: Tensor) -> None:
-    """Refuses float reconstructions in -1..1, which networks put out, beside references in [0, 1].
+    """Refuses float reconstructions in -1..1, the range of a network's output, for references in [0, 1].
 
-    Values below 0 do not tell: a decoder overshoots, and a barely trained one far. But these are below 0, and
-    `(x + 1) / 2` of them is much nearer to the reference, and nearer than any constant is.
+    Values below 0 prove nothing by themselves: a decoder overshoots, and a barely trained one overshoots far. A wrong
+    range is assumed where many values are below 0 and `(x + 1) / 2` is both much nearer to the reference than x and
+    nearer than any constant.
 
     Args:
         reference: (B, C, H, W), uint8 or floats in [0, 1].
@@ -131,7 +132,7 @@ def _check_values(images: Tensor) -> None:
             "expected finite images, got NaN or infinite values: look for the step that produced them "
             "(half precision overflow in a decoder is the usual one)"
         )
-    # A decoder's dark or bright image lies a little outside all over, a barely trained one's far outside.
+    # A decoder's dark or bright image may lie outside all over, and far outside after little training.
     outside = (images - 0.5).abs() > WRONG_RANGE
     if outside.double().mean() > 0.5:
         low, high = images.min().item(), images.max().item()

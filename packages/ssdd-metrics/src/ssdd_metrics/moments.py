@@ -1,4 +1,4 @@
-"""Mean and covariance of features in float64, as sums that add up, and the Frechet distance of two.
+"""Mean and covariance of features in float64, as sums that add up, and the Frechet distance between two such sets.
 
 Legend: N images, D features.
 """
@@ -25,18 +25,18 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """Moments of (N, D) features of any float type."""
+        """Returns the moments of (N, D) features of any float type."""
         features = features.double()
         return cls(torch.tensor(len(features)), features.sum(0), features.T @ features)
 
     @property
     def mean(self) -> Tensor:
-        """(D,) float64."""
+        """The mean (D,), float64."""
         return self.total / self.count
 
     @property
     def covariance(self) -> Tensor:
-        """(D, D) float64, unbiased (N - 1); zero for a single vector."""
+        """The unbiased covariance (D, D), float64, divided by N - 1; zero for a single vector."""
         centred = self.outer - torch.outer(self.total, self.mean)
         return centred / (self.count - 1).clamp(min=1)
 
@@ -45,7 +45,7 @@ class Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """Squared Frechet distance between two Gaussians, `|m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))`.
+    """Returns the squared Frechet distance of two Gaussians, `|m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))`.
 
     The trace of the root is the sum of the singular values of `F^T G`, where `A = F F^T` and `B = G G^T` (Dowson and
     Landau 1982, with the symmetric roots): no complex values and nothing below zero, also with fewer images than
@@ -75,26 +75,28 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     root_trace = torch.linalg.svdvals(factor_a.T @ factor_b).sum()
     difference = a.mean.cpu() - b.mean.cpu()
     distance = difference @ difference + covariance_a.trace() + covariance_b.trace() - 2 * root_trace
-    return max(float(distance), 0.0)
+    return max(float(distance), 0.0)  # rounding may leave -1e-12 for equal sets
 
 
 def _factor(covariance: Tensor, count: int) -> Tensor:
-    """F (D, rank) with `F F^T` the covariance of so many images."""
+    """Returns F (D, rank) with `F F^T` equal to the covariance of `count` images."""
     rank = min(count - 1, len(covariance))
+    # From half the features up, the eigenvalues are about as fast.
     if 2 * rank < len(covariance):
         return _cholesky(covariance, rank)
+    # Rounded zeros are left out: the root of 1e-16 is 1e-8, and 2048 of these would add up.
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.where(values > _noise(values), 0).sqrt()
 
 
 def _cholesky(covariance: Tensor, rank: int) -> Tensor:
-    """Pivoted Cholesky factor: exact for a covariance of that rank, at D rank^2 instead of D^3 operations."""
-    left = covariance.diagonal().clone()  # of the covariance, what the columns so far do not explain
+    """Returns the pivoted Cholesky factor: exact for that rank, in D rank^2 instead of D^3 operations."""
+    left = covariance.diagonal().clone()  # the part of the diagonal that the columns so far do not explain
     noise = _noise(left)
     factor = covariance.new_zeros(len(covariance), rank)
     for k in range(rank):
         pivot = int(left.argmax())
-        if left[pivot] <= noise:
+        if left[pivot] <= noise:  # repeated images: the rank is lower, and dividing by the rest would amplify noise
             return factor[:, :k]
         factor[:, k] = (covariance[:, pivot] - factor[:, :k] @ factor[pivot, :k]) / left[pivot].sqrt()
         left -= factor[:, k].square()
@@ -102,5 +104,5 @@ def _cholesky(covariance: Tensor, rank: int) -> Tensor:
 
 
 def _noise(values: Tensor) -> Tensor:
-    """What rounding leaves of zero beside the largest of D values."""
+    """Returns the size of a rounded zero among D values, by the largest of them."""
     return values.max().clamp(min=0) * len(values) * torch.finfo(values.dtype).eps

@@ -1,7 +1,7 @@
-"""Pretrained networks that pretrained network images: Inception, LPIPS, DINOv2. Frozen, always in eval mode.
+"""The pretrained networks of metrics: Inception, LPIPS, DINOv2. Frozen, always in eval mode.
 
-All take images in [0, 1] (Inception: uint8). LPIPS and DINOv2 pass gradients to their inputs, for use as
-losses.
+All take images in [0, 1], except Inception, which takes uint8. LPIPS and DINOv2 pass gradients to their inputs, for use
+as losses.
 
 Legend: B batch, H W pixels, D features.
 """
@@ -33,17 +33,17 @@ from ssdd_metrics.weights import (
 )
 
 DINOV2_BASE = "vit_base_patch14_dinov2.lvd142m"
-SMALLEST_SIDES = {"vgg": 16, "alex": 31}  # of which each network's poolings leave a pixel
+SMALLEST_SIDES = {"vgg": 16, "alex": 31}  # in pixels; the poolings of a smaller image leave nothing
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PathLike = str | os.PathLike[str]
 
 
 class MetricNetwork(nn.Module):
-    """A frozen network: no gradient for its weights, no dropout even inside a module that trains.
+    """A frozen network: no gradient for its weights, and no dropout even inside a module that trains.
 
     Args:
-        name: what a protocol calls it.
-        sha256: of the weight file it was loaded from.
+        name: its name in protocols.
+        sha256: of the weight file.
         network: the network.
     """
 
@@ -54,18 +54,19 @@ class MetricNetwork(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode, whatever is asked."""
+        """Stays in eval mode, whatever `mode` is."""
+        # A training loop calls train() on everything that it holds, a loss network included.
         return super().train(False)
 
 
 class InceptionFeatures(MetricNetwork):
-    """FID's network, torch-fidelity's, with its own resize: (B, 3, H, W) uint8 -> (B, 2048) float32."""
+    """FID's network as torch-fidelity has it, with its own resize: (B, 3, H, W) uint8 -> (B, 2048) float32."""
 
     features = 2048
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Features of uint8 images of any size."""
+        """Returns features of uint8 images of any size."""
         return self.network(images)[0]
 
 
@@ -77,8 +78,8 @@ class Lpips(MetricNetwork):
         sha256: see `MetricNetwork`.
         network: an `lpips.LPIPS`.
         smooth: normalise features by `sqrt(sum + 1e-8)` instead of the package's `sqrt(sum) + 1e-10`, whose
-            gradient is NaN where the squares of a pixel's features vanish. For training; values differ by
-            less than 1e-4.
+            gradient is NaN where the squares of a pixel's features vanish. For training only; values differ
+            by less than 1e-4 from the metric's.
     """
 
     def __init__(self, name: str, sha256: str, network: nn.Module, smooth: bool) -> None:
@@ -86,7 +87,7 @@ class Lpips(MetricNetwork):
         self.smooth = smooth
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of each pair of images.
+        """Returns the distance of each pair of images.
 
         Raises:
             ValueError: shapes differ, or a side is under 16 (vgg) or 31 (alex) pixels.
@@ -101,27 +102,27 @@ class Lpips(MetricNetwork):
         return distance
 
     def _normalise(self, features: Tensor) -> Tensor:
-        features = features.float()  # under autocast too
+        features = features.float()  # under autocast they come in half precision, too coarse for sums of squares
         energy = features.square().sum(1, keepdim=True)
         return features / ((energy + 1e-8).sqrt() if self.smooth else energy.sqrt() + 1e-10)
 
 
 class DinoV2(MetricNetwork):
-    """DINOv2 with patches of 14 pixels; takes images in [0, 1] and ImageNet-normalises them."""
+    """DINOv2 with patches of 14 pixels; normalises images in [0, 1] by ImageNet's mean and deviation."""
 
     patch = 14
 
     @property
     def features(self) -> int:
-        """D, the width of its tokens: 768 for the base model."""
+        """The width D of the tokens: 768 for the base model."""
         return int(self.network.num_features)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class tokens (B, D) of images (B, 3, H, W) resized to 224 x 224 (bicubic, antialiased)."""
+        """Returns class tokens (B, D) of images (B, 3, H, W) resized to 224 x 224 (bicubic, antialiased)."""
         return self._tokens(images, (16, 16))[:, 0]
 
     def patch_tokens(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patch tokens (B, rows * columns, D) of images (B, 3, H, W) resized to hold that many patches.
+        """Returns patch tokens (B, rows * columns, D) of images (B, 3, H, W) resized to that many patches.
 
         Args:
             images: in [0, 1].
@@ -139,19 +140,19 @@ class DinoV2(MetricNetwork):
 
 
 def load_inception(path: PathLike | None = None, sha256: str | None = None) -> InceptionFeatures:
-    """Loads the Inception network of 2015-12-05 that FID is defined with. Needs the extra `fid`.
+    """Loads the Inception network of 2015-12-05, which FID is defined with. Needs the extra `fid`.
 
     Args:
-        path: its weight file, or a safetensors conversion; by default torch hub's cache, then a download.
+        path: the weight file, or a safetensors conversion; by default torch hub's cache, then a download.
         sha256: leading digits to insist on, for weights other than the published ones.
 
     Raises:
-        NetworkUnavailable: the file is nowhere and cannot be fetched.
+        NetworkUnavailable: the file is not on this machine and cannot be fetched.
         ValueError: the file is not the expected one.
     """
     extractor = optional_module("torch_fidelity.feature_extractor_inceptionv3", "fid")
     file = find_weights(INCEPTION, path, sha256)
-    # The extractor would read the file unrestricted; it gets our own copy of the plain tensors instead.
+    # The extractor unpickles its file without restriction, so it gets a copy of the plain tensors instead.
     tensors = io.BytesIO()
     torch.save(read_weights(file), tensors)
     tensors.seek(0)
@@ -173,13 +174,13 @@ def load_lpips(
     """Loads LPIPS. Needs the extra `perceptual`.
 
     Args:
-        net: the network under it; numbers of different ones cannot be compared.
+        net: the trunk; distances of different trunks cannot be compared.
         path: torchvision's ImageNet weights of that network, or a safetensors conversion of them.
         sha256: leading digits to insist on, for weights other than the published ones.
-        smooth: safe gradients for training, see `Lpips`.
+        smooth: finite gradients for training, see `Lpips`.
 
     Raises:
-        NetworkUnavailable: the file is nowhere and cannot be fetched.
+        NetworkUnavailable: the file is not on this machine and cannot be fetched.
         ValueError: an unknown net, or the file is not the expected one.
     """
     files = {"vgg": VGG16, "alex": ALEXNET}
@@ -191,7 +192,7 @@ def load_lpips(
 
     def build() -> nn.Module:
         network = lpips.LPIPS(net=net, pnet_rand=True, pretrained=False, verbose=False)
-        # torchvision's `features.5.weight` is `slice2.5.weight` in the package's trunk.
+        # The trunk's own names put a slice where torchvision has `features`: `slice2.5.weight`, `features.5.weight`.
         weights = read_weights(file)
         trunk = {key: weights[f"features.{key.split('.', 1)[1]}"] for key in network.net.state_dict()}
         network.net.load_state_dict(trunk)
@@ -209,11 +210,11 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
     Args:
         path: the model's `model.safetensors` from the hub; by default the Hugging Face cache, then a
             download.
-        sha256: leading digits to insist on; none are published, but the Hugging Face cache knows them.
+        sha256: leading digits to insist on; none are published, but the Hugging Face cache records them.
         model: timm's name of a model with patches of 14 pixels.
 
     Raises:
-        NetworkUnavailable: the file is nowhere and cannot be fetched.
+        NetworkUnavailable: the file is not on this machine and cannot be fetched.
         ValueError: the file does not fit the model.
     """
     timm = optional_module("timm", "perceptual")
@@ -222,7 +223,7 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
     def build() -> nn.Module:
         network = timm.create_model(model, pretrained=False, num_classes=0, dynamic_img_size=True)
         weights = read_weights(file)
-        weights.pop("mask_token", None)  # of the training, in the authors' own file
+        weights.pop("mask_token", None)  # only training uses it, and timm's network lacks it
         network.load_state_dict(weights)
         return network
 
@@ -230,21 +231,22 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
 
 
 def _build(build: Callable[[], nn.Module], file: Path) -> nn.Module:
-    """Builds a network without touching the caller's random state; says which file does not fit."""
+    """Builds a network without touching the caller's random state; an error names the file that does not fit."""
     try:
+        # The libraries draw initial weights before ours are loaded; a run must not depend on whether it evaluates.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchvision: arguments that lpips still uses
+            warnings.simplefilter("ignore")  # of torchvision, about arguments that lpips still passes
             return build()
     except (KeyError, RuntimeError) as error:
-        what = textwrap.shorten(str(error), 300)  # PyTorch lists every key
+        what = textwrap.shorten(str(error), 300)  # PyTorch lists every key, which hides the file's name
         raise ValueError(f"expected weights that fit this network, {file} holds others: {what}") from error
 
 
 def optional_module(module: str, extra: str) -> ModuleType:
-    """Imports what only some pretrained networks need.
+    """Imports a library that only some metric networks need.
 
     Raises:
-        ImportError: it is not installed; names this package's extra that has it.
+        ImportError: it is not installed; the message names the extra of this package that has it.
     """
     try:
         return importlib.import_module(module)

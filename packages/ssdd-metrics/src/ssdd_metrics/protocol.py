@@ -1,4 +1,4 @@
-"""What produced a number: everything another laboratory needs in order to compute it again."""
+"""The protocol of a number: everything that another laboratory needs in order to compute it again."""
 
 import dataclasses
 import importlib.metadata
@@ -8,6 +8,7 @@ from typing import Any
 
 from ssdd_metrics.images import ROUNDING
 
+# A release of any of these has moved, or may move, the last digits of a metric.
 PACKAGES = (
     "ssdd-metrics",
     "torch",
@@ -27,31 +28,30 @@ def _versions() -> dict[str, str]:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            continue
+            continue  # an extra that this installation lacks cannot have changed the number
     return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a set of numbers came about.
+    """The origin of a set of numbers.
 
-    The caller states what only the caller knows (the first group); a suite fills in the rest.
+    Only the caller knows the first group, up to `model`; a suite fills in the rest.
 
     Args:
         dataset: name and split, such as "imagenet-val".
-        decoding: what made pixels of the image files, with versions, such as "Pillow 11.3.0, libjpeg-turbo 3.1.1".
+        decoding: libraries that decoded the image files, such as "Pillow 11.3.0, libjpeg-turbo 3.1.1".
         resolution: "height x width" of the images compared, such as "256x256".
-        resize: filter and library that brought them there, such as "bilinear, antialias, torchvision";
-            "none".
+        resize: filter and library of the resize, such as "bilinear, antialias, torchvision", or "none".
         crop: such as "centre".
         noise_seed: of the decoder's noise.
         steps: of the decoder's sampler.
-        dtype: that the model computed in.
-        model: which checkpoint.
+        dtype: of the model's computation.
+        model: the checkpoint, by name or hash.
         rounding: of both sides before anything is measured.
-        images: how many pairs were compared.
+        images: number of pairs compared.
         metrics: their names.
-        weights: SHA-256 of each pretrained network's weight file, by the pretrained network's name.
+        weights: SHA-256 of each pretrained network's weight file, by the network's own name.
         versions: of the packages that numbers depend on.
     """
 
@@ -71,7 +71,7 @@ class Protocol:
     versions: dict[str, str] = field(default_factory=_versions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON and YAML."""
+        """Returns plain values, fit for JSON and YAML."""
         return {**dataclasses.asdict(self), "metrics": list(self.metrics)}
 
     @classmethod
@@ -80,11 +80,15 @@ class Protocol:
         return cls(**{**values, "metrics": tuple(values["metrics"])})
 
     def reference_side(self, network: str, sha256: str) -> dict[str, str]:
-        """What statistics of the reference images alone depend on, for the given pretrained network.
+        """Returns everything that statistics of the reference images depend on, for one metric network.
 
-        `decoding` is among it, versions and all: `dataset` names files, and another JPEG decoder or another release of
-        a resize filter makes other pixels of the same files. The versions of torch and the like are not: the same
+        `decoding` with its versions belongs to it: `dataset` names files, and another JPEG decoder or another release
+        of a resize filter makes other pixels of the same files. The versions of torch and the like do not: the same
         pixels then give the same features but for rounding.
+
+        Args:
+            network: its name in protocols.
+            sha256: of its weight file.
         """
         return {
             "dataset": self.dataset,
@@ -93,12 +97,12 @@ class Protocol:
             "resize": self.resize,
             "crop": self.crop,
             "rounding": self.rounding,
-            "pretrained network": network,
+            "network": network,
             "weights_sha256": sha256,
         }
 
     def __str__(self) -> str:
-        """One `name: value` a line."""
+        """Returns one `name: value` per line."""
         return "\n".join(
             f"{name}: {json.dumps(value) if isinstance(value, dict) else value}"
             for name, value in self.to_dict().items()

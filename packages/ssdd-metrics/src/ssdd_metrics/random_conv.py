@@ -1,7 +1,7 @@
-"""Features of a fixed, random convolutional network: a Frechet distance that needs no download.
+"""Features of a fixed, random convolutional network, for a Frechet distance that needs no download.
 
-It ranks blur, noise and artefacts of the SAME data set in the right order, and is no FID: no number computed
-here may be compared with one computed with Inception.
+The distance orders degrees of blur and of noise on ONE data set rightly. It is no FID, and none of its values may be
+compared with a distance over Inception's features.
 
 Legend: B batch, H W pixels, D features.
 """
@@ -21,20 +21,22 @@ KERNELS = (5, 3, 3)
 class RandomConvFeatures(nn.Module):
     """Three strided convolutions with weights drawn by numpy's PCG64, the same on every machine.
 
-    Features are the mean and the standard deviation over space of each layer's activations: D = 2 * (16 + 24
-    + 32).
+    Features are the mean and the standard deviation over space of each layer's activations:
+    D = 2 * (16 + 24 + 32).
     """
 
     features = 2 * sum(WIDTHS)
 
     def __init__(self) -> None:
         super().__init__()
+        # By numpy, since torch does not guarantee equal draws on all platforms; a test pins the values.
         generator = np.random.Generator(np.random.PCG64(SEED))
         incoming = 3
         for layer, (width, kernel) in enumerate(zip(WIDTHS, KERNELS, strict=True)):
             weight = generator.standard_normal((width, incoming, kernel, kernel))
             weight *= np.sqrt(2 / (incoming * kernel * kernel))
-            if layer == 0:  # blind to brightness: edges and texture are what reconstructions differ in
+            # Half of the first kernels ignore brightness: reconstructions differ in edges and texture.
+            if layer == 0:
                 weight[: width // 2] -= weight[: width // 2].mean((1, 2, 3), keepdims=True)
             self.register_buffer(f"weight{layer}", torch.from_numpy(weight.astype(np.float32)))
             incoming = width
@@ -47,5 +49,6 @@ class RandomConvFeatures(nn.Module):
         for layer, kernel in enumerate(KERNELS):
             weight = self.get_buffer(f"weight{layer}")
             hidden = F.relu(F.conv2d(hidden, weight, stride=2, padding=kernel // 2))
+            # Pooled at every layer, so that an image of any size, even a line of pixels, has all features.
             pooled += [hidden.mean((2, 3)), hidden.std((2, 3), correction=0)]
         return torch.cat(pooled, dim=1)

@@ -1,4 +1,7 @@
-"""Reference statistics of Frechet distances: computed once, stored, and tied to their protocol."""
+"""Reference statistics of Frechet distances: computed once, stored, and tied to their protocol.
+
+Legend: B batch, H W pixels.
+"""
 
 import json
 import os
@@ -15,15 +18,16 @@ from ssdd_metrics.files import atomic_write
 from ssdd_metrics.images import check_reference_range, to_uint8
 from ssdd_metrics.moments import Moments
 from ssdd_metrics.precision import strict_float32
+from ssdd_metrics.pretrained import get_network, identity, network_input
 from ssdd_metrics.protocol import Protocol
-from ssdd_metrics.registry import FRECHET_NETWORKS, frechet_features, get_network, identity, metric_names
+from ssdd_metrics.registry import METRICS, metric_names
 
 _PARTS = ("count", "total", "outer")
 
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """Moments of the reference features and what they depend on.
+    """Moments of the reference features, and the protocol that they depend on.
 
     Args:
         moments: count, sum and sum of outer products of the features.
@@ -34,7 +38,7 @@ class ReferenceStatistics:
     protocol: dict[str, str]
 
     def __add__(self, other: "ReferenceStatistics") -> "ReferenceStatistics":
-        """Those of two disjoint sets of images together.
+        """Returns the statistics of two disjoint sets of images together.
 
         Raises:
             ValueError: the protocols differ.
@@ -44,7 +48,7 @@ class ReferenceStatistics:
         return ReferenceStatistics(self.moments + other.moments, self.protocol)
 
     def cpu(self) -> "ReferenceStatistics":
-        """The same in main memory."""
+        """Returns a copy in main memory."""
         parts = (getattr(self.moments, part).cpu() for part in _PARTS)
         return ReferenceStatistics(Moments(*parts), self.protocol)
 
@@ -52,7 +56,7 @@ class ReferenceStatistics:
 def reference_protocols(
     metrics: str | Sequence[str], protocol: Protocol, networks: Mapping[str, nn.Module] | None = None
 ) -> dict[str, dict[str, str]]:
-    """What the reference statistics of each Frechet metric depend on.
+    """Returns the part of the protocol that each Frechet metric's reference statistics depend on.
 
     Args:
         metrics: as for `MetricSuite`; those without reference statistics are passed over.
@@ -60,10 +64,8 @@ def reference_protocols(
         networks: as for `MetricSuite`.
     """
     found = {}
-    for metric in metric_names(metrics):
-        if metric in FRECHET_NETWORKS:
-            name = FRECHET_NETWORKS[metric]
-            found[metric] = protocol.reference_side(*identity(name, get_network(name, networks or {})))
+    for metric, name in _frechet_networks(metrics).items():
+        found[metric] = protocol.reference_side(*identity(name, get_network(name, networks or {})))
     return found
 
 
@@ -81,30 +83,30 @@ def compute_references(
         metrics: as for `MetricSuite`; those without reference statistics are passed over.
         protocol: of the images.
         networks: as for `MetricSuite`.
-        device: where the pretrained networks run.
+        device: of the networks.
 
     Returns:
-        statistics by metric, for `save_references` or the argument `references` of `MetricSuite`.
+        Statistics by metric, for `save_references` or the argument `references` of `MetricSuite`.
 
     Raises:
         ValueError: no image at all, or images that `to_uint8` refuses.
     """
-    names = [name for name in metric_names(metrics) if name in FRECHET_NETWORKS]
-    if not names:
+    needed = _frechet_networks(metrics)
+    if not needed:
         return {}
-    networks = {name: get_network(FRECHET_NETWORKS[name], networks or {}).to(device) for name in names}
-    protocols = reference_protocols(names, protocol, {FRECHET_NETWORKS[name]: networks[name] for name in names})
+    loaded = {name: get_network(name, networks or {}).to(device) for name in dict.fromkeys(needed.values())}
+    protocols = reference_protocols(list(needed), protocol, loaded)
     found: dict[str, Moments] = {}
     for images in batches:
         check_reference_range(images)
         clean = to_uint8(images.to(device))
-        for name in names:
+        for metric, name in needed.items():
             with torch.no_grad(), strict_float32(clean.device):
-                moments = Moments.of(frechet_features(name, networks[name], clean))
-            found[name] = found[name] + moments if name in found else moments
+                moments = Moments.of(loaded[name](network_input(name, clean)))
+            found[metric] = found[metric] + moments if metric in found else moments
     if not found:
         raise ValueError("expected at least one batch of reference images, got none")
-    return {name: ReferenceStatistics(moments, protocols[name]) for name, moments in found.items()}
+    return {metric: ReferenceStatistics(moments, protocols[metric]) for metric, moments in found.items()}
 
 
 def save_references(path: str | os.PathLike[str], references: Mapping[str, ReferenceStatistics]) -> None:
@@ -113,6 +115,7 @@ def save_references(path: str | os.PathLike[str], references: Mapping[str, Refer
     for name, statistics in references.items():
         moments = statistics.moments
         for part, tensor in zip(_PARTS, (moments.count.reshape(1), moments.total, moments.outer), strict=True):
+            # safetensors refuses views, such as a slice of a larger matrix.
             tensors[f"{name}.{part}"] = tensor.cpu().contiguous()
     protocols = {name: statistics.protocol for name, statistics in references.items()}
     with atomic_write(path) as temporary:
@@ -126,11 +129,11 @@ def load_references(
 
     Args:
         path: a file of `save_references`.
-        protocols: of the evaluation at hand, by metric, see `reference_protocols`; the file may hold more metrics.
+        protocols: of the present evaluation, by metric, see `reference_protocols`; the file may hold more metrics.
 
     Raises:
-        ValueError: the file does not exist, is none of `save_references`, lacks a metric, or belongs to another
-            protocol: every entry that differs is named.
+        ValueError: the file does not exist, was not written by `save_references`, lacks a metric, or belongs to
+            another protocol. The message names every entry that differs.
     """
     if not Path(path).is_file():
         raise ValueError(f"expected reference statistics at {path}, found no file: compute and save them first")
@@ -142,16 +145,22 @@ def load_references(
                 count, total, outer = (handle.get_tensor(f"{name}.{part}") for part in _PARTS)
                 found[name] = ReferenceStatistics(Moments(count[0], total, outer), stored[name])
     except (SafetensorError, KeyError) as error:
-        raise ValueError(f"expected reference statistics, {path} holds none ({error}): compute them anew") from error
+        raise ValueError(f"expected reference statistics, {path} holds none ({error}): compute them again") from error
     if lacking := sorted(protocols.keys() - found.keys()):
-        raise ValueError(f"expected reference statistics of {lacking}, {path} has {sorted(stored)}: compute them anew")
+        raise ValueError(f"expected reference statistics of {lacking}, {path} has {sorted(stored)}: compute them again")
     for name, protocol in protocols.items():
         if differences := _differences(found[name], protocol):
             raise ValueError(
                 f"the {name} reference statistics of {path} belong to another protocol ({differences}): "
-                "compute statistics for this one, or evaluate as the file says"
+                "compute statistics for this one, or evaluate by the protocol of the file"
             )
     return found
+
+
+def _frechet_networks(metrics: str | Sequence[str]) -> dict[str, str]:
+    """Maps each Frechet metric among the metrics to its network's name."""
+    entries = (METRICS[name] for name in metric_names(metrics))
+    return {metric.name: metric.network for metric in entries if metric.kind == "frechet"}
 
 
 def _differences(statistics: ReferenceStatistics, protocol: dict[str, str]) -> str:

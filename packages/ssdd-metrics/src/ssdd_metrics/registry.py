@@ -1,52 +1,137 @@
-"""The metrics by name, the sets of them, and the pretrained networks they ask."""
+"""The table of metrics. Everything else that depends on a metric's name is derived from its one entry here.
+
+Derived are the measurement itself, the sets "offline" and "full", the pretrained networks to load, the direction of
+`extremes`, and in applications the columns of reports and the panels of figures.
+"""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Container, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from ssdd_metrics.networks import SMALLEST_SIDES as SMALLEST
+from ssdd_metrics.pixelwise import gradient_energy_ratio, mae, mse, psnr
+from ssdd_metrics.pretrained import NETWORKS, RANDOM_CONV
+from ssdd_metrics.ssim import GAUSSIAN_TAPS, UNIFORM_TAPS, ssim_gaussian, ssim_uniform
 
-from ssdd_metrics import pixelwise, ssim
-from ssdd_metrics.dreamsim import find_dreamsim, load_dreamsim
-from ssdd_metrics.images import to_unit
-from ssdd_metrics.networks import (
-    DINOV2_BASE,
-    MetricNetwork,
-    PathLike,
-    load_dinov2,
-    load_inception,
-    load_lpips,
-    optional_module,
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: how it is computed, and how its values are read.
+
+    Args:
+        name: the key in results, tables and parameters.
+        title: the heading of a column or panel, with the unit.
+        better: "higher", "lower" or "near 1".
+        digits: decimals in reports.
+        kind: "pixelwise": `function` maps two uint8 (B, 3, H, W) to (B,) values.
+            "pairwise": `network` maps two (B, 3, H, W) to (B,) values.
+            "frechet": the Frechet distance between the features (B, D) that `network` computes of either side.
+            "distribution": `function` makes a torchmetrics metric, whose `update` takes two uint8 (B, 3, H, W).
+        function: see `kind`.
+        network: see `kind`; a name of `NETWORKS`, or "random_conv".
+        scale: the factor that values carry, 1 for none.
+        min_side: of an image, in pixels.
+        can_be_infinite: values may be infinite for good reasons; `MetricSuite.compute` then reports how many are.
+        in_report: reports show it; False for a second form of a metric that they show already.
+    """
+
+    name: str
+    title: str
+    better: Literal["higher", "lower", "near 1"]
+    digits: int
+    kind: Literal["pixelwise", "pairwise", "frechet", "distribution"]
+    function: Any = None
+    _: KW_ONLY
+    network: str = ""
+    scale: int = 1
+    min_side: int = 1
+    can_be_infinite: bool = False
+    in_report: bool = True
+
+    @property
+    def per_image(self) -> bool:
+        """Each image has a value of its own, so that there are tables and intervals; else only the set has one."""
+        return self.kind in ("pixelwise", "pairwise")
+
+    @property
+    def extra(self) -> str | None:
+        """The extra of this package that the metric needs."""
+        return NETWORKS[self.network].extra if self.network in NETWORKS else None
+
+    @property
+    def direction(self) -> str:
+        """The reading of a value, such as "higher is better" or "x 1000, lower is better"."""
+        factor = f"x {self.scale}, " if self.scale != 1 else ""
+        return f"{factor}{self.better} is better"
+
+    def badness(self, values: Any) -> Any:
+        """Maps an array of values to one in which the lowest is the best."""
+        if self.better == "higher":
+            return -values
+        return values if self.better == "lower" else abs(values - 1)
+
+
+def _sliced_wasserstein() -> Any:
+    # The import takes seconds, because torchmetrics does; `import ssdd_metrics` must not.
+    from ssdd_metrics.swd import SlicedWasserstein
+
+    return SlicedWasserstein()
+
+
+# Columns and panels stand in this order. `in_report=False` marks a twin: MSE and MAE add little to PSNR, and two forms
+# of SSIM or LPIPS side by side invite a comparison between them, which means nothing.
+_TABLE = (
+    Metric("mse", "MSE", "lower", 5, "pixelwise", mse, in_report=False),
+    Metric("mae", "MAE", "lower", 4, "pixelwise", mae, in_report=False),
+    Metric("psnr", "PSNR (dB)", "higher", 2, "pixelwise", psnr, can_be_infinite=True),  # for identical images
+    Metric("ssim_gaussian", "SSIM", "higher", 3, "pixelwise", ssim_gaussian, min_side=len(GAUSSIAN_TAPS)),
+    Metric(
+        "ssim_uniform",
+        "SSIM (uniform window)",
+        "higher",
+        3,
+        "pixelwise",
+        ssim_uniform,
+        min_side=len(UNIFORM_TAPS),
+        in_report=False,
+    ),
+    # Infinite for a constant reference.
+    Metric(
+        "gradient_energy_ratio",
+        "gradient energy ratio",
+        "near 1",
+        3,
+        "pixelwise",
+        gradient_energy_ratio,
+        can_be_infinite=True,
+    ),
+    # The side is `swd.PATCH`; importing that here would import torchmetrics.
+    Metric("swd", "sliced Wasserstein", "lower", 1, "distribution", _sliced_wasserstein, scale=1000, min_side=7),
+    Metric("frechet_random_conv", "Frechet, random features", "lower", 4, "frechet", network=RANDOM_CONV),
+    Metric("lpips_alex", "LPIPS (alex)", "lower", 4, "pairwise", network="lpips_alex", min_side=SMALLEST["alex"]),
+    Metric(
+        "lpips_vgg",
+        "LPIPS (vgg)",
+        "lower",
+        4,
+        "pairwise",
+        network="lpips_vgg",
+        min_side=SMALLEST["vgg"],
+        in_report=False,
+    ),
+    Metric("rfid", "rFID", "lower", 3, "frechet", network="inception"),
+    Metric("fdd", "FDD", "lower", 2, "frechet", network="dinov2"),
+    Metric("dreamsim", "DreamSim", "lower", 4, "pairwise", network="dreamsim"),
 )
-from ssdd_metrics.random_conv import RandomConvFeatures
-from ssdd_metrics.weights import ALEXNET, INCEPTION, VGG16, dinov2_file, find_weights
+METRICS = {metric.name: metric for metric in _TABLE}
 
-PIXEL_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": pixelwise.mse,
-    "mae": pixelwise.mae,
-    "psnr": pixelwise.psnr,
-    "ssim_gaussian": ssim.ssim_gaussian,
-    "ssim_uniform": ssim.ssim_uniform,
-    "gradient_energy_ratio": pixelwise.gradient_energy_ratio,
-}
-# metric: the pretrained network it asks
-PAIR_NETWORKS = {"lpips_alex": "lpips_alex", "lpips_vgg": "lpips_vgg", "dreamsim": "dreamsim"}
-FRECHET_NETWORKS = {"frechet_random_conv": "random_conv", "rfid": "inception", "fdd": "dinov2"}
-CAN_BE_INFINITE = ("psnr", "gradient_energy_ratio")
 
-OFFLINE = (*PIXEL_METRICS, "swd", "frechet_random_conv")
-FULL = (*OFFLINE, "lpips_alex", "lpips_vgg", "rfid", "fdd")
-SETS = {"offline": OFFLINE, "full": FULL}
-KNOWN = (*FULL, "dreamsim")
-
-# the pretrained networks by name, and the extra and the module that each needs
-NETWORKS = {
-    "inception": ("fid", "torch_fidelity.feature_extractor_inceptionv3"),
-    "lpips_alex": ("perceptual", "lpips"),
-    "lpips_vgg": ("perceptual", "lpips"),
-    "dinov2": ("perceptual", "timm"),
-    "dreamsim": ("dreamsim", "dreamsim"),
-}
+def metric_sets() -> dict[str, tuple[str, ...]]:
+    """The named sets: "offline" needs no pretrained network, "full" only such as find their weights by themselves."""
+    offline = tuple(name for name, metric in METRICS.items() if metric.network not in NETWORKS)
+    downloads = (name for name, m in METRICS.items() if m.network in NETWORKS and NETWORKS[m.network].downloads)
+    return {"offline": offline, "full": (*offline, *downloads)}
 
 
 def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
@@ -55,12 +140,13 @@ def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown name, none, or one twice.
     """
+    sets = metric_sets()
     if isinstance(metrics, str):
-        metrics = SETS.get(metrics, (metrics,))
+        metrics = sets.get(metrics, (metrics,))
     for name in metrics:
-        if name not in KNOWN:
-            near = difflib.get_close_matches(name, [*KNOWN, *SETS], n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join((*SETS, *KNOWN))}"
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, [*METRICS, *sets], n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join((*sets, *METRICS))}"
             raise ValueError(f"there is no metric {name!r}; {hint}")
     if not metrics or len(set(metrics)) != len(metrics):
         raise ValueError(f'expected "offline", "full" or distinct names of metrics, got {list(metrics)}')
@@ -68,86 +154,15 @@ def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def networks_of(metrics: str | Sequence[str]) -> tuple[str, ...]:
-    """The pretrained networks that metrics ask, by the names of `load_network`; none for "offline".
+    """Returns the pretrained networks that metrics need, each once, by the names of `load_network`.
 
     Raises:
         ValueError: see `metric_names`.
     """
-    asked = PAIR_NETWORKS | FRECHET_NETWORKS
-    return tuple(asked[name] for name in metric_names(metrics) if asked.get(name) in NETWORKS)
+    needed = (METRICS[name].network for name in metric_names(metrics))
+    return tuple(dict.fromkeys(name for name in needed if name in NETWORKS))
 
 
-def find_network(name: str, path: PathLike | None = None, sha256: str | None = None) -> Path:
-    """Finds, or else downloads, a pretrained network's weights and checks them, without building the network.
-
-    For the start of a long run: what this accepts, `load_network` finds again when it is needed.
-
-    Args:
-        name: one of `NETWORKS`.
-        path: see the pretrained network's loader.
-        sha256: see the pretrained network's loader.
-
-    Returns:
-        the weight file; of DreamSim, its adapter's.
-
-    Raises:
-        NetworkUnavailable, ValueError: see the pretrained network's loader.
-        ImportError: a package that the pretrained network needs is not installed.
-    """
-    _check_name(name)
-    extra, module = NETWORKS[name]
-    optional_module(module, extra)
-    if name == "dreamsim":
-        return find_dreamsim(path, sha256)["ensemble_lora/adapter_model.*"]
-    files = {"inception": INCEPTION, "lpips_alex": ALEXNET, "lpips_vgg": VGG16, "dinov2": dinov2_file(DINOV2_BASE)}
-    return find_weights(files[name], path, sha256)
-
-
-def load_network(name: str, path: PathLike | None = None, sha256: str | None = None) -> MetricNetwork:
-    """Loads a pretrained network by name, with its loader's defaults.
-
-    Args:
-        name: one of `NETWORKS`.
-        path: see the pretrained network's loader.
-        sha256: see the pretrained network's loader.
-
-    Raises:
-        NetworkUnavailable, ValueError: see the pretrained network's loader.
-    """
-    _check_name(name)
-    if name == "inception":
-        return load_inception(path, sha256)
-    if name == "dinov2":
-        return load_dinov2(path, sha256)
-    if name == "dreamsim":
-        return load_dreamsim(path, sha256)
-    return load_lpips("vgg" if name == "lpips_vgg" else "alex", path, sha256)
-
-
-def frechet_features(metric: str, network: nn.Module, images: Tensor) -> Tensor:
-    """Features (B, D) that a Frechet metric compares, of uint8 images (B, 3, H, W).
-
-    DINOv2 takes floats; Inception and the random network ask for, or take, the 8-bit images themselves.
-    """
-    return network(to_unit(images) if metric == "fdd" else images)
-
-
-def identity(name: str, network: nn.Module) -> tuple[str, str]:
-    """A pretrained network's name and its weights' SHA-256, for protocols."""
-    return str(getattr(network, "name", name)), str(getattr(network, "sha256", "drawn from a fixed seed"))
-
-
-def get_network(name: str, given: Mapping[str, nn.Module]) -> nn.Module:
-    """The given pretrained network of that name, or else the one loaded from the usual cache.
-
-    Raises:
-        ValueError: it is not given, and there is no usual cache for it.
-    """
-    if name in given:
-        return given[name]
-    return RandomConvFeatures() if name == "random_conv" else load_network(name)
-
-
-def _check_name(name: str) -> None:
-    if name not in NETWORKS:
-        raise ValueError(f"expected one of the pretrained networks {list(NETWORKS)}, got {name!r}")
+def reported_metrics(columns: Container[str]) -> list[Metric]:
+    """Returns the metrics among some columns that a report shows, in the order in which it shows them."""
+    return [metric for name, metric in METRICS.items() if metric.in_report and name in columns]

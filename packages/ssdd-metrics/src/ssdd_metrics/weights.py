@@ -1,7 +1,7 @@
-"""Weight files of the pretrained networks: where they are looked for, how they are checked, how they are read.
+"""Weight files of the pretrained networks: found, checked by SHA-256, read without executing pickled code.
 
-Order: the given file; the usual cache (torch hub's folder, the Hugging Face cache); a download. Every file's
-SHA-256 is computed before a byte of it is interpreted, and goes into the protocol.
+A file is looked for at the caller's path. Without one, the usual cache comes first (torch hub's folder, the Hugging
+Face cache), then a download. The SHA-256 is computed before a byte is interpreted, and goes into the protocol.
 """
 
 import os
@@ -29,11 +29,11 @@ class WeightFile:
     """A published weight file.
 
     Args:
-        pretrained network: the name used in messages and protocols.
+        network: the network's name in messages and protocols.
         names: file names in torch hub's folder, the published one first.
-        url: where it is published.
-        sha256: the leading digits of its SHA-256 that its publisher made known; None if none were.
-        hub: repository on the Hugging Face hub whose `model.safetensors` it is, if any.
+        url: the place of publication.
+        sha256: the leading digits of the SHA-256, as far as the publisher made them known; None for none.
+        hub: the repository on the Hugging Face hub that has it as `model.safetensors`, if any.
     """
 
     network: str
@@ -45,7 +45,7 @@ class WeightFile:
 
 INCEPTION = WeightFile(
     network="inception-2015-12-05",
-    # torch-fidelity's and pytorch-fid's name of the same file
+    # torch-fidelity and pytorch-fid have named the same file differently; either copy will do.
     names=("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"),
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
     sha256="6726825d",
@@ -65,7 +65,7 @@ ALEXNET = WeightFile(
 
 
 def dinov2_file(model: str) -> WeightFile:
-    """The file of one of timm's DINOv2 models, such as `vit_base_patch14_dinov2.lvd142m`."""
+    """Returns the file of one of timm's DINOv2 models, such as `vit_base_patch14_dinov2.lvd142m`."""
     return WeightFile(
         network=model,
         names=(f"{model}.safetensors",),
@@ -78,8 +78,8 @@ def find_weights(file: WeightFile, path: str | os.PathLike[str] | None = None, s
     """Finds, or else downloads, a pretrained network's weights.
 
     Args:
-        file: which pretrained network.
-        path: a local file, looked at instead of cache and download.
+        file: the published file.
+        path: a local file, used instead of cache and download.
         sha256: leading digits of the SHA-256 to insist on, instead of the published ones: for weights of your
             own.
 
@@ -87,11 +87,13 @@ def find_weights(file: WeightFile, path: str | os.PathLike[str] | None = None, s
         The path of a file whose SHA-256 is as expected.
 
     Raises:
-        NetworkUnavailable: not given, not cached and not to be fetched; says which file to put where.
-        ValueError: the given file does not exist or is not the expected one.
+        NetworkUnavailable: there is no file at the path; or none in the cache, and none can be fetched. The message
+            says which file to put where.
+        ValueError: the file is not the expected one.
     """
     if path is not None:
         found = Path(path)
+        # A path that was named and is wrong must not end in a silent download of other weights.
         if not found.is_file():
             raise NetworkUnavailable(
                 f"expected the weights of {file.network} at {path}, found no file. {_remedy(file)}"
@@ -113,10 +115,10 @@ def read_pth_weights(path: Path) -> dict[str, Tensor]:
     """Reads the tensors of a PyTorch `.pth` file without executing what it contains.
 
     Inception, VGG16 and AlexNet are published in this format only, as is the calibration inside the `lpips`
-    package. `weights_only=True` is PyTorch's restricted reader: it knows tensors, storages and plain
-    containers, and refuses every other instruction of the pickle format rather than run it (sound since
+    package. `weights_only=True` is PyTorch's restricted reader: it accepts tensors, storages and plain
+    containers, and refuses every other instruction of the pickle format instead of running it (sound since
     PyTorch 2.6, the oldest version that this package accepts). The callers check the SHA-256 first.
-    `convert_to_safetensors` makes this a one-time act.
+    After one `convert_to_safetensors`, no pickle is read any more.
 
     Raises:
         ValueError: the file holds anything but tensors by name.
@@ -126,7 +128,7 @@ def read_pth_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise ValueError(f"expected a .pth file of named tensors, {path} cannot be read as one: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"expected a .pth file of named tensors, {path} holds other things: give a state dict")
+        raise ValueError(f"expected a .pth file of named tensors, {path} holds other things: pass a state dict")
     return dict(state)
 
 
@@ -138,7 +140,7 @@ def convert_to_safetensors(
 ) -> Path:
     """Checks a pretrained network's published `.pth` file and writes its tensors as safetensors.
 
-    The destination's header remembers the source's SHA-256, by which the loaders recognise it.
+    The header of the new file records the SHA-256 of the source, by which the loaders recognise the conversion.
 
     Raises:
         ValueError: the source is not the expected file, see `find_weights`.
@@ -151,12 +153,13 @@ def convert_to_safetensors(
 
 
 def torch_hub_folder() -> Path:
-    """Where torch hub keeps weight files, `$TORCH_HOME/hub/checkpoints`."""
+    """Returns the folder of torch hub's weight files, `$TORCH_HOME/hub/checkpoints`."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _cached(file: WeightFile) -> Path | None:
     for name in file.names:
+        # A conversion under the published name is taken as readily, so that a folder need not keep any pickle.
         for candidate in (torch_hub_folder() / name, (torch_hub_folder() / name).with_suffix(".safetensors")):
             if candidate.is_file():
                 return candidate
@@ -169,6 +172,7 @@ def _cached(file: WeightFile) -> Path | None:
 
 
 def _check(file: WeightFile, path: Path, sha256: str | None) -> None:
+    # A SHA-256 that the caller insists on is of the very file, not of the source of a conversion.
     actual = sha256_file(path)
     published = sha256 or file.sha256 or _hub_blob(path)
     if published is None or actual.startswith(published.lower()):
@@ -182,7 +186,7 @@ def _check(file: WeightFile, path: Path, sha256: str | None) -> None:
 
 
 def _hub_blob(path: Path) -> str | None:
-    """The Hugging Face cache names a large file's content by its SHA-256."""
+    """Returns the SHA-256 that the Hugging Face cache recorded: it names a large file's content by that."""
     name = path.resolve().name
     return name if len(name) == 64 and set(name) <= set("0123456789abcdef") else None
 
@@ -191,12 +195,12 @@ def _source_sha256(path: Path) -> str | None:
     try:
         with safe_open(path, "pt") as handle:
             return (handle.metadata() or {}).get("source_sha256")
-    except SafetensorError:  # damaged
+    except SafetensorError:  # a damaged header: the caller reports the wrong SHA-256
         return None
 
 
 def _download(file: WeightFile) -> Path:
-    """One attempt, without retries; the file gets its name only when it is whole and its hash is right."""
+    """Downloads a file in one attempt; it gets its name only when it is whole and its hash is right."""
     destination = torch_hub_folder() / file.names[0]
     try:
         with (
@@ -206,7 +210,7 @@ def _download(file: WeightFile) -> Path:
             with open(temporary, "wb") as out:
                 shutil.copyfileobj(response, out)
             _check(file, temporary, None)
-    except OSError as error:  # urllib's errors and time-outs are OSErrors
+    except OSError as error:  # urllib's errors and time-outs are of this class, as is a full disk
         raise NetworkUnavailable(
             f"the weights of {file.network} cannot be fetched ({error}). {_remedy(file)}"
         ) from error
@@ -217,6 +221,6 @@ def _remedy(file: WeightFile) -> str:
     check = f"SHA-256 {file.sha256}..." if file.sha256 else "no published SHA-256"
     return (
         f"Fetch {file.names[0]} ({check}) from {file.url} on a machine that can, and put it into "
-        f"{torch_hub_folder()} under that name, or give its path; or choose metrics that need no download "
+        f"{torch_hub_folder()} under that name, or pass its path; or choose metrics that need no download "
         '(metrics="offline")'
     )

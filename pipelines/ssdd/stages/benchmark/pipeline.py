@@ -2,22 +2,16 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from ssdd.stages.benchmark.nodes import (
-    benchmark_decoding,
-    benchmark_quality,
-    benchmark_training,
-    draw_quality,
-    draw_speed,
-    look_at_machine,
-    write_tables,
-)
+from ssdd.benchmarking.benchmark_figures import quality_figure, speed_figure
+from ssdd.benchmarking.performance_page import performance_page
+from ssdd.stages.benchmark.nodes import benchmark_decoding, benchmark_quality, benchmark_training, look_at_machine
 from ssdd.stages.namespaces import stage
 
 _COMMON = ["params:benchmark", "params:runtime"]
 
 
 def create_pipeline() -> Pipeline:
-    """The stage `benchmark`; what carries the tag `speed` needs no trained model."""
+    """The stage `benchmark`; nodes with the tag `speed` need no trained model."""
     return stage(
         "benchmark",
         Node(look_at_machine, _COMMON, "machine", name="look_at_machine", tags=["speed"]),
@@ -35,9 +29,9 @@ def create_pipeline() -> Pipeline:
             name="benchmark_training",
             tags=["speed"],
         ),
-        Node(draw_speed, "decoding_benchmark", "speed_figure", name="draw_speed", tags=["speed"]),
+        Node(speed_figure, "decoding_benchmark", "speed_figure", name="draw_speed", tags=["speed"]),
         Node(
-            write_tables,
+            performance_page,
             ["machine", "decoding_benchmark", "training_benchmark"],
             "performance",
             name="write_tables",
@@ -49,5 +43,5 @@ def create_pipeline() -> Pipeline:
             "quality_benchmark",
             name="benchmark_quality",
         ),
-        Node(draw_quality, "quality_benchmark", "quality_figure", name="draw_quality"),
+        Node(quality_figure, "quality_benchmark", "quality_figure", name="draw_quality"),
     )

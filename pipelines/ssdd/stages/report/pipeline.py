@@ -2,8 +2,9 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from ssdd.reporting.report_page import write_report
 from ssdd.stages.namespaces import stage
-from ssdd.stages.report.nodes import draw_curves, draw_reconstructions, write_report
+from ssdd.stages.report.nodes import draw_curves, draw_reconstructions
 
 
 def create_pipeline() -> Pipeline:

@@ -1,0 +1,62 @@
+"""The report: one page with the figures, the metrics and the protocol of a run."""
+
+import base64
+import io
+import json
+from typing import Any
+
+
+def write_report(
+    metrics: Any, reconstruction_figure: Any, extremes_figure: Any, curves_figure: Any, latent_stats: Any, run_name: str
+) -> str:
+    """Puts everything on one page that needs no other file.
+
+    Args:
+        metrics: table of `collect_metrics`.
+        reconstruction_figure, extremes_figure: PIL images.
+        curves_figure: plotly figure.
+        latent_stats: of the encoder, or None.
+        run_name: the title.
+
+    Returns:
+        HTML.
+    """
+    # Imported here, because the pipelines are registered at every command and must not wait for torch.
+    from importlib.resources import files
+
+    from jinja2 import Template
+
+    from ssdd_metrics.registry import reported_metrics
+
+    shown = reported_metrics(metrics)
+    protocol = json.loads(metrics["protocol"].iloc[-1])
+    # The name as a literal next to this file: that is how the lineage notices an edited page.
+    template = files("ssdd.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    return Template(template, autoescape=True).render(
+        run_name=run_name,
+        columns=[(metric.title, metric.direction) for metric in shown],
+        rows=[
+            {"model": row["model"], "steps": row["steps"], "cells": [_cell(row, metric) for metric in shown]}
+            for row in metrics.to_dict("records")
+        ],
+        reconstructions=_embed(reconstruction_figure),
+        extremes=_embed(extremes_figure),
+        curves=curves_figure.to_html(full_html=False, include_plotlyjs=True),
+        latent_stats=latent_stats,
+        protocol=protocol,
+        protocol_json=json.dumps(protocol, indent=2),
+    )
+
+
+def _cell(row: dict[str, Any], metric: Any) -> tuple[str, str]:
+    """Formats a value and its interval; a distance between whole sets of images has none."""
+    name, digits = metric.name, metric.digits
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    interval = f"{low:.{digits}f} to {high:.{digits}f}" if low is not None else ""
+    return f"{row[name]:.{digits}f}", interval
+
+
+def _embed(image: Any) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
