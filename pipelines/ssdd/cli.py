@@ -86,7 +86,7 @@ def _kedro_run(options: dict[str, Any]) -> None:
 
 def _check_names(options: dict[str, Any]) -> None:
     """Refuses unknown pipelines, nodes, tags, datasets and namespaces, and names the nearest known one."""
-    # Kedro's own errors for these are tracebacks, or an empty pipeline that silently does nothing.
+    # Kedro reports most of them too, but only after the catalog is made, and without the nearest name.
     for name in options["pipelines"]:
         if name not in pipelines:
             raise ValueError(f"unknown pipeline {name!r}{nearest(name, sorted(pipelines))}")

@@ -30,6 +30,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         ModuleNotFoundError: a stage named above does not exist.
     """
     stages = {stage for parts in PIPELINES.values() for stage in parts}
-    # Each stage once: pipelines that share a stage must share its nodes too, or Kedro refuses their sum.
     created = {stage: import_module(f"ssdd.stages.{stage}.pipeline").create_pipeline() for stage in sorted(stages)}
     return {name: sum((created[stage] for stage in parts), Pipeline([])) for name, parts in PIPELINES.items()}
