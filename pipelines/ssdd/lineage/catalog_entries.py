@@ -1,4 +1,4 @@
-"""What the catalog knows about a dataset: its file or its place in memory, and the arguments it is written with.
+"""A dataset as the catalog knows it: its file, or its place in memory, and the arguments it is written with.
 
 This is the one module that reads private attributes of Kedro's datasets (`_EPHEMERAL`, `_dataset`,
 `_filepath`, `_path`, `_protocol`, `_get_load_path`, `_init_config`). Kedro has no public way to the path of a
@@ -14,7 +14,7 @@ from kedro.io.core import AbstractDataset, VersionNotFoundError
 
 from ssdd.lineage.parameter_values import plain
 
-# Arguments that say where a dataset lies and not what is in it: with them, a moved project would be stale.
+# Arguments for the place of a dataset and not for its content: if they counted, a moved project would be stale.
 _LOCATIONS = {"filepath", "path", "metadata", "credentials", "version", "versioned", "fs_args"}
 
 
@@ -38,7 +38,7 @@ def get_dataset(catalog: CatalogProtocol, name: str) -> AbstractDataset:
 
 def in_memory(dataset: AbstractDataset) -> bool:
     """Whether the dataset ends with the session."""
-    return bool(getattr(dataset, "_EPHEMERAL", False))
+    return bool(getattr(_inside_cache(dataset), "_EPHEMERAL", False))
 
 
 def artefact_path(dataset: AbstractDataset, name: str) -> Path | None:
@@ -50,10 +50,9 @@ def artefact_path(dataset: AbstractDataset, name: str) -> Path | None:
     Raises:
         ValueError: the dataset has no local path.
     """
+    dataset = _inside_cache(dataset)
     if isinstance(path := getattr(dataset, "artefact", None), Path):  # the project's own datasets
         return path
-    if hasattr(dataset, "_dataset") and isinstance(dataset._dataset, AbstractDataset):  # CachedDataset
-        return artefact_path(dataset._dataset, name)
     if getattr(dataset, "_protocol", "file") in ("file", "local", ""):
         try:
             location = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else None
@@ -86,6 +85,12 @@ def catalog_config(dataset: AbstractDataset) -> dict[str, Any]:
     """Returns the dataset's type and those arguments that are no location: `save_args`, `load_args`."""
     kept = {key: value for key, value in arguments(dataset).items() if value is not None}
     return {"type": dataset._init_config()["type"], **_without_locations(plain(kept))}
+
+
+def _inside_cache(dataset: AbstractDataset) -> AbstractDataset:
+    """The dataset inside a CachedDataset, which calls itself ephemeral though its file stays."""
+    inner = getattr(dataset, "_dataset", None)
+    return _inside_cache(inner) if isinstance(inner, AbstractDataset) else dataset
 
 
 def _without_locations(value: Any) -> Any:

@@ -20,7 +20,7 @@ def describe(path: str | Path) -> RenderableType:
         path: the artefact, or its `.lineage.json`.
 
     Raises:
-        ValueError: there is no such file, or no intact stamp beside it.
+        ValueError: there is no such file, or no intact stamp next to it.
     """
     file = Path(path)
     if file.name.endswith(SUFFIX):

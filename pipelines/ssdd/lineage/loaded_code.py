@@ -27,8 +27,8 @@ def check_loaded(code: Mapping[str, str]) -> None:
     for key, content in code.items():
         if _first_hashes(key).get(key, content) != content:
             raise ValueError(
-                f"{key} was edited after this process had loaded it: restart the kernel, so that what runs "
-                "is what is written down"
+                f"{key} was edited after this process had loaded it: restart the kernel, so that the "
+                "stamp records the code that runs"
             )
 
 

@@ -57,7 +57,7 @@ class NodeExecutor:
         self._facts: dict[str, Any] = {}
 
     def execute(self, node: Node, decision: Decision, task: Task) -> None:
-        """Executes a node, and stamps what it saved.
+        """Executes a node, and stamps its outputs.
 
         Args:
             decision: why it runs.
@@ -103,7 +103,7 @@ class NodeExecutor:
                     self._announcements.announce(running)
                 task.execute()
         except Exception:
-            logger.error("failed: %s; what was finished before it is kept", node.name)
+            logger.error("failed: %s; the results of earlier nodes are kept", node.name)
             raise
 
     def _stamp(self, node: Node, now: Ingredients, about: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ def decide(
         if stamp.extends != now.parameters.extends:
             changed = differences(stamp.extends, now.parameters.extends)
             (raised if only_raised(stamp.extends, now.parameters.extends) else stale).extend(changed)
-    reasons += list(dict.fromkeys(stale + raised))  # the stamps of one node mostly say the same
+    reasons += list(dict.fromkeys(stale + raised))  # the stamps of one node mostly give the same ones
     if reasons:
         return Decision(node.name, _how(node, now, folder, bool(raised)), reasons, now.pending)
     if now.pending:

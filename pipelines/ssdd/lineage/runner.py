@@ -44,7 +44,7 @@ class LineageRunner(SequentialRunner):
     """Runs the nodes that are stale.
 
     Args:
-        plan: only print what would run and why.
+        plan: only print which nodes would run, and why.
         force: run every node in any case; resume states are discarded.
         is_async: load and save in threads.
         project: the project's folder; found from the working directory when not given.
@@ -101,7 +101,7 @@ class LineageRunner(SequentialRunner):
                 join(self._announcements, pipeline, catalog, self._run_name, self._folder)
                 return {}
             with lock_run(self._folder, command()), _stop_on_sigterm():
-                sweep(self._folder)
+                sweep(self._folder)  # with the lock held: outside it, the files could be another run's
                 result = super().run(pipeline, catalog, hook_manager, run_id, only_missing_outputs)
                 self._announcements.end()
                 return result
@@ -132,6 +132,7 @@ class LineageRunner(SequentialRunner):
         run_id: str | None = None,
     ) -> None:
         fingerprints = Fingerprints(pipeline, catalog, self._hashes, kedro_project.PACKAGE_NAME)
+        # The whole plan comes first, so that the project's checks see all nodes that may run before the first one does.
         decisions = {item.node: item for item in plan(pipeline, fingerprints, self._folder, self._force)}
         if any(decision.runs for decision in decisions.values()):
             rules = find_rules(hook_manager)
@@ -169,6 +170,7 @@ class LineageRunner(SequentialRunner):
                 report_skipped(node)
                 if fingerprints.in_memory_outputs(node):
                     feeders.append(node)
+        # Only now: a feeder's consumer may have come much later.
         for node in feeders:
             if node.name not in done:
                 report_skipped(node)

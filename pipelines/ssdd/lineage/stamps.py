@@ -75,6 +75,7 @@ def write_stamp(artefact: Path, stamp: Stamp) -> None:
     Raises:
         OSError: the disk is full or not writable; the previous stamp is untouched.
     """
+    # Never in place: a stamp that is cut short would cost hours of training that its artefact still holds.
     with atomic_write(stamp_path(artefact)) as temporary:
         temporary.write_text(_text(asdict(stamp)), encoding="utf-8")
 
