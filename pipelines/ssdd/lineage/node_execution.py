@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from ssdd.lineage.loaded_code import check_loaded
 from ssdd.lineage.packages import recorded
 from ssdd.lineage.plan import Decision
 from ssdd.lineage.provenance import command, commit, machine
-from ssdd.lineage.provided_datasets import ProvidedDataset
 from ssdd.lineage.ranks import TAG, Announcements, world_size
 from ssdd.lineage.running_node import RunningNode, set_running_node
 from ssdd.lineage.stamps import Stamp, write_stamp
@@ -24,37 +24,28 @@ from ssdd.lineage.state_folders import state_folder
 logger = logging.getLogger(__name__)
 
 
+@dataclass
 class NodeExecutor:
     """Executes the nodes of one run.
 
-    Args:
+    Attributes:
         run_name: the run's name.
         run_folder: `data/<run_name>`.
         project: the project's folder.
         fingerprints: the ingredients of the nodes.
-        provided: datasets that the run takes from files.
+        provided: dataset -> the parameter that provides it, as written.
         announcements: for the other ranks under torchrun.
         discard_states: begin with empty state folders, on `--force`.
     """
 
-    def __init__(
-        self,
-        run_name: str,
-        run_folder: Path,
-        project: Path,
-        fingerprints: Fingerprints,
-        provided: list[ProvidedDataset],
-        announcements: Announcements,
-        discard_states: bool,
-    ) -> None:
-        self._run_name = run_name
-        self._run_folder = run_folder
-        self._project = project
-        self._fingerprints = fingerprints
-        self._provided = {item.replaced.dataset: str(item) for item in provided}
-        self._announcements = announcements
-        self._discard_states = discard_states
-        self._facts: dict[str, Any] = {}
+    run_name: str
+    run_folder: Path
+    project: Path
+    fingerprints: Fingerprints
+    provided: dict[str, str]
+    announcements: Announcements
+    discard_states: bool
+    _facts: dict[str, Any] = field(default_factory=dict)
 
     def execute(self, node: Node, decision: Decision, task: Task) -> None:
         """Executes a node, and stamps its outputs.
@@ -69,18 +60,18 @@ class NodeExecutor:
         """
         # Inputs are hashed here and not taken from the plan: the plan may be hours old, and a stamp must name the
         # content that the node loads now.
-        now = self._fingerprints.of(node)
+        now = self.fingerprints.of(node)
         check_loaded(now.identity.code)
         logger.info("%s: %s (%s)", decision.action, node.name, decision.why)
         started, clock = datetime.now(UTC), time.perf_counter()
         self._call(node, now, task)
         about = {
-            "run": self._run_name,
+            "run": self.run_name,
             "action": decision.action,
             "why": decision.reasons,
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - clock, 3),
-            "given": {name: self._provided[name] for name in node.inputs if name in self._provided},
+            "given": {name: self.provided[name] for name in node.inputs if name in self.provided},
             "neutral": now.parameters.neutral,
             **self._common_facts(),
         }
@@ -88,19 +79,15 @@ class NodeExecutor:
         logger.info("done: %s in %.1f s", node.name, time.perf_counter() - clock)
 
     def _call(self, node: Node, now: Ingredients, task: Task) -> None:
+        fingerprint, extends = now.identity.fingerprint, now.parameters.extends
         running = RunningNode(
-            node.name,
-            self._run_name,
-            self._run_folder,
-            now.identity.fingerprint,
-            now.parameters.extends,
-            discard_state=self._discard_states,
+            node.name, self.run_name, self.run_folder, fingerprint, extends, discard_state=self.discard_states
         )
         try:
             with set_running_node(running):
                 if TAG in node.tags and world_size() > 1:
                     state_folder()  # emptied, if need be, before the other ranks look into it
-                    self._announcements.announce(running)
+                    self.announcements.announce(running)
                 task.execute()
         except Exception:
             logger.error("failed: %s; the results of earlier nodes are kept", node.name)
@@ -108,8 +95,8 @@ class NodeExecutor:
 
     def _stamp(self, node: Node, now: Ingredients, about: dict[str, Any]) -> None:
         # After all outputs are saved: of a node that is killed in between, no output counts as finished.
-        for name, path in self._fingerprints.output_files(node).items():
-            content = self._fingerprints.hash_file(path)
+        for name, path in self.fingerprints.output_files(node).items():
+            content = self.fingerprints.hash_file(path)
             if path is None or content is None:
                 raise ValueError(
                     f"expected the node {node.name!r} to have saved {name!r} at {path}, found nothing there"
@@ -120,10 +107,10 @@ class NodeExecutor:
 
     def _portable(self, file: str, folder: Path) -> str:
         """A file of the project relative to `folder`, so that projects can be moved; other files unchanged."""
-        return os.path.relpath(file, folder) if Path(file).is_relative_to(self._project) else file
+        return os.path.relpath(file, folder) if Path(file).is_relative_to(self.project) else file
 
     def _common_facts(self) -> dict[str, Any]:
         if not self._facts:  # once a run: git takes its time in a large checkout
-            self._facts = {**commit(self._project), "command": command(), "packages": recorded()}
+            self._facts = {**commit(self.project), "command": command(), "packages": recorded()}
         # The machine each time: its GPUs are known only after a node has loaded torch.
         return {**self._facts, "machine": machine()}

@@ -112,10 +112,11 @@ class LineageRunner(SequentialRunner):
         self._run_name = check_run_name(parameters.get("run_name", "default"))
         self._folder = run_folder(self._project, self._run_name)
         replaceable = find_rules(hook_manager).replaceable
-        self._provided = find_provided(parameters, replaceable, catalog, self._project, self._run_name)
-        for item in self._provided:
+        provided = find_provided(parameters, replaceable, catalog, self._project, self._run_name)
+        for item in provided:
             logger.info("starting from %s: %s", item, item.file)
-        return use_provided(pipeline, catalog, self._provided) if self._provided else pipeline
+        self._provided = {item.replaced.dataset: str(item) for item in provided}
+        return use_provided(pipeline, catalog, provided) if provided else pipeline
 
     def _show_plan(self, pipeline: Pipeline, catalog: CatalogProtocol, hook_manager: PluginManager | None) -> None:
         _warm_up(pipeline, catalog)
@@ -138,13 +139,7 @@ class LineageRunner(SequentialRunner):
             rules = find_rules(hook_manager)
             _check_project([rules.before_plan, rules.before_run], list(decisions.values()), pipeline, catalog)
         executor = NodeExecutor(
-            self._run_name,
-            self._folder,
-            self._project,
-            fingerprints,
-            self._provided,
-            self._announcements,
-            self._force,
+            self._run_name, self._folder, self._project, fingerprints, self._provided, self._announcements, self._force
         )
         feeders: list[Node] = []  # skipped so far; their results in memory may still be needed
         done: set[str] = set()
