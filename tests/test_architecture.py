@@ -150,3 +150,115 @@ def test_no_stray_file_is_large_or_locked():
     assert not [
         file for file in files if file.name == "uv.lock" or (file.is_file() and file.stat().st_size > 4_000_000)
     ]
+
+
+# The application, drawn as a house: a line imports only from lines below it, never from a line above and never from a
+# neighbour on its own line. Rooms are folders and end with a slash, the others are files.
+HOUSE = """
+    __main__
+    settings
+    cli
+    hooks
+    pipeline_registry
+    commands/
+    stages/
+    datasets/
+    lineage/
+    reporting/
+    benchmarking/
+    training/
+    evaluation/
+    imaging/
+    data/
+    __init__            the model itself, `ssdd.SSDD`: what a user without Kedro imports
+    autoencoder
+    processes
+    runs
+    noise  progress  parameters
+    errors  suggestions
+    files
+"""
+
+
+def house() -> dict[str, int]:
+    """Room or file -> its floor, from below."""
+    lines = [line.strip().partition("    ")[0] for line in reversed(HOUSE.strip().splitlines())]
+    return {name.rstrip("/"): floor for floor, line in enumerate(lines) for name in line.split()}
+
+
+def application() -> dict[str, Path]:
+    """Dotted module name -> file, of all modules of the application; a package by its `__init__`."""
+    parts = {file: file.relative_to(APPLICATION).with_suffix("").parts for file in sorted(APPLICATION.rglob("*.py"))}
+    return {
+        ".".join(["ssdd", *names[: -1 if names[-1] == "__init__" else None]]): file for file, names in parts.items()
+    }
+
+
+def imported_modules(file: Path, modules: dict[str, Path]) -> set[str]:
+    """Modules of the application that a file imports, lazily and for type checkers too; strings do not count."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file} imports relatively"
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                found.add(inside if inside in modules else str(node.module))
+    return found & modules.keys()
+
+
+def place(module: str) -> str:
+    """The room or top-level file of a module."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def test_every_room_and_file_of_the_application_stands_in_the_house():
+    assert {place(module) for module in application()} == house().keys()
+
+
+def test_no_arrow_in_the_application_runs_back_up():
+    modules, floors = application(), house()
+    wrong = [
+        f"{module} imports {other}"
+        for module, file in modules.items()
+        for other in sorted(imported_modules(file, modules))
+        if place(other) != place(module) and floors[place(other)] >= floors[place(module)]
+    ]
+    assert wrong == []
+
+
+def test_no_files_of_a_room_import_each_other_in_a_circle():
+    from graphlib import CycleError, TopologicalSorter
+
+    modules = application()
+    circles = []
+    for room in {place(module) for module in modules}:
+        inside = {name for name in modules if place(name) == room}
+        try:
+            TopologicalSorter({name: imported_modules(modules[name], modules) & inside for name in inside}).prepare()
+        except CycleError as circle:
+            circles.append(" -> ".join(circle.args[1]))
+    assert circles == []
+
+
+def test_each_file_name_of_the_application_stands_once():
+    repeated_by_convention = {"__init__", "__main__", "nodes", "pipeline"}
+    files: dict[str, list[str]] = {}
+    for file in sorted(APPLICATION.rglob("*.py")):
+        files.setdefault(file.stem, []).append(str(file.relative_to(APPLICATION)))
+    assert [same for stem, same in files.items() if len(same) > 1 and stem not in repeated_by_convention] == []
+
+
+def test_files_and_functions_of_the_application_are_short():
+    long = []
+    for file in sorted(APPLICATION.rglob("*.py")):
+        text = file.read_text()
+        if text.count("\n") > 300:
+            long.append(f"{file.relative_to(APPLICATION)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
+                long.append(
+                    f"{file.relative_to(APPLICATION)}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+                )
+    assert long == []

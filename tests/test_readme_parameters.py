@@ -100,6 +100,6 @@ def test_names_and_defaults_are_true(row, types, values):
             assert value == wanted.get(full.split(".")[0], wanted[""]), full
 
 
-def test_starting_points_are_those_of_the_settings():
+def test_provided_checkpoints_are_those_of_the_settings():
     models = {"encoder_checkpoint", "checkpoint", "teacher", "student"}
-    assert models | {"reference_statistics"} == set(settings.STARTING_POINTS)
+    assert models | {"reference_statistics"} == set(settings.RULES.replaceable)

@@ -1,4 +1,6 @@
-"""The project as `kedro package` packs it: `tar xf conf-ssdd.tar.gz; python -m ssdd --pipeline=distill`.
+"""`python -m ssdd`: the command of the project that `kedro package` has packed.
+
+    tar xf conf-ssdd.tar.gz; python -m ssdd --pipeline=distill
 
 It takes the options of `kedro run`; results go below the working directory.
 """

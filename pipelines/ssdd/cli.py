@@ -1,6 +1,5 @@
 """`kedro run` for this project: Kedro's own command, with `--plan`, `--force` and errors in one line."""
 
-import errno
 import os
 from typing import Any
 
@@ -10,6 +9,7 @@ from kedro.framework.cli.utils import KedroCliError
 from kedro.framework.project import pipelines
 from kedro.io.core import DatasetError
 
+from ssdd.errors import explain
 from ssdd.suggestions import nearest
 
 RUNNER = "ssdd.lineage.runner.LineageRunner"
@@ -21,14 +21,17 @@ def cli() -> None:
 
 
 def run_stale(plan: bool, force: bool, full_traceback: bool, **options: Any) -> None:
-    """Run what is stale of a pipeline.
+    """Run the stale nodes of a pipeline.
 
-    A node is skipped when its outputs are there, unmodified, and made of what it is made of now.
+    A node is skipped when its outputs exist, are unmodified, and were made from the code, parameters and inputs that
+    the node has now.
     """
     if options["pipeline"]:
+        # Kedro calls --pipeline deprecated; it stays here as a silent short form.
         if options["pipelines"]:
             raise click.UsageError("give --pipeline or --pipelines, not both")
         options["pipelines"], options["pipeline"] = [options["pipeline"]], None
+    # Kedro constructs the runner from a name and `runner_params`, so the two flags travel through those.
     if not options["runner"] or options["runner"] == "SequentialRunner":
         options["runner"] = RUNNER
         options["runner_params"] = {**options["runner_params"], "plan": plan, "force": force}
@@ -38,33 +41,19 @@ def run_stale(plan: bool, force: bool, full_traceback: bool, **options: Any) -> 
     try:
         _kedro_run(options)
     except (ValueError, OSError, DatasetError, FloatingPointError) as error:  # the last: a loss that is not finite
-        raise click.ClickException(explain(error)) from None
+        advice = "make room, and the same command goes on from what is finished"
+        raise click.ClickException(explain(error, when_disk_full=advice)) from None
     except KeyboardInterrupt:
-        click.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
+        click.echo("Interrupted. Finished results are kept; the same command goes on from there.", err=True)
         raise SystemExit(130) from None
     except SystemExit as stop:
-        if not str(stop).isdigit():  # a stage that saved its state and says so
+        if not str(stop).isdigit():  # the message of a stage that saved its state
             click.echo(str(stop), err=True)
         raise
 
 
-def explain(error: Exception) -> str:
-    """Returns what a user needs of their error: what the system said of which file, or the message."""
-    cause: BaseException | None = error
-    while isinstance(cause, DatasetError):
-        cause = cause.__cause__
-    if os.strerror(errno.ENOSPC) in str(cause):
-        return f"{cause}: make room, and the same command goes on from what is finished"
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{cause.strerror}{f': {cause.filename}' if cause.filename else ''}"
-    if isinstance(cause, ChildProcessError):  # a worker's own traceback
-        return str(cause)
-    lines = [line.strip() for line in str(cause or error).splitlines() if line.strip()]
-    return "\n".join(lines)
-
-
 def join_params(arguments: list[str]) -> list[str]:
-    """Returns the arguments with every `--params` joined into one; Kedro would read the last one alone."""
+    """Returns the arguments with all `--params` joined into one; Kedro would drop all but the last."""
     others: list[str] = []
     params: list[str] = []
     rest = iter(arguments)
@@ -80,7 +69,7 @@ def join_params(arguments: list[str]) -> list[str]:
 
 
 class RunCommand(click.Command):
-    """`kedro run`, with `--params` given as often as one likes."""
+    """`kedro run` that takes any number of `--params`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line."""
@@ -89,14 +78,15 @@ class RunCommand(click.Command):
 
 def _kedro_run(options: dict[str, Any]) -> None:
     _check_names(options)
-    callback = kedro_cli.run.callback
+    callback = kedro_cli.run.callback  # Kedro's own implementation, called without its command line
     if callback is None:
         raise KedroCliError("kedro run has no callback in this version of Kedro")
     callback(**options)
 
 
 def _check_names(options: dict[str, Any]) -> None:
-    """Refuses pipelines, nodes, tags, datasets and namespaces that there are none of."""
+    """Refuses unknown pipelines, nodes, tags, datasets and namespaces, and names the nearest known one."""
+    # Kedro reports most of them too, but only after the catalog is made, and without the nearest name.
     for name in options["pipelines"]:
         if name not in pipelines:
             raise ValueError(f"unknown pipeline {name!r}{nearest(name, sorted(pipelines))}")
@@ -119,14 +109,14 @@ def _check_names(options: dict[str, Any]) -> None:
                 raise ValueError(f"unknown {kind} {name!r}{nearest(name, sorted(names))}")
 
 
-run = RunCommand(  # the name by which Kedro finds it
+run = RunCommand(  # Kedro finds it by this name
     "run",
     callback=run_stale,
     help=run_stale.__doc__,
     params=[
-        click.Option(["--plan"], is_flag=True, help="Only print what would run, and why."),
-        click.Option(["--force"], is_flag=True, help="Run every chosen node anew, whatever holds."),
-        click.Option(["--traceback", "full_traceback"], is_flag=True, help="Show where an error came from."),
+        click.Option(["--plan"], is_flag=True, help="Only print which nodes would run, and why."),
+        click.Option(["--force"], is_flag=True, help="Run every chosen node from the start, even if it is up to date."),
+        click.Option(["--traceback", "full_traceback"], is_flag=True, help="Show the traceback of an error."),
         *kedro_cli.run.params,
     ],
 )

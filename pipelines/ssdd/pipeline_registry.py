@@ -1,10 +1,11 @@
-"""The pipelines by name. A named pipeline contains all that it needs: its ancestry runs when it is stale."""
+"""The pipelines by name. Each contains all stages that it needs: those before it run when they are stale."""
 
 from importlib import import_module
 
 from kedro.pipeline import Pipeline
 
-# pipeline -> the stages it is made of, each a module `ssdd.stages.<stage>.pipeline` with `create_pipeline()`
+# Written out, since Kedro's find_pipelines() imports only the stage that is named and cannot combine several.
+# Pipeline -> its stages, each a module `ssdd.stages.<stage>.pipeline` with `create_pipeline()`
 _ENCODER = ("prepare", "train_encoder")
 _TEACHER = (*_ENCODER, "pretrain", "finetune")
 _REPORT = (*_TEACHER, "distill", "evaluate", "z_stats", "report")
@@ -29,5 +30,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         ModuleNotFoundError: a stage named above does not exist.
     """
     stages = {stage for parts in PIPELINES.values() for stage in parts}
-    made = {stage: import_module(f"ssdd.stages.{stage}.pipeline").create_pipeline() for stage in sorted(stages)}
-    return {name: sum((made[stage] for stage in parts), Pipeline([])) for name, parts in PIPELINES.items()}
+    created = {stage: import_module(f"ssdd.stages.{stage}.pipeline").create_pipeline() for stage in sorted(stages)}
+    return {name: sum((created[stage] for stage in parts), Pipeline([])) for name, parts in PIPELINES.items()}

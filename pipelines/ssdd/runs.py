@@ -1,25 +1,66 @@
-"""Where a run keeps things: `data/<run_name>/`, and what a run may be called."""
+"""The names of runs, their folders `data/<run_name>/`, and references to them: `RUN`, `RUN@last`, `RUN@best`."""
 
 import contextlib
 import re
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssdd.files import TEMPORARY_SUFFIX
 
-LEFTOVERS = (f".*{TEMPORARY_SUFFIX}*", ".tmp??????")  # names of what a killed process leaves half-written: ours, and
-# those of safetensors' own writer
+# Temporary files that a killed process leaves half-written: this project's own, and those of safetensors' writer.
+LEFTOVERS = (f".*{TEMPORARY_SUFFIX}*", ".tmp??????")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 
 
+@dataclass(frozen=True)
+class RunReference:
+    """A checkpoint of a run, as written on the command line.
+
+    Attributes:
+        run: the run's name.
+        best: the checkpoint with the best metric instead of the last one.
+    """
+
+    run: str
+    best: bool
+
+
+def read_reference(written: str, runs: Sequence[str]) -> RunReference | None:
+    """Reads `<run>`, `<run>@last` or `<run>@best`.
+
+    Args:
+        written: the text.
+        runs: the known runs.
+
+    Returns:
+        None where the text names no known run: it may still be a file or a hub id, which the caller decides.
+
+    Raises:
+        ValueError: a known run is followed by anything but `@last` or `@best`.
+    """
+    run, at, which = written.partition("@")
+    if run not in runs:
+        return None
+    if at and which not in ("last", "best"):
+        raise ValueError(f"expected <run>, <run>@last or <run>@best, got {written!r}")
+    return RunReference(run, which == "best")
+
+
+def looks_like_file(written: str) -> bool:
+    """Whether a text can only be a path (or a hub id, which has a slash too), and no run's name."""
+    return "/" in written or "\\" in written or Path(written).suffix == ".safetensors"
+
+
 def check_run_name(name: object) -> str:
-    """Returns the name if a run may be called so.
+    """Returns the name if a run may have it.
 
     Raises:
         ValueError: it is no plain folder name (separators, `..`, spaces, a leading dot, longer than 100
         letters).
     """
-    text = str(name)
+    text = str(name)  # a name of digits alone arrives as a number
     if not _NAME.fullmatch(text):
         raise ValueError(
             f"expected a run_name of letters, digits and . _ + - (at most 100, not starting with a dot), got {text!r}"
@@ -28,22 +69,22 @@ def check_run_name(name: object) -> str:
 
 
 def data_folder(project: Path) -> Path:
-    """The folder of all runs."""
+    """Returns the folder of all runs."""
     return project / "data"
 
 
 def run_folder(project: Path, run_name: str) -> Path:
-    """The folder of one run's artefacts, states and lock."""
+    """Returns the folder of one run's artefacts, resume states and lock."""
     return data_folder(project) / run_name
 
 
 def hash_cache(project: Path) -> Path:
-    """The file that remembers content hashes, for all runs."""
+    """Returns the file that remembers content hashes, for all runs."""
     return data_folder(project) / ".hashes.sqlite"
 
 
 def known_runs(project: Path) -> list[str]:
-    """Names of the runs that there are."""
+    """Returns the names of the runs that exist."""
     folder = data_folder(project)
     if not folder.is_dir():
         return []
@@ -51,7 +92,10 @@ def known_runs(project: Path) -> list[str]:
 
 
 def sweep(folder: Path) -> int:
-    """Removes what a killed run left half-written below its folder (call it with the run's lock held)."""
+    """Removes half-written files of a killed run below its folder; returns how many.
+
+    Call it only while holding the run's lock: the temporary files of a living process match the same names.
+    """
     swept = 0
     for leftover in [path for pattern in LEFTOVERS for path in folder.rglob(pattern)]:
         with contextlib.suppress(OSError):

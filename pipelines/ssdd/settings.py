@@ -1,6 +1,6 @@
-"""The Kedro project's settings: hooks, configuration, the runner that knows what is stale.
+"""The settings of the Kedro project: hooks, configuration, the rules of this project and its runner.
 
-See https://docs.kedro.org for what each of Kedro's own names does.
+See https://docs.kedro.org for the meaning of Kedro's own names.
 """
 
 import warnings
@@ -8,39 +8,39 @@ import warnings
 from kedro.framework.session import session as kedro_session
 
 from ssdd.hooks import ProjectHooks
-from ssdd.lineage.given import StartingPoint
+from ssdd.lineage.project_rules import ProjectRules, ReplaceableDataset
 from ssdd.lineage.runner import LineageRunner
 from ssdd.stages.requirements import check_names, check_pretrained_networks
 
-HOOKS = (ProjectHooks(),)
-DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)
+# --params teacher=<file | run | run@best | run@last> provides a checkpoint, and the stages that would make it are left
+# out. Latent statistics are those of an encoder that is trained here, so they go with it.
+_BEFORE_FINETUNING = ("train_encoder", "z_stats", "pretrain")
+_BEFORE_TEACHER = (*_BEFORE_FINETUNING, "finetune")
+RULES = ProjectRules(
+    replaceable={
+        "encoder_checkpoint": ReplaceableDataset("encoder", best="encoder_best", replaces=("train_encoder",)),
+        "checkpoint": ReplaceableDataset("pretrained", best="pretrained_best", replaces=_BEFORE_FINETUNING),
+        "teacher": ReplaceableDataset("finetuned", best="finetuned_best", replaces=_BEFORE_TEACHER),
+        "student": ReplaceableDataset("distilled", best="distilled_best", replaces=("distill",)),
+        "reference_statistics": ReplaceableDataset("reference_statistics"),
+    },
+    before_plan=check_names,
+    before_run=check_pretrained_networks,
+)
+
+HOOKS = (ProjectHooks(RULES), RULES)  # the rules have no hooks; the runner finds them among the session's plugins
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)  # the project sends nothing anywhere
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "base",
-    # an environment states only what it changes
+    # an environment states only its changes
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
 
-# Which parameter stands for which checkpoint: --params teacher=<file | run | run@best | run@last>
-# latent statistics follow the encoder that is trained here
-_BEFORE_FINETUNING = ("train_encoder", "z_stats", "pretrain")
-_BEFORE_TEACHER = (*_BEFORE_FINETUNING, "finetune")
-STARTING_POINTS: dict[str, StartingPoint] = {
-    "encoder_checkpoint": StartingPoint("encoder", best="encoder_best", replaces=("train_encoder",)),
-    "checkpoint": StartingPoint("pretrained", best="pretrained_best", replaces=_BEFORE_FINETUNING),
-    "teacher": StartingPoint("finetuned", best="finetuned_best", replaces=_BEFORE_TEACHER),
-    "student": StartingPoint("distilled", best="distilled_best", replaces=("distill",)),
-    "reference_statistics": StartingPoint("reference_statistics"),
-}
-
-# Called once with the nodes that may run, before a plan is shown or the first of them runs; the second only before a
-# run: it finds, or downloads, what they need before hours are spent.
-BEFORE_PLAN = check_names
-BEFORE_RUN = check_pretrained_networks
-
-# A session runs with the runner that its module names by default. SESSION_CLASS would cover the command line
-# and notebooks, but not scripts that create a plain KedroSession.
+# A session that is given no runner constructs the class that its module calls SequentialRunner. No setting and no hook
+# changes that: SESSION_CLASS reaches the command line and notebooks, but a script that creates a plain KedroSession
+# would overwrite artefacts without stamps. The fixture of tests/lineage runs such sessions in nearly every test.
 vars(kedro_session)["SequentialRunner"] = LineageRunner
 
-# Kedro's business with OmegaConf, no user's
+# a warning about Kedro's own use of OmegaConf, which no user can mend
 warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)

@@ -20,8 +20,8 @@ from ssdd import SSDD
 from ssdd.lineage.content_hashes import Hashes
 from ssdd.lineage.fingerprint import Fingerprints
 from ssdd.lineage.plan import plan
-from ssdd.lineage.running_node import state_kind
 from ssdd.lineage.stamps import read_stamp
+from ssdd.lineage.state_folders import state_kind
 from ssdd.training.resume_state import StateStore
 from ssdd.training.teacher_targets import sound_shards
 

@@ -44,12 +44,15 @@ FILES = {
     "source.csv": "x\n1\n2\n3\n",
     "pipelines/toy/__init__.py": "",
     "pipelines/toy/settings.py": """
-        from ssdd.lineage.given import StartingPoint
+        from dataclasses import replace
+
+        from ssdd.hooks import ProjectHooks
+        from ssdd.lineage.project_rules import ReplaceableDataset
         from ssdd.settings import *
 
-        STARTING_POINTS = {
-            "teacher": StartingPoint("weights", best="weights_best", replaces=("data", "training")),
-        }
+        TEACHER = ReplaceableDataset("weights", best="weights_best", replaces=("data", "training"))
+        RULES = replace(RULES, replaceable={"teacher": TEACHER})
+        HOOKS = (ProjectHooks(RULES), RULES)
         """,
     "pipelines/toy/cli.py": "from ssdd.cli import cli\n",
     "pipelines/toy/notes.py": """

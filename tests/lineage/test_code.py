@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ssdd.lineage import code_hashes as code_module
-from ssdd.lineage.code_hashes import Code
+from ssdd.lineage.code_hashes import CodeHasher
 
 PACKAGE = {
     "__init__": "from pack.shapes import area, circle as round_one\n__all__ = ['area']\n",
@@ -99,7 +99,7 @@ def pack(tmp_path, monkeypatch):
 
 
 def reached(name):
-    hashes, packages = Code().of(getattr(importlib.import_module("pack.nodes"), name))
+    hashes, packages = CodeHasher().hash(getattr(importlib.import_module("pack.nodes"), name))
     return set(hashes) - {f"pack.nodes:{name}"}, packages
 
 
@@ -160,14 +160,14 @@ def test_other_packages_are_those_that_the_reached_code_uses(pack):
 )
 def test_what_an_edit_changes(pack, old, new, changes):
     function = importlib.import_module("pack.nodes").through_init
-    before = Code().of(function)[0]
+    before = CodeHasher().hash(function)[0]
     edited = 0
     for file in pack.glob("*.py"):
         text = file.read_text()
         edited += old in text
         file.write_text(text.replace(old, new))
     assert edited
-    assert (Code().of(function)[0] != before) == changes
+    assert (CodeHasher().hash(function)[0] != before) == changes
 
 
 def test_what_never_changes_a_result_is_left_out(pack, monkeypatch):
@@ -179,21 +179,21 @@ def test_what_never_changes_a_result_is_left_out(pack, monkeypatch):
 
 def test_bound_arguments_count(pack):
     function = importlib.import_module("pack.nodes").recursive
-    one, two = (Code().of(functools.partial(function, n))[0] for n in (1, 2))
+    one, two = (CodeHasher().hash(functools.partial(function, n))[0] for n in (1, 2))
     assert one != two
 
 
 def test_a_function_without_a_name_is_refused(pack):
     nodes = importlib.import_module("pack.nodes")
     with pytest.raises(ValueError, match="defined at the top of its module"):
-        Code().of(nodes.outer())
+        CodeHasher().hash(nodes.outer())
 
 
 def test_broken_code_is_named(pack):
     nodes = importlib.import_module("pack.nodes")
     (pack / "shapes.py").write_text("def area(:\n")
     with pytest.raises(ValueError, match=r"expected valid Python in .*shapes.py"):
-        Code().of(nodes.through_init)
+        CodeHasher().hash(nodes.through_init)
 
 
 def test_a_function_of_a_notebook_counts_by_its_own_source():
@@ -201,5 +201,5 @@ def test_a_function_of_a_notebook_counts_by_its_own_source():
     hashes = []
     for text in ("def f(x): return x + 1", "def f(x): return x + 2"):
         exec(text, scope)
-        hashes.append(Code().of(scope["f"])[0])
+        hashes.append(CodeHasher().hash(scope["f"])[0])
     assert hashes[0] != hashes[1]

@@ -104,7 +104,9 @@ def test_the_projects_checks_see_the_nodes_that_may_run(project):
     )
     project.run()
     settings = project.folder / "pipelines" / "toy" / "settings.py"
-    settings.write_text(settings.read_text() + "from toy.checks import names as BEFORE_PLAN, networks as BEFORE_RUN\n")
+    rules = "replace(RULES, before_plan=names, before_run=networks)"
+    text = f"from toy.checks import names, networks\nRULES = {rules}\nHOOKS = (ProjectHooks(RULES), RULES)\n"
+    settings.write_text(settings.read_text() + text)
     (project.data / "figure.png").unlink()
     project.load()
     project.log.write_text("")

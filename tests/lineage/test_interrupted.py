@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from ssdd.lineage.lock import lock_run
+from ssdd.lineage.run_lock import lock_run
 from ssdd.lineage.stamps import read_stamp, stamp_path
 
 ARTEFACTS = (
@@ -132,7 +132,7 @@ def test_a_holder_that_has_not_said_its_name_yet_is_named_all_the_same(tmp_path,
     def say(seconds):  # what the holder does in the meantime
         path.write_text(json.dumps({"pid": holder.pid, "command": "kedro run", "since": "2000-01-01 00:00:00"}))
 
-    monkeypatch.setattr("ssdd.lineage.lock.time.sleep", say)
+    monkeypatch.setattr("ssdd.lineage.run_lock.time.sleep", say)
     told = rf"in use by process {holder.pid} since 2000-01-01 00:00:00: kedro run;"
     with pytest.raises(ValueError, match=told), lock_run(path.parent, "second"):
         pass

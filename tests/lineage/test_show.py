@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from rich.console import Console
 
-from ssdd.lineage.description import describe
+from ssdd.lineage.lineage_tree import describe
 from ssdd.lineage.stamps import read_stamp
 
 

@@ -93,6 +93,46 @@ def test_an_input_remade_byte_for_byte_stops_the_rerun(finished):
     assert finished.run() == ["clean"]
 
 
+def test_each_node_is_fingerprinted_and_decided_once(project, monkeypatch):
+    import ssdd.lineage.plan as plan_module
+    import ssdd.lineage.runner as runner_module
+    from ssdd.lineage.code_hashes import CodeHasher
+
+    hashed, decided = [], []
+    hash_code, decide = CodeHasher.hash, plan_module.decide
+
+    def hash_and_count(self, function):
+        hashed.append(function.__name__)
+        return hash_code(self, function)
+
+    def decide_and_count(node, *arguments):
+        decided.append(node.short_name)
+        return decide(node, *arguments)
+
+    monkeypatch.setattr(CodeHasher, "hash", hash_and_count)
+    for module in (plan_module, runner_module):
+        monkeypatch.setattr(module, "decide", decide_and_count)
+    nodes = ["clean", "draw", "measure", "tell", "train"]
+    assert project.run() == TRAINED
+    assert sorted(hashed) == nodes
+    # once in the plan, and once more where an input had to be made first
+    assert sorted(decided) == sorted([*nodes, "draw", "tell", "train"])
+    hashed.clear()
+    decided.clear()
+    assert project.run() == []
+    assert (sorted(hashed), sorted(decided)) == (nodes, nodes)
+
+
+def test_an_input_altered_during_the_run_is_not_taken_for_that_of_the_plan(finished):
+    altering = (
+        'note("clean")\n    from pathlib import Path\n    Path("data/first/weights.safetensors").write_bytes(b"x")'
+    )
+    finished.edit("nodes.py", 'note("clean")', altering)
+    (finished.data / "figure.png").unlink()
+    with pytest.raises(ValueError, match=r"expected 'weights' as .* made it"):
+        finished.run(node_names=["data.clean", "draw"])
+
+
 def test_one_byte_changed_in_an_output_remakes_it(finished):
     path = finished.data / "weights.safetensors"
     intact = path.read_bytes()
@@ -238,3 +278,5 @@ def test_a_starting_point_that_is_not_there_is_named(finished):
         finished.run(params={"teacher": "some/where.safetensors"})
     with pytest.raises(ValueError, match="expected <run>, <run>@last or <run>@best"):
         finished.run(params={"teacher": "first@worst"})
+    with pytest.raises(ValueError, match="expected <run>, <run>@last or <run>@best"):
+        finished.run(params={"teacher": "first@"})

@@ -1,4 +1,4 @@
-"""`ssdd`: its commands, and what becomes of errors and interruptions."""
+"""The `ssdd` command: its subcommands, and the handling of errors and interruptions for all of them."""
 
 import errno
 import os
@@ -19,9 +19,9 @@ from ssdd.commands.info import info
 from ssdd.commands.lineage import lineage
 from ssdd.commands.reconstruct import reconstruct
 from ssdd.commands.z_stats import z_stats
+from ssdd.errors import explain, is_out_of_memory
 
-INTERRUPTED = 130
-_MEMORY_SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
+INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
 
 
 class OneLineErrors(click.Group):
@@ -29,39 +29,34 @@ class OneLineErrors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; errors of the user or the machine end it with status 1, an interruption with 130."""
-        _stop_politely()
-        warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata: files are judged by their pixels
+        _end_on_sigterm()
+        # Pillow warns about damaged metadata, which no command reads: the pixels alone decide about a file.
+        warnings.filterwarnings("ignore", module="PIL")
         try:
-            with _bars_apart():
+            with _bars_on_stderr():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted: no file is half-written; files finished before are kept.", err=True)
             sys.exit(INTERRUPTED)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            if os.environ.get("SSDD_TRACEBACK") == "1" or isinstance(error, click.exceptions.Exit | click.Abort):
+            if os.environ.get("SSDD_TRACEBACK") == "1" or not _is_for_the_user(error):
                 raise
-            message = explain(error)
-            if message is None:
-                raise
-            raise click.ClickException(message) from None
+            raise click.ClickException(" ".join(explain(error).split())) from None
 
 
-def explain(error: Exception) -> str | None:
-    """Returns an error in one line; None where it is no user's business."""
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether the user can mend the error; the others keep their traceback."""
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
-        return None  # the reader of our output has left; click ends quietly
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
-    if isinstance(error, MemoryError | RuntimeError):
-        if isinstance(error, RuntimeError) and not any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
-            return None
-        return "out of memory: give a smaller --batch-size, smaller images, or another --device"
-    return " ".join(str(error).split()) or type(error).__name__
+        return False  # the reader of a pipe has left, as `| head` does: click ends quietly
+    if isinstance(error, RuntimeError):
+        # click's own Exit and Abort are RuntimeErrors too, and must reach click.
+        return is_out_of_memory(error)
+    return True
 
 
 @contextmanager
-def _bars_apart() -> Iterator[None]:
-    """Sends progress bars to the error output: what is piped is the result alone."""
+def _bars_on_stderr() -> Iterator[None]:
+    """Sends progress bars to the error output, so that a pipe receives the result alone."""
     import rich
 
     console = rich.get_console()
@@ -72,8 +67,9 @@ def _bars_apart() -> Iterator[None]:
         console.stderr = before
 
 
-def _stop_politely() -> None:
+def _end_on_sigterm() -> None:
     """Makes `kill` end a command as Ctrl-C does: with its temporary files removed."""
+    # Python refuses signal handlers outside the main thread.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -81,7 +77,7 @@ def _stop_politely() -> None:
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ssdd")
 def cli() -> None:
-    """Encode images, decode latents, and ask files what they are.
+    """Encode images, decode latents, and look into files.
 
     Training and evaluation are pipelines: see `kedro run --help` in the project's folder.
 

@@ -112,7 +112,7 @@ def _count(tensors: "Mapping[str, Tensor]") -> str:
 
 
 def _provenance(path: Path) -> dict[str, str]:
-    from ssdd.lineage.description import facts
+    from ssdd.lineage.lineage_tree import facts
     from ssdd.lineage.stamps import read_stamp, stamp_path
 
     stamp = read_stamp(path)

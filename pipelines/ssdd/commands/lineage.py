@@ -1,4 +1,4 @@
-"""`ssdd lineage`: what made a file."""
+"""`ssdd lineage`: the record of a file, and of the files it was made from."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 
-@click.command(short_help="What made a file, and what that was made of.")
+@click.command(short_help="Show the run that made a file, and the files it was made from.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the stamps of the file and its ancestors as JSON.")
 def lineage(file: Path, as_json: bool) -> None:
-    """Tell the run, commit, parameters, inputs, packages, machine and duration that made FILE.
+    """Show the run, commit, parameters, inputs, packages, machine and duration behind FILE.
 
-    FILE is a result of a pipeline, below data/<run>/; its stamp lies beside it as FILE.lineage.json. Content that has
+    FILE is a result of a pipeline, below data/<run>/; its stamp lies next to it as FILE.lineage.json. Content that has
     changed since is marked.
 
     \b
@@ -21,9 +21,9 @@ def lineage(file: Path, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from ssdd.lineage.description import describe
+    from ssdd.lineage.lineage_tree import describe
 
-    shown = describe(file)  # raises where there is no stamp
+    shown = describe(file)  # first, for JSON too: it raises where there is no stamp
     if as_json:
         click.echo(json.dumps(_stamps(file), indent=2, ensure_ascii=False))
     else:
@@ -31,7 +31,7 @@ def lineage(file: Path, as_json: bool) -> None:
 
 
 def _stamps(file: Path) -> dict[str, Any]:
-    """File -> its stamp and whether its content is still that; with its inputs' files, and theirs."""
+    """File -> its stamp, and whether its content is intact; for the file, its inputs, their inputs, and so on."""
     from dataclasses import asdict
     from os.path import normpath
 

@@ -1,9 +1,12 @@
-"""Cached lineage: what made each artefact, and which nodes are stale.
+"""Cached lineage: a record next to each artefact of everything it was made from, and a runner that reuses it.
 
-From a node: `current_fingerprint()`, `state_folder()`. For projects: `LineageRunner`, `StartingPoint`. For
-readers: `ssdd.lineage.description.describe(path)`.
+Nodes use `current_fingerprint()` and `state_folder()`, exported here. A project uses
+`ssdd.lineage.runner.LineageRunner` and `ssdd.lineage.project_rules.ProjectRules`. A reader of results uses
+`ssdd.lineage.lineage_tree.describe(path)`, which is the command `ssdd lineage`.
 """
 
-from ssdd.lineage.running_node import Current, current, current_fingerprint, running, state_folder
+# Only these two are imported here, and neither imports Kedro: worker processes import this package too.
+from ssdd.lineage.running_node import current_fingerprint
+from ssdd.lineage.state_folders import state_folder
 
-__all__ = ["Current", "current", "current_fingerprint", "running", "state_folder"]
+__all__ = ["current_fingerprint", "state_folder"]

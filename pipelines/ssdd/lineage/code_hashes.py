@@ -1,10 +1,13 @@
-"""Which code a node's function reaches, and its hashes, found by reading the sources (nothing is imported).
+"""The hashes of all code that a node's function can reach, found by reading the modules (nothing is imported).
 
 From the function, names are followed through this project's packages: helpers, classes, constants,
 re-exports of an `__init__`, imports inside functions, and dotted module names in strings (for launchers).
-Only what is reached counts, definition by definition: an edit to a neighbour in the same file changes
-nothing. What cannot be followed name by name (a module passed around, a star import, `globals`) counts as a
-whole module. Statements that act on import count for every module that gets imported on the way.
+Only reached definitions count, one by one: an edit to a neighbour in the same file changes nothing. Code that
+cannot be followed name by name (a module passed around, a star import, `globals`) counts as a whole module.
+Statements that act on import count for every module that is imported on the way.
+
+In doubt more is counted than is used. A stage that reruns needlessly costs hours, but one that does not rerun
+gives a wrong result that nobody notices.
 """
 
 import ast
@@ -17,11 +20,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ssdd.files import sha256_file
-from ssdd.lineage.modules import KEPT, Import, Source, Sources, hash_statements, imports_of
+from ssdd.lineage.module_definitions import KEPT, Import, Module, Modules, hash_statements, imports_of
 
 FIRST_PARTY = ("ssdd", "ssdd_encoder", "ssdd_decoder", "ssdd_metrics")
-# What never changes a result, as modules or `module:name`: how files get to the disk, the bookkeeping itself,
-# bars and trackers, and the model of the parameters that count for nothing.
+# Modules, or `module:name`, that never change a result: writers of files (the content hash of what they wrote counts
+# instead), lineage itself, messages, bars and trackers, and the model of the parameters that count for nothing.
 NEUTRAL = (
     "ssdd.lineage",
     "ssdd.files",
@@ -29,6 +32,7 @@ NEUTRAL = (
     "ssdd_decoder.files",
     "ssdd_metrics.files",
     "ssdd.datasets",
+    "ssdd.errors",
     "ssdd.progress",
     "ssdd.runs",
     "ssdd.suggestions",
@@ -39,8 +43,8 @@ _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(:[A-Za-z_]\w*)?")
 _DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}
 
 
-class Code:
-    """Hashes the code that functions reach; keep one for a run, since sources are read once.
+class CodeHasher:
+    """Hashes the code that functions reach; keep one for a run, since each module is read once.
 
     Args:
         package: the Kedro package, first-party too.
@@ -48,160 +52,157 @@ class Code:
 
     def __init__(self, package: str | None = None) -> None:
         roots = dict.fromkeys((*FIRST_PARTY, *([package] if package else [])))
-        self.sources = Sources(tuple(roots))
+        self._modules = Modules(tuple(roots))
 
-    def of(self, function: Callable[..., Any]) -> tuple[dict[str, str], set[str]]:
-        """Returns what the function reaches.
+    def hash(self, function: Callable[..., Any]) -> tuple[dict[str, str], set[str]]:
+        """Hashes all code that a function reaches.
 
         Args:
             function: a node's function: a module-level one, or a `functools.partial` of one.
 
         Returns:
             `module:name` -> SHA-256 for every definition reached, and the top-level names of the other
-            packages that they use.
+            packages that those definitions use.
 
         Raises:
             ValueError: the function is a lambda or is defined inside another one, so that its code has no
             name.
         """
         if isinstance(function, functools.partial):
-            hashes, packages = self.of(function.func)
+            hashes, packages = self.hash(function.func)
             bound = repr((function.args, sorted(function.keywords.items())))
             return {**hashes, "(bound arguments)": hashlib.sha256(bound.encode()).hexdigest()}, packages
         function = inspect.unwrap(function)
         module, name = function.__module__, function.__qualname__
-        if not self.sources.is_ours(module):
+        if not self._modules.is_ours(module):
             return {f"{module}:{name}": _hash_foreign(function)}, {module.partition(".")[0]}
         if "<" in name:
             raise ValueError(
                 f"expected a function defined at the top of its module as a node, got {name} in {module}: "
                 "give it a name there, so that its code can be followed"
             )
-        walk = _Walk(self.sources)
-        walk.follow(module, name.split(".")[:1])
-        return dict(sorted(walk.hashes.items())), walk.packages
+        reached = _Reached(self._modules)
+        reached.follow(module, name.split(".")[:1])  # of a method the whole class: its attributes may matter
+        return dict(sorted(reached.hashes.items())), reached.packages
 
 
-class _Walk:
-    """One walk through the sources; `hashes` and `packages` grow as it goes."""
+class _Reached:
+    """All that one function reaches; `hashes` and `packages` grow with every name that is followed."""
 
-    def __init__(self, sources: Sources) -> None:
-        self.sources = sources
+    def __init__(self, modules: Modules) -> None:
+        self._modules = modules
         self.hashes: dict[str, str] = {}
         self.packages: set[str] = set()
         self._entered: set[str] = set()
 
-    def follow(self, module: str, names: list[str]) -> None:
-        """Follows `module.a.b`: modules as far as they go, then the definition; no names: all of it."""
-        if not self.sources.is_ours(module):
-            self.packages.add(module.partition(".")[0])
+    def follow(self, name: str, attributes: list[str]) -> None:
+        """Follows `name.a.b`: modules as far as they go, then the definition; no attributes: the whole module."""
+        module = self._load(name)
+        if module is None:
             return
-        if _is_neutral(module):
+        if not attributes:
+            self._add_all(module)
             return
-        source = self.sources.get(module)
-        if source is None:
-            return
-        self._enter(source)
-        if not names:
-            self._whole(source)
-            return
-        name, *rest = names
-        if name in source.definitions:
-            self._define(source, name)
-        elif name in source.imports:
-            self._import(source.imports[name], rest)
-        elif self.sources.get(f"{module}.{name}") is not None:
-            self.follow(f"{module}.{name}", rest)
-        elif source.stars:
-            for star in source.stars:
-                self.follow(star, names)
-        else:  # made at run time by `__getattr__`
-            self._whole(source)
+        attribute, *rest = attributes
+        if attribute in module.definitions:
+            self._add(module, attribute)
+        elif attribute in module.imports:
+            self._follow_import(module.imports[attribute], rest)
+        elif self._modules.get(f"{name}.{attribute}") is not None:
+            self.follow(f"{name}.{attribute}", rest)
+        elif module.stars:
+            for star in module.stars:
+                self.follow(star, attributes)
+        else:  # made at run time by `__getattr__`: any definition of the module may be behind it
+            self._add_all(module)
 
-    def _enter(self, source: Source) -> None:
-        """Counts what importing the module does, for itself, its packages and what it imports in turn."""
-        if source.name in self._entered:
-            return
-        self._entered.add(source.name)
-        parent = source.name.rpartition(".")[0]
-        modules = [parent, *(item.module for item in source.imports.values()), *source.stars]
-        for module in modules:
-            if module and self.sources.is_ours(module) and not _is_neutral(module):
-                found = self.sources.get(module)
-                if found is not None:
-                    self._enter(found)
-        if source.effects:
-            self.hashes[f"{source.name}:(on import)"] = hash_statements(source.effects)
-            for statement in source.effects:
-                self._references(statement, source)
+    def _load(self, name: str) -> Module | None:
+        """Counts the import of a module; None where it is another package's, neutral, or no module."""
+        if not self._modules.is_ours(name):
+            self.packages.add(name.partition(".")[0])
+            return None
+        module = None if _is_neutral(name) else self._modules.get(name)
+        if module is not None:
+            self._enter(module)
+        return module
 
-    def _whole(self, source: Source) -> None:
-        if f"{source.name}:*" in self._entered:
+    def _enter(self, module: Module) -> None:
+        """Counts the effects of an import: of the module, its packages, and the modules it imports in turn."""
+        if module.name in self._entered:
             return
-        self._entered.add(f"{source.name}:*")
-        for name in source.definitions:
-            self._define(source, name)
-        for item in source.imports.values():
-            self._import(item, [])
-        for module in source.stars:
-            self.follow(module, [])
+        self._entered.add(module.name)
+        parent = module.name.rpartition(".")[0]
+        for name in [parent, *(item.module for item in module.imports.values()), *module.stars]:
+            # Packages outside the project count only where reached code uses them, not for a mere import.
+            if name and self._modules.is_ours(name):
+                self._load(name)
+        if module.effects:
+            self.hashes[f"{module.name}:(on import)"] = hash_statements(module.effects)
+            for statement in module.effects:
+                self._follow_names(statement, module)
 
-    def _define(self, source: Source, name: str) -> None:
-        key = f"{source.name}:{name}"
+    def _add_all(self, module: Module) -> None:
+        if f"{module.name}:*" in self._entered:
+            return
+        self._entered.add(f"{module.name}:*")
+        for name in module.definitions:
+            self._add(module, name)
+        for item in module.imports.values():
+            self._follow_import(item, [])
+        for star in module.stars:
+            self.follow(star, [])
+
+    def _add(self, module: Module, name: str) -> None:
+        key = f"{module.name}:{name}"
         if key in self.hashes or key in NEUTRAL:
             return
-        statements = source.definitions[name]
-        self.hashes[key] = hash_statements(statements)
+        statements = module.definitions[name]
+        self.hashes[key] = hash_statements(statements)  # before its names are followed: functions call each other
         for statement in statements:
-            self._references(statement, source)
+            self._follow_names(statement, module)
 
-    def _import(self, item: Import, names: list[str]) -> None:
-        self.follow(item.module, [item.symbol, *names] if item.symbol else names)
+    def _follow_import(self, item: Import, attributes: list[str]) -> None:
+        self.follow(item.module, [item.symbol, *attributes] if item.symbol else attributes)
 
-    def _references(self, statement: ast.stmt, source: Source) -> None:
-        local = imports_of(statement, source.package)
-        for item in local.values():
-            self._enter_module(item.module)
-        for item in (item for name, item in local.items() if name == "*"):
-            self.follow(item.module, [])
-        for root, names in _chains(statement):
+    def _follow_names(self, statement: ast.stmt, module: Module) -> None:
+        """Follows every name and every string of a statement."""
+        local = imports_of(statement, module.package)
+        for name, item in local.items():
+            self._load(item.module)
+            if name == "*":
+                self.follow(item.module, [])
+        for root, attributes in _chains(statement):
+            # An import inside the function hides a definition of the module, as Python has it.
             if root in local:
-                self._import(local[root], names)
-            elif root in source.definitions:
-                self._define(source, root)
-            elif root in source.imports:
-                self._import(source.imports[root], names)
+                self._follow_import(local[root], attributes)
+            elif root in module.definitions:
+                self._add(module, root)
+            elif root in module.imports:
+                self._follow_import(module.imports[root], attributes)
             elif root in _DYNAMIC:
-                self._whole(source)
-            else:  # perhaps from a star import
-                for module in source.stars:
-                    self.follow(module, [root])
+                self._add_all(module)
+            else:  # a builtin, a local variable, or a name from a star import
+                for star in module.stars:
+                    self.follow(star, [root])
         for text in _texts(statement):
-            self._text(text, source)
+            self._follow_text(text, module)
 
-    def _enter_module(self, module: str) -> None:
-        if not self.sources.is_ours(module):
-            self.packages.add(module.partition(".")[0])
-        elif not _is_neutral(module):
-            source = self.sources.get(module)
-            if source is not None:
-                self._enter(source)
-
-    def _text(self, text: str, source: Source) -> None:
-        """A string may name a module (`package.module`, `package.module:name`) or a file beside it."""
+    def _follow_text(self, text: str, module: Module) -> None:
+        """Follows a string that names a module (`package.module`, `package.module:name`) or a file next to it."""
+        # Prose and multi-line strings name nothing, and looking each one up on the disk is slow.
         if len(text) > 200 or "." not in text or any(space in text for space in "\n \0"):
             return
-        if _MODULE_NAME.fullmatch(text) and self.sources.is_ours(text):
-            module, _, name = text.partition(":")
-            if self.sources.get(module) is not None:
-                self.follow(module, [name] if name else [])
-            else:  # `package.module.name`; anything else is a file's name or mere text
-                parent, _, last = module.rpartition(".")
-                found = self.sources.get(parent)
+        if _MODULE_NAME.fullmatch(text) and self._modules.is_ours(text):
+            name, _, attribute = text.partition(":")
+            if self._modules.get(name) is not None:
+                self.follow(name, [attribute] if attribute else [])
+            else:  # `package.module.name`; anything else is the name of a file, or mere text
+                parent, _, last = name.rpartition(".")
+                found = self._modules.get(parent)
                 if found is not None and (last in found.definitions or last in found.imports):
                     self.follow(parent, [last])
-        elif "/" not in text and (source.path.parent / text).is_file() and not text.endswith(".py"):
-            self.hashes[f"{source.name}:{text}"] = sha256_file(source.path.parent / text)
+        elif "/" not in text and (module.path.parent / text).is_file() and not text.endswith(".py"):
+            self.hashes[f"{module.name}:{text}"] = sha256_file(module.path.parent / text)  # a template
 
 
 def _is_neutral(module: str) -> bool:
@@ -210,7 +211,7 @@ def _is_neutral(module: str) -> bool:
 
 @functools.lru_cache(KEPT)
 def _chains(statement: ast.stmt) -> list[tuple[str, list[str]]]:
-    """Every name that is read, with the attributes taken from it: `a.b.c` gives `a`, [b, c]; each once."""
+    """Every name that is read, with its attributes: `a.b.c` gives `a`, [b, c]; each once."""
     found: dict[tuple[str, ...], None] = {}
     inner: set[int] = set()
     for node in ast.walk(statement):
@@ -229,14 +230,15 @@ def _chains(statement: ast.stmt) -> list[tuple[str, list[str]]]:
 
 @functools.lru_cache(KEPT)
 def _texts(statement: ast.stmt) -> list[str]:
-    """Every string that is used (a docstring is not)."""
+    """Every string except docstrings."""
     unused = {id(node.value) for node in ast.walk(statement) if isinstance(node, ast.Expr)}
     texts = [n for n in ast.walk(statement) if isinstance(n, ast.Constant) and id(n) not in unused]
     return [node.value for node in texts if isinstance(node.value, str)]
 
 
 def _hash_foreign(function: Callable[..., Any]) -> str:
-    """Of a function outside the project (a notebook's cell, a library's): its own source alone."""
+    """The hash of a function outside the project (a notebook's cell, a library's): of its own text alone."""
+    # A library's callees are covered by its release; a notebook's cells have no module that could be read.
     try:
         text = textwrap.dedent(inspect.getsource(function))
         return hash_statements(ast.parse(text).body)

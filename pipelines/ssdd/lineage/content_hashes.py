@@ -1,9 +1,8 @@
-"""Content hashes of files and folders, remembered so that asking again costs a `stat`.
+"""Content hashes of files and folders, remembered in a cache so that a repeated look-up costs one `stat`.
 
-A remembered hash holds while size, mtime, ctime and inode are the same; whatever changes the content also
-changes the ctime, which no program can set back. A file touched in the last two seconds is hashed but not
-remembered, since a later write could carry the same time stamp. A cache that is lost or damaged costs time,
-nothing else.
+A remembered hash holds while size, mtime, ctime and inode are the same. Every write changes the ctime, which no
+program can set back. A file touched in the last two seconds is hashed but not remembered, since a later write
+could carry the same time stamp. A cache that is lost or damaged costs time and nothing else.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from types import TracebackType
 
 from ssdd.files import sha256_file
 
-_SETTLED_NS = 2_000_000_000
+_SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use, FAT's, ticks every two seconds
 _Signature = tuple[int, int, int, int]
 
 
@@ -24,7 +23,7 @@ class Hashes:
     """SHA-256 of files and folders, through a cache file.
 
     Args:
-        cache: where to remember; made when missing, forgotten when damaged; None remembers nothing.
+        cache: the file that remembers; made when missing, begun again when damaged; None for no cache.
     """
 
     def __init__(self, cache: Path | None = None) -> None:
@@ -40,24 +39,24 @@ class Hashes:
         self.close()
 
     def close(self) -> None:
-        """Writes down what was learnt and closes the cache file."""
+        """Saves the new hashes and closes the cache file."""
         if self._database is not None:
             self._write_down()
             self._database.close()
             self._database = None
 
     def of(self, path: Path) -> str | None:
-        """Returns the hash of a file's content, or of a folder's names and contents; None where nothing is.
+        """Returns the hash of a file's content, or of a folder's names and contents; None where there is neither.
 
         Raises:
-            OSError: it is there and cannot be read.
+            OSError: it exists and cannot be read.
         """
         try:
             return self._folder(path) if path.is_dir() else self._file(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         finally:
-            self._write_down()
+            self._write_down()  # at once: an open transaction would lock out another run
 
     def _write_down(self) -> None:
         if self._database is not None:
@@ -78,6 +77,7 @@ class Hashes:
         if known is not None:
             return known
         content = sha256_file(path)
+        # The second look at the signature finds a write that went on while the file was read.
         settled = time.time_ns() - max(signature[1], signature[2]) > _SETTLED_NS
         if settled and signature == _signature(path):
             self._remember(name, signature, content)
@@ -89,7 +89,7 @@ class Hashes:
         try:
             query = "SELECT hash FROM hashes WHERE path=? AND size=? AND mtime=? AND ctime=? AND inode=?"
             row = self._database.execute(query, (name, *signature)).fetchone()
-        except (sqlite3.Error, UnicodeEncodeError):
+        except (sqlite3.Error, UnicodeEncodeError):  # damaged meanwhile, or a file name that is no valid text
             return None
         return row[0] if row and isinstance(row[0], str) and len(row[0]) == 64 else None
 
@@ -107,6 +107,7 @@ def _signature(path: Path) -> _Signature:
 
 def _files(folder: Path) -> list[Path]:
     """Every file below a folder but hidden ones; links to folders are not followed."""
+    # Hidden files are the desktop's and the editor's own (.DS_Store): they come and go without a change of the images.
     found = []
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -123,11 +124,14 @@ def _open(path: Path) -> sqlite3.Connection | None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(path, timeout=1.0)
-            database.execute("PRAGMA synchronous = OFF")  # a slow disk is not waited for
+            database.execute(
+                "PRAGMA synchronous = OFF"
+            )  # a power cut may cost the cache: no reason to wait for the disk
             database.execute(
                 "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, "
                 "ctime INTEGER, inode INTEGER, hash TEXT)"
             )
+            # Of an older or damaged table the columns differ, which only a query shows.
             database.execute("SELECT path, size, mtime, ctime, inode, hash FROM hashes LIMIT 1").fetchone()
             return database
         except (sqlite3.Error, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a node's result follows from, gathered from code, parameters, inputs, packages and catalog entries."""
+"""The fingerprint of a node: everything its result follows from, in code, parameters, inputs, packages and catalog."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from ssdd.lineage.artefacts import (
+from ssdd.lineage.catalog_entries import (
     artefact_path,
     base_name,
     catalog_config,
@@ -17,9 +17,9 @@ from ssdd.lineage.artefacts import (
     is_parameter,
     lineage_token,
 )
-from ssdd.lineage.code_hashes import Code
+from ssdd.lineage.code_hashes import CodeHasher
 from ssdd.lineage.content_hashes import Hashes
-from ssdd.lineage.edited_code import remember
+from ssdd.lineage.loaded_code import remember
 from ssdd.lineage.packages import counted
 from ssdd.lineage.parameter_values import Parameters, digest, plain, sort_parameters
 from ssdd.lineage.stamps import Identity, read_stamp, stamp_path
@@ -28,12 +28,12 @@ PENDING = "(pending)"
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a node is made of now.
+class Ingredients:
+    """Everything that a node would use if it ran now.
 
     Attributes:
         identity: what its result follows from; an input that is not known yet has the hash `PENDING`.
-        parameters: all that it takes.
+        parameters: all parameters that it takes.
         files: persisted input -> its file.
     """
 
@@ -43,12 +43,23 @@ class Made:
 
     @property
     def pending(self) -> list[str]:
-        """Inputs that a node before it may still change."""
+        """Inputs that an earlier node may still change."""
         return [name for name, content in self.identity.inputs.items() if content == PENDING]
 
 
+@dataclass(frozen=True)
+class _Fixed:
+    """The ingredients that stay the same for a whole run, in the fields of `Identity`; only inputs change."""
+
+    function: str
+    code: dict[str, str]
+    parameters: Parameters
+    packages: dict[str, str]
+    catalog: dict[str, Any]
+
+
 class Fingerprints:
-    """Gathers what the nodes of a pipeline are made of.
+    """Gathers the ingredients of a pipeline's nodes.
 
     Args:
         pipeline: the nodes.
@@ -62,54 +73,41 @@ class Fingerprints:
     ) -> None:
         self._catalog = catalog
         self._hashes = hashes
-        self._code = Code(package)
+        self._code = CodeHasher(package)
         self._producers = {base_name(name): node for node in pipeline.nodes for name in node.outputs}
-        self._reached: dict[str, tuple[dict[str, str], set[str]]] = {}
+        self._fixed: dict[str, _Fixed] = {}
 
-    def of(self, node: Node, pending: set[str] | frozenset[str] = frozenset()) -> Made:
-        """Returns what a node is made of.
+    def of(self, node: Node, pending: set[str] | frozenset[str] = frozenset()) -> Ingredients:
+        """Returns a node's ingredients, with its inputs as they are now.
 
         Args:
-            pending: datasets (base names) of which the content is not known yet.
+            pending: datasets (base names) whose content is not known yet.
 
         Raises:
             ValueError: an input is missing, cannot be followed, or the node's function has no name.
             OSError: an input cannot be read.
         """
-        code, packages = self._code_of(node)
-        values = {name: self._catalog.load(name) for name in node.inputs if is_parameter(name)}
-        parameters = sort_parameters(values)
+        # All but the inputs is gathered once a run: it takes most of the time of a plan, and code that is edited
+        # during a run of hours is not the code that runs.
+        if node.name not in self._fixed:
+            self._fixed[node.name] = self._gather(node)
+        fixed = self._fixed[node.name]
         inputs: dict[str, str] = {}
         files: dict[str, str] = {}
-        config: dict[str, Any] = {}
         for name in node.inputs:
             if is_parameter(name):
                 continue
+            inputs[name] = PENDING if base_name(name) in pending else self._content(name)
             dataset = get_dataset(self._catalog, name)
-            if base_name(name) in pending:
-                inputs[name] = PENDING
-            else:
-                inputs[name] = self._content(name)
-            if not in_memory(dataset):
-                config[name] = catalog_config(dataset)
-                if lineage_token(dataset) is None:
-                    files[name] = str(artefact_path(dataset, name))
-        for name in node.outputs:
-            dataset = get_dataset(self._catalog, name)
-            if not in_memory(dataset):
-                config[name] = catalog_config(dataset)
-        function = f"{_unwrapped(node).__module__}:{_unwrapped(node).__qualname__}"
-        identity = Identity(function, code, parameters.core, inputs, counted(packages), config)
-        return Made(identity, parameters, files)
+            if not in_memory(dataset) and lineage_token(dataset) is None:
+                files[name] = str(artefact_path(dataset, name))
+        identity = Identity(fixed.function, fixed.code, fixed.parameters.core, inputs, fixed.packages, fixed.catalog)
+        return Ingredients(identity, fixed.parameters, files)
 
     def output_files(self, node: Node) -> dict[str, Path | None]:
         """Returns the node's persisted outputs and their files."""
-        found = {}
-        for name in node.outputs:
-            dataset = get_dataset(self._catalog, name)
-            if not in_memory(dataset):
-                found[name] = artefact_path(dataset, name)
-        return found
+        datasets = {name: get_dataset(self._catalog, name) for name in node.outputs}
+        return {name: artefact_path(item, name) for name, item in datasets.items() if not in_memory(item)}
 
     def in_memory_outputs(self, node: Node) -> list[str]:
         """Returns the node's outputs that end with the session."""
@@ -119,14 +117,19 @@ class Fingerprints:
         """Returns the content hash of an output, None where it is missing."""
         return None if path is None else self._hashes.of(path)
 
-    def _code_of(self, node: Node) -> tuple[dict[str, str], set[str]]:
-        if node.name not in self._reached:
-            try:
-                self._reached[node.name] = self._code.of(node.func)
-                remember(self._reached[node.name][0])
-            except ValueError as error:
-                raise ValueError(f"node {node.name!r}: {error}") from None
-        return self._reached[node.name]
+    def _gather(self, node: Node) -> _Fixed:
+        try:
+            code, packages = self._code.hash(node.func)
+        except ValueError as error:
+            raise ValueError(f"node {node.name!r}: {error}") from None
+        remember(code)
+        parameters = sort_parameters({name: self._catalog.load(name) for name in node.inputs if is_parameter(name)})
+        names = [name for name in (*node.inputs, *node.outputs) if not is_parameter(name)]
+        datasets = {name: get_dataset(self._catalog, name) for name in names}
+        # An input's entry counts too: `load_args` changes what the node receives though the file stays the same.
+        catalog = {name: catalog_config(item) for name, item in datasets.items() if not in_memory(item)}
+        function = _unwrapped(node)
+        return _Fixed(f"{function.__module__}:{function.__qualname__}", code, parameters, counted(packages), catalog)
 
     def _content(self, name: str) -> str:
         dataset = get_dataset(self._catalog, name)
@@ -134,6 +137,8 @@ class Fingerprints:
         if in_memory(dataset):
             if producer is None:
                 return digest(plain(dataset.load()))
+            # The data need not exist for this: equal identities make equal data, so the producer's identity stands for
+            # its output, and the producer runs only if a consumer does.
             made = self.of(producer)
             return digest([made.identity.fingerprint, made.parameters.extends, name])
         token = lineage_token(dataset)
@@ -144,10 +149,10 @@ class Fingerprints:
         if path is None or content is None:
             raise ValueError(f"expected {name!r} at {path}, found nothing there: {_remedy(producer, name)}")
         stamp = read_stamp(path) if producer is None else None
-        if stamp is not None and stamp.sha256 != content:  # nothing here would make it again
+        if stamp is not None and stamp.sha256 != content:  # no node of this pipeline would make it again
             raise ValueError(
                 f"expected {name!r} as {stamp.node!r} made it, {path} was altered since: run {stamp.node!r} again, "
-                f"or remove {stamp_path(path).name} beside it to use it as it is"
+                f"or remove {stamp_path(path).name} next to it to use it as it is"
             )
         return content
 

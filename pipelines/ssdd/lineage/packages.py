@@ -1,9 +1,9 @@
 """Versions of the packages that can change a result.
 
-Counted are those of `COUNTED` whose names the node's code reaches, by release (`2.6.1`): patch releases do
-mend numerics. The local part of a version (`+cpu`, `+cu124`) tells builds for devices apart and is left
-out, as the device is; the Python version and packages that only draw or print are recorded for the reader
-and count for nothing.
+The packages of `COUNTED` whose names a node's code reaches enter its fingerprint, by release (`2.6.1`): patch
+releases do mend numerics. The local part of a version (`+cpu`, `+cu124`) distinguishes builds for devices and is
+left out, as the device itself is. The Python version and packages that only draw or print are recorded for the
+reader and enter no fingerprint.
 """
 
 import functools
@@ -11,7 +11,7 @@ import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
-# import name -> distribution
+# import name -> distribution; the two differ for some, and code shows only the first
 COUNTED = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -32,7 +32,7 @@ COUNTED = {
 
 
 def counted(reached: Iterable[str]) -> dict[str, str]:
-    """Returns distribution -> release of the counted packages among import names that are reached."""
+    """Returns distribution -> release of the counted packages among the import names reached."""
     found = {}
     for name in sorted(set(reached) & COUNTED.keys()):
         release = installed(COUNTED[name])

@@ -1,10 +1,10 @@
-"""Parameters by value: their digest, which of them count, and how two sets of them differ.
+"""Parameters by value: their digest, their part in a fingerprint, and the differences of two sets.
 
 Conventions:
-    * the top-level groups in `NEUTRAL_PARAMETERS` never change a result and count for nothing;
+    * the top-level groups in `NEUTRAL_PARAMETERS` never change a result and enter no fingerprint;
     * a typed model may name fields of its own in two class variables (dotted paths for nested fields):
-      `neutral` - never change the result (`log_every`);
-      `extends` - a higher value only goes on from where a lower one ended (`epochs`).
+      `neutral` - they never change the result (`log_every`);
+      `extends` - a higher value only goes on from the end of a lower one (`epochs`).
 
     class Finetune(BaseModel, frozen=True, extra="forbid"):
         extends: ClassVar[tuple[str, ...]] = ("epochs",)
@@ -38,7 +38,7 @@ class Parameters:
 
 
 def sort_parameters(inputs: Mapping[str, Any]) -> Parameters:
-    """Sorts a node's parameter inputs (`params:group` or `parameters` -> value) by what they count for."""
+    """Sorts a node's parameter inputs (`params:group` or `parameters` -> value) into the three kinds."""
     found = Parameters({}, {}, {})
     for name, value in inputs.items():
         prefix = name.partition(":")[2]
@@ -63,7 +63,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted((plain(item) for item in value), key=repr)
+        return sorted((plain(item) for item in value), key=repr)  # sets have no order that repeats
+    # YAML reads `1` and `1.0` as different types, and a model may turn one into the other: they are one value. Above
+    # 2**53 a float no longer stands for one integer.
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
@@ -86,24 +88,25 @@ def digest(value: Any) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Says how two flat mappings differ, one `key: old -> new` an entry."""
-    said = []
+    """Returns the differences of two flat mappings, one `key: old -> new` an entry."""
+    found = []
     for key in sorted({*before, *now}):
         old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
+        # By digest, since a value that is not a number is unequal even to itself.
         if old is _ABSENT or new is _ABSENT or digest(plain(old)) != digest(plain(new)):
-            said.append(f"{key}: {_show(old)} -> {_show(new)}")
-    return said
+            found.append(f"{key}: {_show(old)} -> {_show(new)}")
+    return found
 
 
 def only_raised(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether every value is as high as before, or higher (and the keys are the same)."""
+    """Whether the keys are the same and every value is at least as high as before."""
     return before.keys() == now.keys() and all(
         (_number(before[key]) and _number(now[key]) and now[key] >= before[key]) or now[key] == before[key]
         for key in now
     )
 
 
-_ABSENT = object()
+_ABSENT = object()  # None is a value
 
 
 def _show(value: Any) -> str:
@@ -111,7 +114,7 @@ def _show(value: Any) -> str:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)  # True is an int in Python
 
 
 def _under(path: str, mark: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a run would do and why: a decision for each node."""
+"""The plan of a run: for each node, whether it would run and why."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,37 +8,42 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from rich.table import Table
 
-from ssdd.lineage.artefacts import base_name
-from ssdd.lineage.fingerprint import PENDING, Fingerprints, Made
+from ssdd.lineage.catalog_entries import base_name
+from ssdd.lineage.fingerprint import PENDING, Fingerprints, Ingredients
 from ssdd.lineage.parameter_values import differences, digest, only_raised
-from ssdd.lineage.running_node import state_kind, state_path
 from ssdd.lineage.stamps import Identity, Stamp, read_stamp
+from ssdd.lineage.state_folders import state_kind, state_path
 
 Action = Literal["up to date", "run", "resume", "continue", "if changed", "not needed"]
 _COLOURS = {"up to date": "green", "not needed": "green", "if changed": "yellow", "run": "red"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Decision:
-    """What to do with a node.
+    """The decision about one node.
 
     Attributes:
         node: the node's name.
         action: `if changed` runs only if an input comes out different; `resume` goes on from an interrupted
             stage; `continue` goes on from a finished one.
         reasons: why.
-        made: what the node is made of now.
+        pending: inputs that an earlier node may still change; while there are any, the decision is not final.
     """
 
     node: str
     action: Action
     reasons: list[str] = field(default_factory=list)
-    made: Made | None = None
+    pending: list[str] = field(default_factory=list)
 
     @property
     def runs(self) -> bool:
         """Whether the node is sure to run."""
         return self.action in ("run", "resume", "continue")
+
+    @property
+    def may_run(self) -> bool:
+        """Whether the node runs, or may do so when its inputs are known."""
+        return self.action not in ("up to date", "not needed")
 
     @property
     def why(self) -> str:
@@ -56,79 +61,56 @@ def decide(
     """Decides about one node.
 
     Args:
-        fingerprints: what nodes are made of.
-        folder: `data/<run_name>`, where resume state lies.
-        force: run it whatever holds.
-        pending: datasets of which the content is not known yet.
+        fingerprints: the ingredients of nodes.
+        folder: `data/<run_name>`, with the folders of resume states.
+        force: run it in any case.
+        pending: datasets whose content is not known yet.
 
     Raises:
         ValueError: an input is missing or cannot be followed.
     """
-    made = fingerprints.of(node, pending)
+    now = fingerprints.of(node, pending)
     outputs = fingerprints.output_files(node)
     if force:
-        return Decision(node.name, "run", ["forced"], made)
+        return Decision(node.name, "run", ["forced"], now.pending)
     if not outputs:
-        what = "its result is kept in memory only" if node.outputs else "it has no outputs"
-        return Decision(node.name, "run", [what], made)
-    stamps: dict[str, Stamp] = {}
-    reasons: list[str] = []
-    for name, path in outputs.items():
-        content = fingerprints.hash_file(path)
-        stamp = read_stamp(path) if path is not None else None
-        if content is None:
-            reasons.append(f"missing {name}")
-        elif stamp is None:
-            reasons.append(f"no intact stamp of {name}")
-        elif stamp.sha256 != content:
-            reasons.append(f"{name} was modified")
-        if stamp is not None:
-            stamps[name] = stamp
+        why = "its result is kept in memory only" if node.outputs else "it has no outputs"
+        return Decision(node.name, "run", [why], now.pending)
+    stamps, reasons = _check_outputs(outputs, fingerprints)
     stale: list[str] = []
     raised: list[str] = []
-    for stamp in stamps.values():
-        stale += _changes(stamp.identity, made.identity)
-        if stamp.extends != made.parameters.extends:
-            moved = differences(stamp.extends, made.parameters.extends)
-            if only_raised(stamp.extends, made.parameters.extends):
-                raised += moved
-            else:
-                stale += moved
-    reasons += list(dict.fromkeys(stale + raised))
-    if not reasons:
-        if made.pending:
-            names = ", ".join(made.pending)
-            return Decision(node.name, "if changed", [f"runs if {names} comes out different"], made)
-        return Decision(node.name, "up to date", [], made)
-    return Decision(node.name, _how(node, made, folder, bool(raised)), reasons, made)
+    for stamp in stamps:
+        stale += _changes(stamp.identity, now.identity)
+        if stamp.extends != now.parameters.extends:
+            changed = differences(stamp.extends, now.parameters.extends)
+            (raised if only_raised(stamp.extends, now.parameters.extends) else stale).extend(changed)
+    reasons += list(dict.fromkeys(stale + raised))  # the stamps of one node mostly give the same ones
+    if reasons:
+        return Decision(node.name, _how(node, now, folder, bool(raised)), reasons, now.pending)
+    if now.pending:
+        why = f"runs if {', '.join(now.pending)} comes out different"
+        return Decision(node.name, "if changed", [why], now.pending)
+    return Decision(node.name, "up to date")
 
 
 def plan(pipeline: Pipeline, fingerprints: Fingerprints, folder: Path, force: bool = False) -> list[Decision]:
-    """Foresees a run: what each node would do if it were started now."""
+    """Decides about every node of a pipeline, as far as it is known before any of them runs."""
     decisions: dict[str, Decision] = {}
     pending: set[str] = set()
     for node in pipeline.nodes:
         decision = decide(node, fingerprints, folder, force, frozenset(pending))
         if not force and feeds_only(node, pipeline, fingerprints):
-            decision.action, decision.reasons = "not needed", []
-            if decision.made is not None and decision.made.pending:
-                pending |= {base_name(name) for name in node.outputs}
-        elif decision.action != "up to date":
+            decision = Decision(node.name, "not needed", [], decision.pending)
+            undecided = bool(decision.pending)
+        else:
+            undecided = decision.may_run
+        if undecided:
             pending |= {base_name(name) for name in node.outputs}
         decisions[node.name] = decision
+    # Backwards, so that a node that feeds a feeder finds that one decided already.
     for node in reversed(pipeline.nodes):
-        if decisions[node.name].action != "not needed":
-            continue
-        fed = [
-            other.name
-            for other in pipeline.nodes
-            if set(other.inputs) & set(node.outputs)
-            and decisions[other.name].action not in ("up to date", "not needed")
-        ]
-        if fed:
-            sure = any(decisions[name].runs for name in fed)
-            decisions[node.name].action = "run" if sure else "if changed"
-            decisions[node.name].reasons = [f"feeds {', '.join(fed)}"]
+        if decisions[node.name].action == "not needed":
+            decisions[node.name] = _feeder_decision(node, pipeline, decisions)
     return list(decisions.values())
 
 
@@ -142,15 +124,47 @@ def as_table(decisions: list[Decision]) -> Table:
     table = Table("node", "decision", "why", box=None, header_style="bold", pad_edge=False)
     for decision in decisions:
         colour = _COLOURS.get(decision.action, "cyan")
-        table.add_row(decision.node, f"[{colour}]{decision.action}[/]", _escape(decision.why))
+        table.add_row(decision.node, f"[{colour}]{decision.action}[/]", decision.why.replace("[", r"\["))
     return table
 
 
-def _how(node: Node, made: Made, folder: Path, raised: bool) -> Action:
-    """Whether a node that must run can go on from a state that it left."""
-    if made.pending:
-        return "run"
-    kind = state_kind(state_path(folder, node.name), made.identity.fingerprint, made.parameters.extends)
+def _feeder_decision(node: Node, pipeline: Pipeline, decisions: dict[str, Decision]) -> Decision:
+    """A node that only feeds others in memory runs if one of them does."""
+    fed = [
+        decisions[other.name]
+        for other in pipeline.nodes
+        if set(other.inputs) & set(node.outputs) and decisions[other.name].may_run
+    ]
+    if not fed:
+        return decisions[node.name]
+    action: Action = "run" if any(decision.runs for decision in fed) else "if changed"
+    reasons = [f"feeds {', '.join(decision.node for decision in fed)}"]
+    return Decision(node.name, action, reasons, decisions[node.name].pending)
+
+
+def _check_outputs(outputs: dict[str, Path | None], fingerprints: Fingerprints) -> tuple[list[Stamp], list[str]]:
+    """The stamps of a node's outputs, and a reason to run for each output that is not as its stamp has it."""
+    stamps: list[Stamp] = []
+    reasons: list[str] = []
+    for name, path in outputs.items():
+        content = fingerprints.hash_file(path)
+        stamp = read_stamp(path) if path is not None else None
+        if content is None:
+            reasons.append(f"missing {name}")
+        elif stamp is None:
+            reasons.append(f"no intact stamp of {name}")
+        elif stamp.sha256 != content:
+            reasons.append(f"{name} was modified")
+        if stamp is not None:  # even of a missing file: it shows what else has changed
+            stamps.append(stamp)
+    return stamps, reasons
+
+
+def _how(node: Node, now: Ingredients, folder: Path, raised: bool) -> Action:
+    """Whether a node that must run can go on from a state of its own."""
+    if now.pending:
+        return "run"  # without its inputs the node has no fingerprint to compare with the state's
+    kind = state_kind(state_path(folder, node.name), now.identity.fingerprint, now.parameters.extends)
     if kind == "raised":
         return "continue"
     if kind == "same":
@@ -159,23 +173,20 @@ def _how(node: Node, made: Made, folder: Path, raised: bool) -> Action:
 
 
 def _changes(before: Identity, now: Identity) -> list[str]:
-    said = []
+    found = []
     if before.function != now.function:
-        said.append(f"function {before.function} -> {now.function}")
-    said += differences(before.parameters, now.parameters)
+        found.append(f"function {before.function} -> {now.function}")
+    found += differences(before.parameters, now.parameters)
     code = [key for key in sorted({*before.code, *now.code}) if before.code.get(key) != now.code.get(key)]
-    if code:
+    if code:  # two names are enough to find the edit; a move of files would fill the screen
         more = f" and {len(code) - 2} more" if len(code) > 2 else ""
-        said.append(f"code of {', '.join(code[:2])}{more}")
+        found.append(f"code of {', '.join(code[:2])}{more}")
     for name in sorted({*before.inputs, *now.inputs}):
         if PENDING != now.inputs.get(name) != before.inputs.get(name):
-            said.append(f"input {name} changed")
-    said += [f"package {text}" for text in differences(before.packages, now.packages)]
+            found.append(f"input {name} changed")
+    found += [f"package {text}" for text in differences(before.packages, now.packages)]
     for name in sorted({*before.catalog, *now.catalog}):
+        # By digest: a stamp read back from JSON has lists where the catalog may have tuples.
         if digest(before.catalog.get(name)) != digest(now.catalog.get(name)):
-            said.append(f"catalog entry {name} changed")
-    return said
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+            found.append(f"catalog entry {name} changed")
+    return found

@@ -1,23 +1,25 @@
 """Under torchrun: rank 0 runs the pipeline, the other ranks join it in the nodes tagged `distributed`.
 
-Rank 0 alone decides, saves and stamps. Before each node that is run jointly it announces the node with its
-fingerprint in torchrun's store; the others then load the node's inputs, call its function and drop what it
-returns. The run's folder must be on a disk that all machines share.
+Rank 0 alone decides, saves and stamps. Before each node that is run jointly, rank 0 announces the node with its
+fingerprint in torchrun's store; the other ranks then load the node's inputs, call its function and drop the
+result. The run's folder must be on a disk that all machines share.
 """
 
 import json
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from ssdd.lineage.running_node import Current
+from ssdd.lineage.catalog_entries import get_dataset, in_memory
+from ssdd.lineage.running_node import RunningNode, set_running_node
 
 TAG = "distributed"
-_LONGEST = timedelta(days=30)  # what rank 0 may be busy with between two joint nodes
+_LONGEST = timedelta(days=30)  # rank 0 may be busy so long between two joint nodes; torch's default is 5 minutes
 
 
 def rank() -> int:
@@ -31,24 +33,25 @@ def world_size() -> int:
 
 
 class Announcements:
-    """What rank 0 tells the others, in order. Does nothing where there are no others."""
+    """The messages from rank 0 to the other ranks, in order. Does nothing where there are no others."""
 
     def __init__(self) -> None:
         self._number = 0
         self._store = _store() if world_size() > 1 else None
 
-    def announce(self, node: Current) -> None:
-        """Rank 0: tells that this node runs now."""
+    def announce(self, node: RunningNode) -> None:
+        """Rank 0: announces that this node runs now."""
         content = {"node": node.node, "fingerprint": node.fingerprint, "extends": node.extends}
         self._put(content)
 
     def end(self) -> None:
-        """Rank 0: tells that there is nothing more to join."""
+        """Rank 0: announces that no joint node follows."""
         self._put({"node": None})
 
     def next(self) -> dict[str, Any]:
-        """The others: waits for the next announcement; its `node` is None at the end."""
+        """Other ranks: waits for the next announcement; its `node` is None at the end."""
         assert self._store is not None
+        # The store blocks until the key is there, so the ranks need no other signal.
         content = json.loads(self._store.get(f"node/{self._number}"))
         self._number += 1
         return content
@@ -59,13 +62,29 @@ class Announcements:
             self._number += 1
 
 
-def load_inputs(node: Node, pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, Any]:
-    """Returns a node's inputs; those in memory are made first."""
+def join(
+    announcements: Announcements, pipeline: Pipeline, catalog: CatalogProtocol, run_name: str, run_folder: Path
+) -> None:
+    """Another rank than 0: takes part in the joint nodes until rank 0 announces the end."""
+    nodes = {node.name: node for node in pipeline.nodes}
+    while (announced := announcements.next())["node"] is not None:
+        node = nodes[announced["node"]]
+        inputs = _load_inputs(node, pipeline, catalog)
+        # Rank 0's fingerprint instead of one of our own: by now files may differ from those that rank 0 saw.
+        running = RunningNode(
+            node.name, run_name, run_folder, announced["fingerprint"], announced["extends"], joined=True
+        )
+        with set_running_node(running):
+            node.run(inputs)
+
+
+def _load_inputs(node: Node, pipeline: Pipeline, catalog: CatalogProtocol) -> dict[str, Any]:
+    """Returns a node's inputs; those in memory are made first, since each process has a memory of its own."""
     producers = {name: other for other in pipeline.nodes for name in other.outputs}
     for name in node.inputs:
         if name in producers and not catalog.exists(name):
-            for output, data in producers[name].run(load_inputs(producers[name], pipeline, catalog)).items():
-                if output not in catalog or getattr(catalog.get(output), "_EPHEMERAL", False):
+            for output, data in producers[name].run(_load_inputs(producers[name], pipeline, catalog)).items():
+                if in_memory(get_dataset(catalog, output)):  # files are rank 0's to save
                     catalog.save(output, data)
     return {name: catalog.load(name) for name in node.inputs}
 

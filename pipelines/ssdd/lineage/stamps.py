@@ -1,6 +1,6 @@
-"""The stamp beside an artefact: `<file>.lineage.json`, what made it.
+"""The stamp next to an artefact, `<file>.lineage.json`: the record of everything it was made from.
 
-A stamp is written after its artefact, whole or not at all, and ends with a checksum of itself: one that was
+A stamp is written after its artefact, whole or not at all, and ends with a checksum of itself. A stamp that was
 cut or altered counts as absent, so that the artefact is made again.
 """
 
@@ -13,20 +13,20 @@ from ssdd.files import atomic_write
 from ssdd.lineage.parameter_values import digest
 
 SUFFIX = ".lineage.json"
-VERSION = 1
+VERSION = 1  # of the format: a stamp of another version counts as absent, so a new one reruns everything
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a node's result follows from; equal identities make equal results.
+    """Everything that a node's result follows from; equal identities make equal results.
 
     Attributes:
         function: `module:name` of the node's function.
         code: `module:name` -> hash of the definitions reached.
-        parameters: flat parameters that define the result, by value.
+        parameters: the flat parameters that define the result, by value.
         inputs: dataset -> content hash (in memory: of its producer's identity).
         packages: distribution -> release.
-        catalog: dataset -> its type and arguments that are no path.
+        catalog: dataset -> its type and its arguments that are no location.
     """
 
     function: str
@@ -38,19 +38,19 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of the whole identity."""
         return digest(asdict(self))
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What made one artefact.
+    """The record of one artefact.
 
     Attributes:
         dataset: its name in the catalog.
         node: the node that made it.
-        sha256: its content's hash.
-        identity: what the result follows from.
+        sha256: the hash of its content.
+        identity: everything that it follows from.
         extends: flat parameters of which a higher value continues the result (`finetune.epochs`).
         about: for the reader: run, command, commit, machine, times, neutral parameters, all versions, input
             files.
@@ -65,22 +65,23 @@ class Stamp:
 
 
 def stamp_path(artefact: Path) -> Path:
-    """Returns where the stamp of an artefact (file or folder) lies."""
+    """Returns the path of the stamp of an artefact (file or folder)."""
     return artefact.with_name(artefact.name + SUFFIX)
 
 
 def write_stamp(artefact: Path, stamp: Stamp) -> None:
-    """Writes the stamp beside its artefact.
+    """Writes the stamp next to its artefact.
 
     Raises:
         OSError: the disk is full or not writable; the previous stamp is untouched.
     """
+    # Never in place: a stamp that is cut short would cost hours of training that its artefact still holds.
     with atomic_write(stamp_path(artefact)) as temporary:
         temporary.write_text(_text(asdict(stamp)), encoding="utf-8")
 
 
 def read_stamp(artefact: Path) -> Stamp | None:
-    """Returns the stamp of an artefact; None where there is none, or none that is intact."""
+    """Returns the stamp of an artefact; None where there is no intact one."""
     try:
         text = stamp_path(artefact).read_text(encoding="utf-8")
         content = json.loads(text)
@@ -88,6 +89,7 @@ def read_stamp(artefact: Path) -> Stamp | None:
         if content.pop("version") != VERSION:
             return None
         stamp = Stamp(**{**content, "identity": Identity(**content["identity"])})
+        # Compared letter by letter instead of by checksum alone: an edit of layout or of the order of keys counts too.
         return stamp if _text(asdict(stamp)) == text else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -1,4 +1,7 @@
-"""What nodes need besides inputs: names that exist and pretrained networks, checked before the first of them runs."""
+"""Checks before the first node runs: names in parameters must exist, and pretrained networks must be there.
+
+The alternative is an error in the tenth hour, when the stage that needs the network begins.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,13 +14,13 @@ from ssdd.suggestions import nearest
 
 
 def check_names(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
-    """Refuses networks and metrics that there are none of, in the parameters of nodes.
-
-    It is not part of the parameters' own types, which must stay quick to import.
+    """Refuses unknown networks and metrics in the parameters of nodes.
 
     Raises:
-        ValueError: names the parameter, and the nearest right name.
+        ValueError: names the parameter, and the nearest known name.
     """
+    # Here and not in the validators of the parameters' types: every command imports those, and the networks' packages
+    # import torch.
     for name, value in _parameters(nodes, catalog).items():
         if isinstance(value, ModelParameters):
             _check_networks(name, value)
@@ -29,14 +32,14 @@ def check_names(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
 
 
 def check_pretrained_networks(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
-    """Finds, or downloads, and checks the pretrained networks that the parameters of nodes ask.
+    """Finds, or downloads, and checks the pretrained networks that the parameters of nodes ask for.
 
     Raises:
-        ValueError: one is nowhere or not the expected one; says which file to put where.
+        ValueError: one is missing or is not the expected file; the message names the file and its place.
     """
-    asked = _parameters(nodes, catalog).values()
-    needed = {network for value in asked for network in getattr(value, "pretrained_networks", ())}
-    if needed:
+    values = _parameters(nodes, catalog).values()
+    needed = {network for value in values for network in getattr(value, "pretrained_networks", ())}
+    if needed:  # torch is imported for it, and most plans need none
         from ssdd.evaluation.pretrained_networks import find_networks
 
         find_networks(sorted(needed), PretrainedNetworks.model_validate(catalog.load("params:pretrained_networks")))

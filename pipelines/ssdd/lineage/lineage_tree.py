@@ -1,4 +1,4 @@
-"""`ssdd lineage <file>`: what made a file, and what made what it was made of."""
+"""The page of `ssdd lineage <file>`: the record of a file, and the tree of the files it was made from."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def describe(path: str | Path) -> RenderableType:
         path: the artefact, or its `.lineage.json`.
 
     Raises:
-        ValueError: there is no such file, or no intact stamp beside it.
+        ValueError: there is no such file, or no intact stamp next to it.
     """
     file = Path(path)
     if file.name.endswith(SUFFIX):
@@ -39,7 +39,7 @@ def describe(path: str | Path) -> RenderableType:
 
 
 def facts(file: Path, stamp: Stamp) -> dict[str, str]:
-    """Returns what a stamp says, as lines for the reader."""
+    """Returns the content of a stamp as lines for the reader."""
     about = stamp.about
     same = "intact" if Hashes().of(file) == stamp.sha256 else "MODIFIED since, or missing"
     commit = about.get("commit") or "not in a git repository"
@@ -88,9 +88,11 @@ def _inputs(stamp: Stamp) -> list[str]:
     return lines
 
 
-def _grow(tree: Tree, stamp: Stamp, artefact: Path, told: set[tuple[str, str]]) -> None:
-    """Adds what an artefact was made of, and so on; of each node that made some of it, once."""
-    told.add((stamp.node, stamp.identity.fingerprint))
+def _grow(tree: Tree, stamp: Stamp, artefact: Path, shown: set[tuple[str, str]]) -> None:
+    """Adds the inputs of an artefact, with their own inputs below them."""
+    # Most stages read the same few checkpoints: the inputs of each node are spelt out once, or the tree would grow
+    # with every path through the pipeline.
+    shown.add((stamp.node, stamp.identity.fingerprint))
     files = stamp.about.get("files", {})
     for name, content in stamp.identity.inputs.items():
         file = artefact.parent / files[name] if name in files else None
@@ -100,11 +102,11 @@ def _grow(tree: Tree, stamp: Stamp, artefact: Path, told: set[tuple[str, str]]) 
         elif before is None:
             tree.add(f"{name}: {file.name}{_mark(file, content)}, not made by a run")
         else:
-            again = (before.node, before.identity.fingerprint) in told
+            again = (before.node, before.identity.fingerprint) in shown
             label = f"{name}: {file.name}{_mark(file, content)} from {before.node}{', as above' if again else ''}"
             branch = tree.add(label)
             if not again:
-                _grow(branch, before, file, told)
+                _grow(branch, before, file, shown)
 
 
 def _mark(file: Path, content: str) -> str:

@@ -1,4 +1,8 @@
-"""The machine, the command and the commit, as facts for the reader; no host or user names."""
+"""The machine, command and commit of a run, recorded for the reader of a stamp.
+
+None of it enters a fingerprint: another machine is expected to give the same result. Host and user names are
+left out, since a stamp may be published with its checkpoint.
+"""
 
 import functools
 import os
@@ -17,7 +21,7 @@ def machine() -> dict[str, Any]:
 
 
 def command() -> str:
-    """Returns what this process was started with, without the folder of the program."""
+    """Returns the command line of this process, without the folder of the program."""
     return shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])
 
 
@@ -26,6 +30,7 @@ def commit(project: Path) -> dict[str, Any]:
     revision = _git(project, "rev-parse", "HEAD")
     if revision is None:
         return {"commit": None, "dirty": None}
+    # Untracked files are left out: notes and results are no change of the code.
     return {"commit": revision, "dirty": bool(_git(project, "status", "--porcelain", "--untracked-files=no"))}
 
 
@@ -49,6 +54,7 @@ def _cpu() -> str:
 
 
 def _gpus() -> list[str]:
+    # Looked up instead of imported: a run with nothing to do must not wait for torch.
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return []

@@ -1,7 +1,8 @@
-"""One run at a time on one run name.
+"""One run at a time on one run name: a lock on the run's folder.
 
-The lock belongs to the process: the system frees it when the process ends, however it ends, and processes
-that it started do not keep it.
+The lock belongs to the process: the system frees it when the process ends, however it ends, and processes that
+it started do not keep it. The `filelock` library leaves its file behind in every run's folder and does not know
+its holder: with it, all of this module would stay except the call of `lockf`.
 """
 
 import contextlib
@@ -22,14 +23,16 @@ def lock_run(folder: Path, command: str) -> Iterator[None]:
 
     Args:
         folder: `data/<run_name>`, made when missing.
-        command: what this process was started with, told to those who find the lock taken.
+        command: the command line of this process, for the message to others.
 
     Raises:
         ValueError: another process (or another session of this one) holds it; the message names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder / ".lock").resolve()
-    if path in _held:  # opening it here would set this process's own lock free
+    # POSIX frees a process's lock as soon as the process closes any descriptor of the file, so a second session in
+    # this process must not even open it.
+    if path in _held:
         raise ValueError(f"run {folder.name!r} is in use by another session of this process: wait for it to end")
     descriptor = _take(path)
     _held.add(path)
@@ -40,7 +43,7 @@ def lock_run(folder: Path, command: str) -> Iterator[None]:
         yield
     finally:
         _held.discard(path)
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # before the lock is freed: later, it could be the file of the next holder
         os.close(descriptor)
 
 
@@ -52,22 +55,24 @@ def _take(path: Path) -> int:
             if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(descriptor)):
                 return descriptor
         except OSError:
-            content = _told(descriptor)
+            content = _holder(descriptor)
             os.close(descriptor)
-            raise ValueError(_taken(path.parent.name, content)) from None
-        os.close(descriptor)  # its holder removed it in between: that lock guards nothing any more
+            raise ValueError(_message(path.parent.name, content)) from None
+        # The holder removed the file between our opening and our locking it. Others would lock a new file of the same
+        # name, so a lock on this one guards nothing.
+        os.close(descriptor)
 
 
-def _told(descriptor: int) -> bytes:
-    """What the holder says of itself; it may be about to say it."""
-    for _ in range(20):
+def _holder(descriptor: int) -> bytes:
+    """The holder's own description."""
+    for _ in range(20):  # a holder writes it right after locking: an empty file is about to be filled
         if content := os.pread(descriptor, 65536, 0):
             return content
         time.sleep(0.05)
     return b""
 
 
-def _taken(run: str, content: bytes) -> str:
+def _message(run: str, content: bytes) -> str:
     try:
         holder = json.loads(content)
         who = f"process {holder['pid']} since {holder['since']}: {holder['command']}"

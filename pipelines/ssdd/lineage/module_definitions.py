@@ -1,8 +1,7 @@
-"""A module's source as a table of definitions, read without importing it.
+"""A module's text as a table of its definitions, imports and effects, read without importing the module.
 
-A first-party module is read into: what each top-level name is defined by, what it imports, and the
-statements that act when it is imported. Hashes are those of the syntax tree without comments, docstrings
-and layout.
+A plan must not import the nodes' code: torch alone takes longer to import than the whole plan. Hashes are taken
+from the syntax tree without comments, docstrings and layout, so that edits to those rerun nothing.
 """
 
 import ast
@@ -13,26 +12,27 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-KEPT = 4096  # statements of which is remembered what was found while the walks of several nodes pass through them
+# The nodes of a pipeline reach much the same code: results for this many statements are kept between them.
+KEPT = 4096
 
 
 @dataclass(frozen=True)
 class Import:
-    """What a local name stands for: a module, or a name inside one."""
+    """The meaning of an imported name: a module, or a name inside one."""
 
     module: str
     symbol: str | None = None
 
 
 @dataclass
-class Source:
+class Module:
     """A parsed module.
 
     Attributes:
         name: dotted name, e.g. `ssdd.training.loop`.
         path: its file.
         definitions: top-level name -> the statements that bind it.
-        imports: top-level local name -> what it stands for.
+        imports: top-level local name -> its meaning.
         effects: statements that act on import (calls, loops, decorated registrations), other than
             definitions.
         stars: modules from which everything is imported.
@@ -58,8 +58,8 @@ class Source:
         return self.name if self.is_package else self.name.rpartition(".")[0]
 
 
-class Sources:
-    """Finds and reads modules of the given top-level packages, each once.
+class Modules:
+    """Finds and reads modules of some top-level packages, each once.
 
     Args:
         roots: names of the first-party top-level packages; those not installed are passed over.
@@ -71,22 +71,22 @@ class Sources:
             spec = importlib.util.find_spec(root)  # of a top-level name: imports nothing
             if spec is not None and spec.submodule_search_locations:
                 self._folders[root] = [Path(place) for place in spec.submodule_search_locations]
-        self._read: dict[str, Source | None] = {}
+        self._known: dict[str, Module | None] = {}
 
     def is_ours(self, module: str) -> bool:
         """Whether the dotted name lies in a first-party package."""
         return module.partition(".")[0] in self._folders
 
-    def get(self, module: str) -> Source | None:
+    def get(self, module: str) -> Module | None:
         """Returns the parsed module, or None where there is no such file.
 
         Raises:
             ValueError: the file is no valid Python.
         """
-        if module not in self._read:
+        if module not in self._known:
             path = self._find(module)
-            self._read[module] = None if path is None else _read(module, path, frozenset(self._folders))
-        return self._read[module]
+            self._known[module] = None if path is None else _read(module, path, frozenset(self._folders))
+        return self._known[module]
 
     def _find(self, module: str) -> Path | None:
         root, *parts = module.split(".")
@@ -99,7 +99,7 @@ class Sources:
 
 
 def hash_statements(statements: list[ast.stmt]) -> str:
-    """Returns a SHA-256 of what statements mean: names, structure, constants; no comments or docstrings."""
+    """Returns a SHA-256 of names, structure and constants of statements, without comments and docstrings."""
     digest = hashlib.sha256()
     for statement in statements:
         digest.update(_text(statement))
@@ -120,6 +120,7 @@ def imports_of(statement: ast.AST, package: str) -> dict[str, Import]:
             for alias in node.names:
                 top = alias.name.partition(".")[0]
                 found[alias.asname or top] = Import(alias.name if alias.asname else top)
+                # `import a.b` binds `a` and yet loads `a.b`, whose effects count: kept under a name no code can have.
                 if not alias.asname and top != alias.name:
                     found[f"{alias.name} (loaded)"] = Import(alias.name)
         elif isinstance(node, ast.ImportFrom):
@@ -131,6 +132,8 @@ def imports_of(statement: ast.AST, package: str) -> dict[str, Import]:
 
 def _tokens(node: ast.AST) -> Iterator[str]:
     """The tree in a form that is the same for every Python version (`ast.dump` is not)."""
+    # Empty fields are left out because newer releases of Python add fields (`type_params`): with them, an upgrade of
+    # Python would make every stage stale.
     yield type(node).__name__
     for name, value in ast.iter_fields(node):
         if name in ("type_comment", "kind", "type_ignores", "ctx"):
@@ -156,50 +159,52 @@ def _is_text(statement: ast.AST) -> bool:
     )
 
 
-def _read(module: str, path: Path, roots: frozenset[str]) -> Source:
+def _read(name: str, path: Path, roots: frozenset[str]) -> Module:
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"expected valid Python in {path}, got: {error}") from None
-    source = Source(module, path, roots)
+    module = Module(name, path, roots)
     for statement in tree.body:
-        _place(statement, source)
-    return source
+        _enter(statement, module)
+    return module
 
 
-def _place(statement: ast.stmt, source: Source) -> None:
+def _enter(statement: ast.stmt, module: Module) -> None:
+    """Enters a top-level statement into the module's table."""
     match statement:
         case ast.Expr(value=ast.Constant()):
             pass
         case ast.Import() | ast.ImportFrom():
-            _place_import(statement, source)
+            _enter_import(statement, module)
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-            source.definitions.setdefault(name, []).append(statement)
-            if any(_registers(decorator, source) for decorator in statement.decorator_list):
-                source.effects.append(statement)
+            module.definitions.setdefault(name, []).append(statement)
+            if any(_registers(decorator, module) for decorator in statement.decorator_list):
+                module.effects.append(statement)
         case ast.Assign(targets=targets) if all(_names(target) for target in targets):
             for target in targets:
                 for name in _names(target):
-                    if name != "__all__":
-                        source.definitions.setdefault(name, []).append(statement)
+                    if name != "__all__":  # a list of exports changes no result
+                        module.definitions.setdefault(name, []).append(statement)
         case ast.AnnAssign(target=ast.Name(id=name)):
-            source.definitions.setdefault(name, []).append(statement)
+            module.definitions.setdefault(name, []).append(statement)
         case ast.If(test=test, orelse=orelse) if "TYPE_CHECKING" in ast.unparse(test):
-            for inner in orelse:
-                _place(inner, source)
+            for inner in orelse:  # the other branch is for type checkers and never runs
+                _enter(inner, module)
         case _:
-            source.imports.update(imports_of(statement, source.package))
+            # `try: import x`, loops, calls: each may bind names and act, so it counts as both.
+            module.imports.update(imports_of(statement, module.package))
             for name in _bound(statement):
-                source.definitions.setdefault(name, []).append(statement)
-            source.effects.append(statement)
+                module.definitions.setdefault(name, []).append(statement)
+            module.effects.append(statement)
 
 
-def _place_import(statement: ast.Import | ast.ImportFrom, source: Source) -> None:
-    found = imports_of(statement, source.package)
+def _enter_import(statement: ast.Import | ast.ImportFrom, module: Module) -> None:
+    found = imports_of(statement, module.package)
     if "*" in found:
-        source.stars.append(found.pop("*").module)
+        module.stars.append(found.pop("*").module)
     if not (isinstance(statement, ast.ImportFrom) and statement.module == "__future__"):
-        source.imports.update(found)
+        module.imports.update(found)
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:
@@ -210,15 +215,15 @@ def _absolute(node: ast.ImportFrom, package: str) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-def _registers(decorator: ast.expr, source: Source) -> bool:
+def _registers(decorator: ast.expr, module: Module) -> bool:
     """Whether a decorator may do more than wrap: it is this project's own, or a method of some object."""
     root = decorator.func if isinstance(decorator, ast.Call) else decorator
     while isinstance(root, ast.Attribute):
         root = root.value
     if not isinstance(root, ast.Name):
         return False
-    item = source.imports.get(root.id)
-    return root.id in source.definitions or (item is not None and item.module.partition(".")[0] in source.roots)
+    item = module.imports.get(root.id)
+    return root.id in module.definitions or (item is not None and item.module.partition(".")[0] in module.roots)
 
 
 def _names(target: ast.expr) -> list[str]:

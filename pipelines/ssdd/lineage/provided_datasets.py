@@ -1,0 +1,120 @@
+"""Checkpoints that are provided instead of made: `--params teacher=<file>`, `<run>`, `<run>@best`, `<run>@last`.
+
+A project lists in its rules which parameter provides which dataset. When a user sets such a parameter, the
+nodes of the replaced namespaces are left out of the run, the catalog entry reads the provided file, and the
+other datasets of the nodes left out are None for the nodes that take them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kedro.io import CatalogProtocol, MemoryDataset
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from ssdd.lineage.catalog_entries import arguments, artefact_path, get_dataset
+from ssdd.lineage.project_rules import ReplaceableDataset
+from ssdd.runs import check_run_name, data_folder, known_runs, looks_like_file, read_reference, run_folder
+from ssdd.suggestions import nearest
+
+
+@dataclass(frozen=True)
+class ProvidedDataset:
+    """A dataset that this run takes from a file.
+
+    Attributes:
+        parameter: the parameter that provides it.
+        written: the parameter's value.
+        replaced: what it stands for.
+        file: the file that the value means.
+    """
+
+    parameter: str
+    written: str
+    replaced: ReplaceableDataset
+    file: Path
+
+    def __str__(self) -> str:
+        return f"{self.parameter}={self.written}"
+
+
+def find_provided(
+    parameters: Mapping[str, object],
+    replaceable: Mapping[str, ReplaceableDataset],
+    catalog: CatalogProtocol,
+    project: Path,
+    run_name: str,
+) -> list[ProvidedDataset]:
+    """Finds the file of each dataset that the parameters provide.
+
+    Args:
+        parameters: all parameters of the run.
+        replaceable: parameter -> the dataset that it provides.
+        catalog: the run's datasets.
+        project: the project's folder; relative files start there or at the working directory.
+        run_name: this run, whose paths are turned into the other run's.
+
+    Raises:
+        ValueError: there is no such file and no such run, or the run has no such checkpoint.
+    """
+    found = []
+    for parameter, replaced in replaceable.items():
+        if parameters.get(parameter) not in (None, ""):
+            written = str(parameters[parameter])
+            file = _file(parameter, written, replaced, catalog, project, run_name)
+            found.append(ProvidedDataset(parameter, written, replaced, file))
+    return found
+
+
+def use_provided(pipeline: Pipeline, catalog: CatalogProtocol, provided: list[ProvidedDataset]) -> Pipeline:
+    """Returns the pipeline without the nodes that provided datasets replace, and points the catalog at the files."""
+    left_out: list[Node] = []
+    for item in provided:
+        name = item.replaced.dataset
+        left_out += [node for node in pipeline.nodes if _inside(node, item.replaced.replaces) or name in node.outputs]
+        # The entry keeps its own type, so that a provided file is checked as a made one is.
+        dataset = get_dataset(catalog, name)
+        catalog[name] = type(dataset)(**{**arguments(dataset), "filepath": str(item.file)})
+    kept = [node for node in pipeline.nodes if node not in left_out]
+    missing = {name for node in left_out for name in node.outputs} - {item.replaced.dataset for item in provided}
+    for name in missing & {name for node in kept for name in node.inputs}:
+        catalog[name] = MemoryDataset(None)
+    return Pipeline(kept)
+
+
+def _file(
+    parameter: str, written: str, replaced: ReplaceableDataset, catalog: CatalogProtocol, project: Path, run_name: str
+) -> Path:
+    # A file comes before a run of the same name: a user who sees the file in their folder means it.
+    for place in (Path(written).expanduser(), project / written):
+        if place.is_file():
+            return place.resolve()
+    if looks_like_file(written):
+        raise ValueError(f"{parameter}: expected a checkpoint file, found none at {written!r}")
+    runs = known_runs(project)
+    try:
+        reference = read_reference(written, runs)
+    except ValueError as error:
+        raise ValueError(f"{parameter}: {error}") from None
+    if reference is None:
+        run = written.partition("@")[0]
+        raise ValueError(f"{parameter}: no file and no run is called {run!r}{nearest(run, runs)}")
+    run = reference.run
+    name = replaced.best if reference.best else replaced.dataset
+    if name is None:
+        raise ValueError(f"{parameter}: this stage keeps no best checkpoint; write {run} or {run}@last")
+    # The catalog knows the paths of this run only. Those of another run differ in the run's folder alone.
+    here = artefact_path(get_dataset(catalog, name), name)
+    ours = run_folder(project, run_name)
+    if here is None or not here.is_relative_to(ours):
+        raise ValueError(f"expected the catalog entry {name!r} to lie below {ours}, got {here}")
+    there = data_folder(project) / check_run_name(run) / here.relative_to(ours)
+    if not there.is_file():
+        raise ValueError(f"{parameter}: the run {run!r} has no {name} yet: expected it at {there}")
+    return there
+
+
+def _inside(node: Node, namespaces: tuple[str, ...]) -> bool:
+    own = node.namespace or ""
+    return any(own == name or own.startswith(f"{name}.") for name in namespaces)
