@@ -162,7 +162,7 @@ def load_inception(path: PathLike | None = None, sha256: str | None = None) -> I
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=tensors
         )
 
-    return InceptionFeatures(INCEPTION.network, sha256_file(file), _build(build, file))
+    return InceptionFeatures(INCEPTION.network, sha256_file(file), build_network(build, file))
 
 
 def load_lpips(
@@ -201,7 +201,7 @@ def load_lpips(
             linear.load_state_dict({"model.1.weight": lins[f"lin{index}.model.1.weight"]})
         return network
 
-    return Lpips(f"lpips-0.1-{net}", sha256_file(file), _build(build, file), smooth)
+    return Lpips(f"lpips-0.1-{net}", sha256_file(file), build_network(build, file), smooth)
 
 
 def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: str = DINOV2_BASE) -> DinoV2:
@@ -227,10 +227,10 @@ def load_dinov2(path: PathLike | None = None, sha256: str | None = None, model: 
         network.load_state_dict(weights)
         return network
 
-    return DinoV2(model, sha256_file(file), _build(build, file))
+    return DinoV2(model, sha256_file(file), build_network(build, file))
 
 
-def _build(build: Callable[[], nn.Module], file: Path) -> nn.Module:
+def build_network(build: Callable[[], nn.Module], file: Path) -> nn.Module:
     """Builds a network without touching the caller's random state; an error names the file that does not fit."""
     try:
         # The libraries draw initial weights before ours are loaded; a run must not depend on whether it evaluates.

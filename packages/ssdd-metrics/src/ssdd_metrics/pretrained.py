@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
 from ssdd_metrics.dreamsim import find_dreamsim, load_dreamsim
+from ssdd_metrics.efficientnet import EXTRA, find_efficientnet, load_efficientnet
 from ssdd_metrics.images import to_unit
 from ssdd_metrics.networks import (
     DINOV2_BASE,
@@ -37,7 +39,8 @@ class PretrainedNetwork:
         module: of these libraries; its import shows whether the extra is installed.
         find: takes a path and a SHA-256 (None for the defaults), returns the checked weight file.
         load: takes the same two, returns the network.
-        downloads: the weights are found without a path, in the usual cache or by a download.
+        place: of the weights, where no path is passed: the usual "cache", or else a download; a "package" of the extra;
+            or none ("path").
         takes_unit: the images are floats in [0, 1]; False: uint8.
     """
 
@@ -45,7 +48,7 @@ class PretrainedNetwork:
     module: str
     find: Callable[[PathLike | None, str | None], Path]
     load: Callable[[PathLike | None, str | None], MetricNetwork]
-    downloads: bool = True
+    place: Literal["cache", "package", "path"] = "cache"
     takes_unit: bool = True
 
 
@@ -73,8 +76,9 @@ NETWORKS: dict[str, PretrainedNetwork] = {
         "perceptual", "timm", find=partial(find_weights, dinov2_file(DINOV2_BASE)), load=load_dinov2
     ),
     "dreamsim": PretrainedNetwork(
-        "dreamsim", "dreamsim", find=_find_dreamsim_adapter, load=load_dreamsim, downloads=False
+        "dreamsim", "dreamsim", find=_find_dreamsim_adapter, load=load_dreamsim, place="path"
     ),
+    "efficientnet": PretrainedNetwork(EXTRA, "timm", find_efficientnet, load_efficientnet, place="package"),
 }
 
 

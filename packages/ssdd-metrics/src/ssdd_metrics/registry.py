@@ -1,7 +1,7 @@
 """The table of metrics. Everything else that depends on a metric's name is derived from its one entry here.
 
-Derived are the measurement itself, the sets "offline" and "full", the pretrained networks to load, the direction of
-`extremes`, and in applications the columns of reports and the panels of figures.
+Derived are the measurement itself, the sets "offline", "packaged" and "full", the pretrained networks to load, the
+direction of `extremes`, and in applications the columns of reports and the panels of figures.
 """
 
 import difflib
@@ -9,6 +9,7 @@ from collections.abc import Container, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
+from ssdd_metrics.efficientnet import SMALLEST_SIDE as EFFICIENTNET_SIDE
 from ssdd_metrics.networks import SMALLEST_SIDES as SMALLEST
 from ssdd_metrics.pixelwise import gradient_energy_ratio, mae, mse, psnr
 from ssdd_metrics.pretrained import NETWORKS, RANDOM_CONV
@@ -123,19 +124,44 @@ _TABLE = (
     Metric("rfid", "rFID", "lower", 3, "frechet", network="inception"),
     Metric("fdd", "FDD", "lower", 2, "frechet", network="dinov2"),
     Metric("dreamsim", "DreamSim", "lower", 4, "pairwise", network="dreamsim"),
+    Metric(
+        "efficientnet_distance",
+        "perceptual distance (EfficientNet)",
+        "lower",
+        4,
+        "pairwise",
+        network="efficientnet",
+        min_side=EFFICIENTNET_SIDE,
+    ),
+    Metric(
+        "frechet_efficientnet",
+        "Frechet, EfficientNet features",
+        "lower",
+        3,
+        "frechet",
+        network="efficientnet",
+        min_side=EFFICIENTNET_SIDE,
+    ),
 )
 METRICS = {metric.name: metric for metric in _TABLE}
 
 
 def metric_sets() -> dict[str, tuple[str, ...]]:
-    """The named sets: "offline" needs no pretrained network, "full" only such as find their weights by themselves."""
-    offline = tuple(name for name, metric in METRICS.items() if metric.network not in NETWORKS)
-    downloads = (name for name, m in METRICS.items() if m.network in NETWORKS and NETWORKS[m.network].downloads)
-    return {"offline": offline, "full": (*offline, *downloads)}
+    """The named sets.
+
+    "offline" needs no pretrained network, "packaged" also those whose weights a package of the registry holds, "full"
+    instead those that find their weights in a cache or download them.
+    """
+
+    def at(place: str | None) -> tuple[str, ...]:
+        places = {name: NETWORKS[m.network].place if m.network in NETWORKS else None for name, m in METRICS.items()}
+        return tuple(name for name, where in places.items() if where == place)
+
+    return {"offline": at(None), "packaged": (*at(None), *at("package")), "full": (*at(None), *at("cache"))}
 
 
 def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
-    """Expands "offline" and "full", and checks names.
+    """Expands "offline", "packaged" and "full", and checks names.
 
     Raises:
         ValueError: an unknown name, none, or one twice.
@@ -149,7 +175,7 @@ def metric_names(metrics: str | Sequence[str]) -> tuple[str, ...]:
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join((*sets, *METRICS))}"
             raise ValueError(f"there is no metric {name!r}; {hint}")
     if not metrics or len(set(metrics)) != len(metrics):
-        raise ValueError(f'expected "offline", "full" or distinct names of metrics, got {list(metrics)}')
+        raise ValueError(f'expected "offline", "packaged", "full" or distinct names of metrics, got {list(metrics)}')
     return tuple(metrics)
 
 
