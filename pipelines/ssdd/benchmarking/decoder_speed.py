@@ -92,6 +92,7 @@ def make_sides(
 def _ssdd_sides(
     size: str, dtype: torch.dtype, pixels: int, batch: int, steps: int, device: torch.device, generator: torch.Generator
 ) -> dict[str, Callable[[], Tensor]]:
+    # One decoder for all sides, so that they differ in the computation alone.
     decoder = Decoder(size).to(device, dtype).to(memory_format=torch.channels_last).eval()
     cells = pixels // decoder.config.downscale
     z = torch.randn(batch, decoder.config.latent_channels, cells, cells, generator=generator).to(device)

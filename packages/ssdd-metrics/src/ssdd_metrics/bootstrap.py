@@ -80,6 +80,7 @@ def bootstrap_interval(values: Any, confidence: float = 0.95, resamples: int = R
     if not len(finite):
         mean = finite_mean(values)
         return Interval(mean, mean, mean, images=0, infinite=len(values))
+    # Named, because numpy may exchange the generator behind default_rng, and stored intervals would not repeat.
     generator = np.random.Generator(np.random.PCG64(seed))
     means = [finite[generator.integers(len(finite), size=len(finite))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])

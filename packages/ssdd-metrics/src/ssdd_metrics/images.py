@@ -87,6 +87,7 @@ def check_reference_range(reference: Tensor) -> None:
     """
     if reference.dtype == torch.uint8:
         return
+    # No clamping here: -1..1 clamped to [0, 1] would look like a dark data set, and every metric would be wrong.
     low, high = reference.min().item(), reference.max().item()
     if low < -REFERENCE_SLACK or high > 1 + REFERENCE_SLACK:
         raise ValueError(

@@ -77,6 +77,7 @@ class Protocol:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Protocol":
         """The inverse of `to_dict`."""
+        # JSON has no tuples; a list would make two equal protocols differ.
         return cls(**{**values, "metrics": tuple(values["metrics"])})
 
     def reference_side(self, network: str, sha256: str) -> dict[str, str]:

@@ -43,6 +43,7 @@ class ReferenceStatistics:
         Raises:
             ValueError: the protocols differ.
         """
+        # Added all the same, moments of differently prepared images would give a plausible and wrong distance.
         if self.protocol != other.protocol:
             raise ValueError(f"expected statistics of one protocol, they differ: {_differences(self, other.protocol)}")
         return ReferenceStatistics(self.moments + other.moments, self.protocol)
@@ -97,6 +98,7 @@ def compute_references(
     loaded = {name: get_network(name, networks or {}).to(device) for name in dict.fromkeys(needed.values())}
     protocols = reference_protocols(list(needed), protocol, loaded)
     found: dict[str, Moments] = {}
+    # The metrics inside the batches and not around them: `batches` can be read once only, and decoding is dear.
     for images in batches:
         check_reference_range(images)
         clean = to_uint8(images.to(device))
@@ -117,6 +119,7 @@ def save_references(path: str | os.PathLike[str], references: Mapping[str, Refer
         for part, tensor in zip(_PARTS, (moments.count.reshape(1), moments.total, moments.outer), strict=True):
             # safetensors refuses views, such as a slice of a larger matrix.
             tensors[f"{name}.{part}"] = tensor.cpu().contiguous()
+    # In the same file as the numbers, so that a copied file cannot lose its protocol.
     protocols = {name: statistics.protocol for name, statistics in references.items()}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={"reference_protocols": json.dumps(protocols)})
@@ -165,6 +168,7 @@ def _frechet_networks(metrics: str | Sequence[str]) -> dict[str, str]:
 
 def _differences(statistics: ReferenceStatistics, protocol: dict[str, str]) -> str:
     stored = statistics.protocol
+    # The keys of both: a file of another release may have entries that this one lacks, or lack some.
     return "; ".join(
         f"{name}: expected {protocol.get(name)!r}, the file has {stored.get(name)!r}"
         for name in sorted(stored.keys() | protocol.keys())

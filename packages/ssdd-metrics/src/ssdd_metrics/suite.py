@@ -137,6 +137,7 @@ class MetricSuite:
             ValueError: the metrics differ, or both suites have seen the same image.
         """
         state = other.state() if isinstance(other, MetricSuite) else other
+        # The keys name the metrics; by position, a suite of other metrics would merge without an error.
         if state.keys() != self.state().keys():
             raise ValueError(f"expected a state of the metrics {self.metrics}, got {sorted(state)}: build suites alike")
         rows = {key.removeprefix("rows."): value.cpu().numpy() for key, value in state.items() if "rows." in key}
@@ -228,6 +229,7 @@ class MetricSuite:
 
     def _numbers(self, images: Any, batch: int) -> np.ndarray:
         if images is None:
+            # Right for one process only; numbers of two that both count from zero are refused when they merge.
             seen = sum(len(rows[KEY]) for rows in self._rows)
             return np.arange(seen, seen + batch)
         numbers = np.asarray(images.cpu() if isinstance(images, Tensor) else images)
