@@ -30,16 +30,16 @@ class Conditioning:
 
     Args:
         latent: (B, C, H / p, W / p), upsampled (p is the patch size).
-        resnets: modulation of each residual block, down then up.
-        transformer: modulation of each transformer block.
+        resnets: modulations of the residual blocks, down then up, side by side in their channels.
+        transformer: modulations of the transformer blocks, likewise.
         projections: weights of q, k and v of each transformer block, (3 D, D).
         biases: attention biases of each transformer block.
         folded: kernel of each upsampling.
     """
 
     latent: Tensor
-    resnets: list[Modulation]
-    transformer: list[Modulation]
+    resnets: Modulation
+    transformer: Modulation
     projections: list[Tensor]
     biases: Sequence[TileBiases | FusedBias]
     folded: list[Tensor]
@@ -111,12 +111,12 @@ class AdaLayerNorm(nn.Module):
         return modulation.apply(F.layer_norm(x, (self.channels,), eps=self.eps), may_overwrite())
 
 
-def modulations(context: Tensor, norms: Sequence[AdaGroupNorm | AdaLayerNorm]) -> list[Modulation]:
-    """Projects the context (B, h, w, ch) for all norms in one matrix product: the modulation of each."""
+def modulations(context: Tensor, norms: Sequence[AdaGroupNorm | AdaLayerNorm]) -> Modulation:
+    """Projects the context (B, h, w, ch) for all norms in one matrix product: their modulations, side by side."""
     if not norms:
-        return []
+        return Modulation(context[..., :0], context[..., :0])
     scales, scale_biases, shifts, shift_biases = zip(*(norm.projections() for norm in norms), strict=True)
     maps = linear(context, torch.cat(scales + shifts), torch.cat(scale_biases + shift_biases))
     scale, shift = maps.tensor_split(2, dim=-1)
-    # Views of two large maps; contiguous copies of their own made no decode faster.
-    return list(Modulation(1 + scale, shift).split([norm.channels for norm in norms]))
+    # Not split here: with dozens of views as its arguments, a compiled step takes minutes to compile for a second size.
+    return Modulation(1 + scale, shift)

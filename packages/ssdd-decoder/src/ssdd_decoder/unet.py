@@ -22,7 +22,7 @@ from ssdd_decoder.blocks import (
     Upsample,
     fold_upsampling,
 )
-from ssdd_decoder.conditioning import Conditioning, TimeEmbedding, modulations
+from ssdd_decoder.conditioning import AdaGroupNorm, Conditioning, TimeEmbedding, modulations
 from ssdd_decoder.config import DecoderConfig
 from ssdd_decoder.linear import Linear
 from ssdd_decoder.modulation import Modulation
@@ -128,6 +128,7 @@ class UNet(nn.Module):
         self.up_blocks = cast("Sequence[UpBlock]", nn.ModuleList(up_blocks))
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, ch, eps=1e-5)
         self.conv_out = nn.Conv2d(ch, pixels, 3, padding=1)
+        self._resnet_channels = [norm.channels for norm in self._resnet_norms()]
         self._initialize()
         # In the other layout, convolutions convert their maps, and modulation would run along rows instead of channels.
         self.to(memory_format=torch.channels_last)
@@ -137,12 +138,11 @@ class UNet(nn.Module):
         height, width = (side * self.config.downscale // self.config.patch_size for side in z.shape[2:])
         context = self.ada_ctx_proj(z).permute(0, 2, 3, 1).contiguous()  # (B, h, w, ch)
         halvings = len(self.config.widths) - 1
-        outer: list[DownBlock | UpBlock] = [*self.down_blocks, *self.up_blocks]
         blocks = self.mid_block.transformer_blocks
         tables = [block.relative_position_bias.relative_bias_table for block in blocks]
         return Conditioning(
             latent=F.interpolate(z, size=(height, width), mode="nearest"),
-            resnets=modulations(context, [resnet.norm1 for block in outer for resnet in block.resnets]),
+            resnets=modulations(context, self._resnet_norms()),
             # SiLU for these alone, as published
             transformer=modulations(F.silu(context), [block.norm1 for block in blocks]),
             projections=[block.attn1.projection() for block in blocks],
@@ -163,7 +163,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: x_t is not F times the latent's size.
         """
-        expected = tuple(self.config.downscale * side for side in conditioning.resnets[0].cells)
+        expected = tuple(self.config.downscale * side for side in conditioning.resnets.cells)
         # The check also tells a compiler that all sizes are multiples of the latent's; without it, a second size took
         # minutes to compile.
         if x_t.shape[2:] != expected:
@@ -174,7 +174,7 @@ class UNet(nn.Module):
             x = F.pixel_unshuffle(x, self.config.patch_size)
         x = torch.cat([x, conditioning.latent], dim=1).contiguous(memory_format=torch.channels_last)
         h = self.conv_in(x)
-        resnets = iter(conditioning.resnets)
+        resnets = conditioning.resnets.split(self._resnet_channels)
         h, skips = self._down(h, resnets, time)
         h, tokens = self._middle(h, conditioning, token_layer)
         h = self._up(h, skips, resnets, time, conditioning.folded)
@@ -191,6 +191,10 @@ class UNet(nn.Module):
         """Velocity (B, 3, H, W) of noisy images x_t (B, 3, H, W) at times t (B,) given latents z (B, C, h, w)."""
         return self.predict(x_t, t, self.condition(z)).velocity
 
+    def _resnet_norms(self) -> list[AdaGroupNorm]:
+        blocks: list[DownBlock | UpBlock] = [*self.down_blocks, *self.up_blocks]
+        return [resnet.norm1 for block in blocks for resnet in block.resnets]
+
     def _down(self, h: Tensor, modulations: Iterator[Modulation], time: Tensor) -> tuple[Tensor, list[Tensor]]:
         skips = [h]
         for block in self.down_blocks:
@@ -204,9 +208,10 @@ class UNet(nn.Module):
 
     def _middle(self, h: Tensor, conditioning: Conditioning, token_layer: int | None) -> tuple[Tensor, Tensor | None]:
         tokens, middle = None, self.mid_block
+        modulations = conditioning.transformer.split([self.config.widths[-1]] * len(middle.transformer_blocks))
         x = middle.proj_in(middle.norm(h).permute(0, 2, 3, 1).contiguous())  # (B, N_y, N_x, D)
         for i, block in enumerate(middle.transformer_blocks):
-            x = self._run(block, x, conditioning.transformer[i], conditioning.projections[i], conditioning.biases[i])
+            x = self._run(block, x, next(modulations), conditioning.projections[i], conditioning.biases[i])
             if i == token_layer:
                 tokens = x
         return h + middle.proj_out(x).permute(0, 3, 1, 2), tokens
