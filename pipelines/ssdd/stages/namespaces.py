@@ -1,4 +1,4 @@
-"""How a stage becomes a box in Kedro-Viz: one namespace, with all data sets and parameters outside it."""
+"""A stage as a box in Kedro-Viz: one namespace, with all data sets and parameters outside it."""
 
 from kedro.pipeline import Node, Pipeline
 

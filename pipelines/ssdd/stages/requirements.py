@@ -1,4 +1,4 @@
-"""What nodes need besides inputs: names that exist and pretrained networks, checked before the first of them runs."""
+"""Requirements of nodes besides their inputs, checked before the first one runs: known names, pretrained networks."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,12 +11,13 @@ from ssdd.suggestions import nearest
 
 
 def check_names(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
-    """Refuses networks and metrics that there are none of, in the parameters of nodes.
+    """Refuses unknown names of networks and metrics in the parameters of nodes.
 
-    It is not part of the parameters' own types, which must stay quick to import.
+    This is not part of the parameters' own types: these must be quick to import, and the names are in packages that
+    import torch.
 
     Raises:
-        ValueError: names the parameter, and the nearest right name.
+        ValueError: the message names the parameter, and the nearest right name.
     """
     for name, value in _parameters(nodes, catalog).items():
         if isinstance(value, ModelParameters):
@@ -29,13 +30,13 @@ def check_names(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
 
 
 def check_pretrained_networks(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
-    """Finds, or downloads, and checks the pretrained networks that the parameters of nodes ask.
+    """Finds, or downloads, and checks the pretrained networks that the parameters of nodes need.
 
     Raises:
-        ValueError: one is nowhere or not the expected one; says which file to put where.
+        ValueError: one is missing or not the expected one; the message says which file to put where.
     """
-    asked = _parameters(nodes, catalog).values()
-    needed = {network for value in asked for network in getattr(value, "pretrained_networks", ())}
+    values = _parameters(nodes, catalog).values()
+    needed = {network for value in values for network in getattr(value, "pretrained_networks", ())}
     if needed:
         from ssdd.evaluation.pretrained_networks import find_networks
 
