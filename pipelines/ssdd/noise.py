@@ -1,8 +1,8 @@
 """Random draws that depend on (seed, purpose, step, sample) alone.
 
-Each sample of a batch has its own generator, so a draw is the same whoever else is in the batch, however the
-batch is cut over processes or pieces, and whether the run was interrupted before. There is therefore no random
-state to save: it is a function of what the resume state already holds.
+Each sample of a batch has its own generator. A draw is therefore the same with any other samples in the batch, in any
+number of processes or pieces, and after an interruption. There is no random state to save: the step count in the resume
+state is enough.
 """
 
 import hashlib
@@ -14,8 +14,9 @@ from torch import Tensor
 
 def sample_seed(seed: int, purpose: str, step: int, sample: int) -> int:
     """Returns a 63-bit generator seed for one draw; equal arguments give equal seeds on every machine."""
+    # A hash, and not seed + step: neighbouring seeds of one generator are correlated, and sums of numbers collide.
     text = f"{seed}/{purpose}/{step}/{sample}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1  # torch takes int64
 
 
 def sample_seeds(seed: int, purpose: str, step: int, samples: Sequence[int]) -> list[int]:
@@ -29,7 +30,7 @@ def sample_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.devic
     Args:
         seeds: B generator seeds.
         shape: shape of one sample, without the batch.
-        device: where to draw; CPU and GPU generators give different (equally good) numbers.
+        device: of the draw; CPU and GPU generators give different (equally good) numbers.
 
     Returns:
         (B, *shape), float32.

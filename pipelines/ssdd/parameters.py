@@ -1,12 +1,40 @@
-"""The parameters of every stage, typed: what `conf/*/parameters*.yml` and `--params` may say."""
+"""The parameters of every stage, typed: one model for each group of `conf/*/parameters*.yml` and `--params`."""
 
+import logging
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MOST_BATCH = 2**20  # beyond these a value is a slip of the keyboard, refused before memory or hours are spent
+log = logging.getLogger(__name__)
+
+MOST_BATCH = 2**20  # a value beyond these limits is a typing error, refused before memory or hours are spent
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
+TEACHER_STEPS = 7  # as published
+OLD_NAMES = {"judges": "pretrained_networks"}  # group before 0.2 -> group now; drop an entry after one release
+
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+
+
+def rename_old_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters under their present names; a group's old name still works, with a warning.
+
+    A value under the old name replaces the one under the new name: conf/base states every group, so only the old name
+    can be the user's.
+    """
+    renamed = {name: value for name, value in parameters.items() if name not in OLD_NAMES}
+    for old in [name for name in parameters if name in OLD_NAMES]:
+        new = OLD_NAMES[old]
+        log.warning("the parameter group %r is now called %r: the old name ends with the next release", old, new)
+        renamed[new] = _merge(renamed.get(new), parameters[old])
+    return renamed
+
+
+def _merge(below: Any, above: Any) -> Any:
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {**below, **{name: _merge(below.get(name), value) for name, value in above.items()}}
 
 
 class Frozen(BaseModel):
@@ -16,17 +44,17 @@ class Frozen(BaseModel):
 
 
 class OptimConfig(Frozen):
-    """The optimiser; `weight_decay` and its share of parameters: see `optim.parameter_groups`.
+    """The optimiser.
 
-    The published recipe names no weight decay and no rate for its first stage: 0.01 and 1e-4 are ours.
-    Short runs from scratch want a far higher rate with the schedule-free optimiser (1e-2).
+    The published recipe states neither a weight decay nor the learning rate of its first stage: 0.01 and 1e-4 are our
+    choice. Short runs from scratch need a far higher rate with the schedule-free optimiser (1e-2).
     """
 
     optimizer: Literal["radam_schedulefree", "adamw"] = "radam_schedulefree"
-    lr: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
+    lr: float = Field(default=1e-4, gt=0, description="learning rate")
+    weight_decay: float = Field(default=0.01, ge=0, description="of weights of linears, convolutions and norms")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay rates of the two moments")
+    eps: float = Field(default=1e-8, gt=0, description="added to the denominator of the update")
     clip: float = Field(default=0.1, gt=0, description="largest gradient norm")
 
     @model_validator(mode="after")
@@ -39,22 +67,22 @@ class OptimConfig(Frozen):
 class EmaConfig(Frozen):
     """Moving average of the weights: follows them exactly up to `start_step`, then min(decay, (1+n)/(10+n))."""
 
-    decay: float = Field(default=0.999, ge=0, lt=1)
-    start_step: int = Field(default=50_000, ge=0)
+    decay: float = Field(default=0.999, ge=0, lt=1, description="share of the old average that a step keeps")
+    start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the average begins")
 
 
 class LossWeights(Frozen):
-    """Weights of the loss terms; a term of weight 0 is neither computed nor needs its pretrained network."""
+    """Weights of the loss terms; a term of weight 0 is not computed and its pretrained network is not loaded."""
 
-    flow_matching: float = Field(default=1.0, ge=0)
-    perceptual: Literal["lpips", "msgrad", "none"] = "lpips"
+    flow_matching: float = Field(default=1.0, ge=0, description="weight of the velocity's squared error")
+    perceptual: Literal["lpips", "msgrad", "none"] = Field(default="lpips", description="msgrad needs no download")
     perceptual_weight: float = Field(default=0.5, ge=0)
-    repa: float = Field(default=0.25, ge=0)
-    kl: float = Field(default=1e-6, ge=0, description="counts only while the encoder trains")
+    repa: float = Field(default=0.25, ge=0, description="weight of the alignment with DINOv2's tokens")
+    kl: float = Field(default=1e-6, ge=0, description="weight of the KL divergence, while the encoder trains")
 
     @property
     def pretrained_networks(self) -> tuple[str, ...]:
-        """The pretrained networks that these terms ask."""
+        """The pretrained networks that these terms use."""
         lpips = self.perceptual == "lpips" and self.perceptual_weight > 0
         return (("lpips_vgg",) if lpips else ()) + (("dinov2",) if self.repa > 0 else ())
 
@@ -63,40 +91,14 @@ class GanConfig(Frozen):
     """The adversarial term; off by default, as published."""
 
     enabled: bool = False
-    generator_weight: float = Field(default=0.5, ge=0)
-    discriminator_weight: float = Field(default=1.0, gt=0)
-    start_step: int = Field(default=50_000, ge=0)
-    lr: float = Field(default=1e-4, gt=0)
-
-
-class TrainConfig(Frozen):
-    """Everything that decides what comes out of a training run (besides the data and the networks).
-
-    `batch_size` counts the images of one optimiser step over all processes; `accumulation` cuts that batch into
-    so many pieces, one after the other, to save memory.
-    """
-
-    epochs: int = Field(default=300, ge=1, le=1_000_000)
-    batch_size: int = Field(default=256, ge=1, le=MOST_BATCH)
-    accumulation: int = Field(default=1, ge=1, le=MOST_BATCH)
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    channels_last: bool = True
-    latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
-    eval_every: int = Field(default=4, ge=1, description="epochs; the last epoch is always evaluated")
-    log_every: int = Field(default=200, ge=1, description="steps")
-    best_metric: str = "rfid"
-    best_is: Literal["lowest", "highest"] = "lowest"
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    optim: OptimConfig = OptimConfig()
-    ema: EmaConfig = EmaConfig()
-    loss: LossWeights = LossWeights()
-    gan: GanConfig = GanConfig()
+    generator_weight: float = Field(default=0.5, ge=0, description="weight of the term in the decoder's loss")
+    discriminator_weight: float = Field(default=1.0, gt=0, description="factor of the discriminator's own loss")
+    start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the discriminator joins")
+    lr: float = Field(default=1e-4, gt=0, description="learning rate of the discriminator")
 
 
 class NetworkFile(Frozen):
-    """Where a pretrained network's weights lie, if not in the usual cache. The place never changes a result."""
+    """The file of a pretrained network's weights, if not in the usual cache. Its place never changes a result."""
 
     neutral: ClassVar[tuple[str, ...]] = ("file",)
 
@@ -114,60 +116,20 @@ class PretrainedNetworks(Frozen):
     dreamsim: NetworkFile = NetworkFile()
 
 
-class EvalConfig(Frozen):
-    """Periodic evaluation on the validation images.
-
-    `steps` counts Euler steps of the decoder: 1 for distilled ones. `best_metric` of `TrainConfig` must be among
-    the figures that `metrics` gives.
-    """
-
-    metrics: str | tuple[str, ...] = "full"
-    steps: int = Field(default=8, ge=1, le=MOST_STEPS)
-    batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
-    shown: int = Field(default=8, ge=0, description="sample images for the trackers")
-
-
-class DistillConfig(Frozen):
-    """What distillation adds: the teacher's number of steps and whether its results are cached."""
-
-    teacher_steps: int = Field(default=7, ge=1, le=MOST_STEPS)
-    cached: bool = False
-    cache_dtype: Literal["float16", "float32"] = "float16"
-    shard_size: int = Field(default=1024, ge=1, description="images per shard of the cache")
-
-
 class RuntimeConfig(Frozen):
-    """Where and how a run is carried out: never changes a result, so it never enters a fingerprint."""
+    """The machine's side of a run: it never changes a result, so it never enters a fingerprint."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of all processes; torch decides")
-    processes: int = Field(default=1, ge=1, le=256)
+    processes: int = Field(default=1, ge=1, le=256, description="that train or evaluate together")
     workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    progress: bool = True
-
-
-def pieces_per_process(config: TrainConfig, processes: int) -> int:
-    """Returns how many images one process puts through the network at a time.
-
-    Raises:
-        ValueError: the batch cannot be cut into equal pieces.
-    """
-    parts = processes * config.accumulation
-    if config.batch_size % parts:
-        raise ValueError(
-            f"expected batch_size to be a multiple of processes x accumulation = {processes} x "
-            f"{config.accumulation} = {parts}, got {config.batch_size}: change batch_size or accumulation"
-        )
-    return config.batch_size // parts
-
-
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+    progress: bool = Field(default=True, description="show progress bars")
 
 
 class DataParameters(Frozen):
-    """Where the images are. The place itself never changes a result: the index holds the hash of every image."""
+    """The images. Their place never changes a result: the index holds the hash of every image."""
 
     neutral: ClassVar[tuple[str, ...]] = ("root",)
 
@@ -187,37 +149,54 @@ class DataParameters(Frozen):
 
 
 class PrepareParameters(Frozen):
-    """Which images are used: see `ssdd.data.image_index.index_images`."""
+    """Selection of the images: see `ssdd.data.image_index.index_images`."""
 
     limit: int | None = Field(default=None, ge=1, description="images per split; for a dry run")
-    min_side: int = Field(default=16, ge=1)
-    held_out: float = Field(default=0.05, ge=0, lt=1)
-    max_rejected: float = Field(default=0.05, ge=0, le=1)
+    min_side: int = Field(default=16, ge=1, description="pixels; smaller images are rejected")
+    held_out: float = Field(default=0.05, ge=0, lt=1, description="share for validation, where no split exists")
+    max_rejected: float = Field(default=0.05, ge=0, le=1, description="share of rejected images that is an error")
 
 
 class ModelParameters(Frozen):
     """The networks, by name: `f<F>c<C>` or `sdvae`, and XS, S, B, M, L, XL, H."""
 
-    encoder: str = "f8c4"
+    encoder: str = Field(default="f8c4", description="F down-scale, C latent channels")
     decoder: str = "M"
 
 
-class StageParameters(TrainConfig):
-    """A training stage: the engine's settings, and the images that it sees."""
+class StageParameters(Frozen):
+    """A training stage: everything that decides its result, besides the images and the networks."""
 
     extends: ClassVar[tuple[str, ...]] = ("epochs",)
 
-    im_size: int = Field(default=128, ge=8, le=MOST_SIDE)
-    aug_scale: float = Field(default=1.0, ge=1, le=8)
-    eval_steps: int = Field(default=8, ge=1, le=MOST_STEPS, description="sampler steps of the periodic evaluation")
+    epochs: int = Field(default=300, ge=1, le=1_000_000, description="more only go on from fewer")
+    batch_size: int = Field(default=256, ge=1, le=MOST_BATCH, description="images of a step, over all processes")
+    accumulation: int = Field(default=1, ge=1, le=MOST_BATCH, description="pieces of a batch, to save memory")
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    compile: bool = Field(default=False, description="compile the networks with torch.compile")
+    gradient_checkpointing: bool = Field(default=False, description="less memory, more time")
+    channels_last: bool = Field(default=True, description="memory layout of the networks")
+    latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
+    im_size: int = Field(default=128, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
+    aug_scale: float = Field(default=1.0, ge=1, le=8, description="images are cropped from up to this times im_size")
+    eval_every: int = Field(default=4, ge=1, description="epochs; the last epoch is always evaluated")
+    eval_steps: int = Field(default=8, ge=1, le=MOST_STEPS, description="sampler steps; 1 for distilled decoders")
     eval_images: int | None = Field(default=None, ge=1, description="of the periodic evaluation; all by default")
-    eval_metrics: str | tuple[str, ...] = "full"
+    eval_metrics: str | tuple[str, ...] = Field(default="full", description="names, or the name of a list of them")
     eval_batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
     eval_shown: int = Field(default=8, ge=0, le=64, description="sample images for the trackers")
+    log_every: int = Field(default=200, ge=1, description="steps")
+    best_metric: str = Field(default="rfid", description="metric of eval_metrics that chooses the best checkpoint")
+    best_is: Literal["lowest", "highest"] = "lowest"
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of every random draw")
+    optim: OptimConfig = OptimConfig()
+    ema: EmaConfig = EmaConfig()
+    loss: LossWeights = LossWeights()
+    gan: GanConfig = GanConfig()
 
     @property
     def pretrained_networks(self) -> tuple[str, ...]:
-        """The pretrained networks that the loss and the periodic evaluation ask."""
+        """The pretrained networks that the loss and the periodic evaluation use."""
         return (*self.loss.pretrained_networks, *_networks_of(self.eval_metrics))
 
 
@@ -230,42 +209,42 @@ class PretrainParameters(StageParameters):
 class TargetParameters(Frozen):
     """The teacher's results that distillation learns: computed for each batch, or once and kept."""
 
-    teacher_steps: int = Field(default=7, ge=1, le=MOST_STEPS)
-    cached: bool = False
+    teacher_steps: int = Field(default=TEACHER_STEPS, ge=1, le=MOST_STEPS, description="Euler steps of the teacher")
+    cached: bool = Field(default=False, description="compute the results once and keep them")
     images: int | None = Field(default=None, ge=1, description="training images whose results are kept; all by default")
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32"] = Field(default="float16", description="of the kept images")
     shard_size: int = Field(default=1024, ge=1, description="images per file")
 
 
 class StatisticsParameters(Frozen):
     """Latent statistics over the held-out images."""
 
-    im_size: int = Field(default=256, ge=8, le=MOST_SIDE)
-    batch_size: int = Field(default=16, ge=1, le=MOST_BATCH)
-    limit: int | None = Field(default=None, ge=1)
+    im_size: int = Field(default=256, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
+    batch_size: int = Field(default=16, ge=1, le=MOST_BATCH, description="images at a time")
+    limit: int | None = Field(default=None, ge=1, description="held-out images; all by default")
 
 
 class EvaluateParameters(Frozen):
-    """How models are judged; printed with every number."""
+    """The protocol of the final evaluation; printed with every number."""
 
-    im_size: int = Field(default=256, ge=8, le=MOST_SIDE)
-    batch_size: int = Field(default=32, ge=1, le=MOST_BATCH)
+    im_size: int = Field(default=256, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
+    batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
     limit: int | None = Field(default=None, ge=1, description="held-out images; all by default")
-    teacher_steps: tuple[Steps, ...] = Field(default=(8, 1), min_length=1)
-    student_steps: tuple[Steps, ...] = Field(default=(1,), min_length=1)
-    metrics: str | tuple[str, ...] = "full"
-    noise_seed: int = Field(default=0, ge=0, lt=2**63)
+    teacher_steps: tuple[Steps, ...] = Field(default=(8, 1), min_length=1, description="sampler steps, each evaluated")
+    student_steps: tuple[Steps, ...] = Field(default=(1,), min_length=1, description="the same for the student")
+    metrics: str | tuple[str, ...] = Field(default="full", description="names, or the name of a list of them")
+    noise_seed: int = Field(default=0, ge=0, lt=2**63, description="of the sampler's starting noise")
     precision: Literal["float32", "bfloat16"] = "float32"
     shown: int = Field(default=8, ge=1, le=64, description="images kept to look at")
 
     @property
     def pretrained_networks(self) -> tuple[str, ...]:
-        """The pretrained networks that the metrics ask."""
+        """The pretrained networks that the metrics use."""
         return _networks_of(self.metrics)
 
 
 def _networks_of(metrics: str | tuple[str, ...]) -> tuple[str, ...]:
-    from ssdd_metrics import networks_of
+    from ssdd_metrics import networks_of  # imports torch, which commands that only read parameters do without
 
     return networks_of(metrics)
 
@@ -276,15 +255,15 @@ Size = Literal["debug", "quickstart", "XS", "S", "B", "M", "L", "XL", "H"]
 
 
 class DecodeSweep(Frozen):
-    """Decoding: all combinations of what is listed, the sides of each alternated in one process."""
+    """Decoding: every combination of the listed values; the sides of a combination alternate in one process."""
 
     sizes: tuple[Size, ...] = ("S",)
     pixels: tuple[int, ...] = Field(default=(256,), description="side of the square images")
     batch_sizes: tuple[int, ...] = (1,)
-    steps: tuple[int, ...] = (1,)
+    steps: tuple[int, ...] = Field(default=(1,), description="of the sampler")
     dtypes: tuple[Dtype, ...] = ("float32",)
-    sides: tuple[Side, ...] = Field(default=("ssdd", "dense", "kl"), min_length=1)
-    rounds: int = Field(default=5, ge=1)
+    sides: tuple[Side, ...] = Field(default=("ssdd", "dense", "kl"), min_length=1, description="decoders compared")
+    rounds: int = Field(default=5, ge=1, description="timings of each side")
 
 
 class TrainingSweep(Frozen):
@@ -292,14 +271,14 @@ class TrainingSweep(Frozen):
 
     size: Size = "S"
     dtypes: tuple[Dtype, ...] = ("float32",)
-    pixels: int = Field(default=128, ge=8)
+    pixels: int = Field(default=128, ge=8, description="side of the square images")
     batch_size: int = Field(default=4, ge=1)
     checkpointing_pixels: int = Field(default=256, ge=8)
     checkpointing_batch_size: int = Field(default=1, ge=1)
     distillation_pixels: int = Field(default=64, ge=8)
     distillation_batch_size: int = Field(default=4, ge=1)
-    teacher_steps: int = Field(default=7, ge=1)
-    rounds: int = Field(default=5, ge=1)
+    teacher_steps: int = Field(default=TEACHER_STEPS, ge=1)
+    rounds: int = Field(default=5, ge=1, description="timings of each side")
 
 
 class BenchmarkParameters(Frozen):

@@ -1,4 +1,4 @@
-"""The same function in one process or in many: workers are spawned here, or joined where torchrun made them."""
+"""The processes of a run: one, several that are spawned here, or those of torchrun; and the device of each."""
 
 import logging
 import os
@@ -11,20 +11,19 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import psutil
 import torch
-from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ssdd.parameters import RuntimeConfig
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LOGS = "ssdd-workers"  # temporary folders of what workers say, named <LOGS>-<process id of the launcher>-<random>
+LOGS = "ssdd-workers"  # temporary folders of the workers' logs, named <LOGS>-<process id of the launcher>-<random>
 
 
 class WorkerFailed(ChildProcessError):
@@ -34,10 +33,10 @@ class WorkerFailed(ChildProcessError):
 def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls a function in `processes` processes that form one group, and returns what rank 0 returned.
 
-    With one process, or where RANK is set (under torchrun, whose workers call this all together), it is called
-    right here. Otherwise workers are spawned: the function must be importable, its arguments and result picklable.
-    If one fails or is killed, all end and the call fails with the traceback of the first; if this process dies,
-    so do they.
+    With one process, or if RANK is set (under torchrun, whose workers all call this together), the function is called
+    in this very process. If not, workers are spawned: the function must be importable, its arguments and result
+    picklable. If a worker fails or is killed, all end and the call fails with the traceback of the first; if this
+    process dies, the workers end too.
 
     Raises:
         WorkerFailed: a worker raised or was killed.
@@ -45,6 +44,11 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
     """
     if processes == 1 or "RANK" in os.environ:
         return function(*args, **kwargs)
+    # Imported here: they take half a second, and most commands only choose a device.
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     _remove_leftovers()
     with tempfile.TemporaryDirectory(prefix=f"{LOGS}-{os.getpid()}-") as logs:
         config = LaunchConfig(
@@ -55,12 +59,12 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
-            max_restarts=0,
+            max_restarts=0,  # the same command resumes; a restart in here would hide why a worker died
             monitor_interval=0.2,
-            start_method="spawn",
+            start_method="spawn",  # CUDA does not survive a fork
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        threads = max(torch.get_num_threads() // processes, 1)
+        threads = max(torch.get_num_threads() // processes, 1)  # more threads than cores slow all workers down
         try:
             results = elastic_launch(config, _work)(os.getpid(), threads, function, args, kwargs)
         except SignalException as stop:
@@ -71,7 +75,7 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes: the only one, the one that launched others, or rank 0."""
+    """Whether this process writes: it is the only one, or it launched the others, or it is rank 0."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -81,6 +85,7 @@ def join_group() -> tuple[int, int]:
     if processes == 1:
         return 0, 1
     if not torch.distributed.is_initialized():
+        # gloo too, where there are GPUs: `gather` and `wait_for_all` exchange objects and tensors on the CPU
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return torch.distributed.get_rank(), processes
 
@@ -103,27 +108,38 @@ def gather(mine: T) -> list[T]:
 
 def _remove_leftovers() -> None:
     """Removes the temporary folders of launchers that were killed."""
+    import psutil
+
     for folder in Path(tempfile.gettempdir()).glob(f"{LOGS}-*-*"):
         pid = folder.name.removeprefix(f"{LOGS}-").partition("-")[0]
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@record
 def _work(parent: int, threads: int, function: Callable[..., T], args: Any, kwargs: Any) -> T:
-    """One worker: ends with its parent, fails loudly, leaves its process group."""
+    """One worker: ends with its parent, leaves its traceback to the launcher and its process group in order."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    # `record` writes a traceback to the file that the launcher reads. It is no decorator of `_work`, because then this
+    # module would have to import it always.
+    result: T = record(_call)(parent, threads, function, args, kwargs)  # type: ignore[assignment]
+    return result
+
+
+def _call(parent: int, threads: int, function: Callable[..., T], args: Any, kwargs: Any) -> T:
     watch_parent(parent)
     torch.set_num_threads(threads)
     logging.basicConfig(level=logging.INFO if os.environ["RANK"] == "0" else logging.WARNING)
     try:
         return function(*args, **kwargs)
     finally:
+        # After an error the others may be stuck in an exchange, and this call would wait for them.
         if sys.exc_info()[0] is None and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def _story(failed: ChildFailedError) -> str:
-    """Says which rank failed first and why, in its own words."""
+def _story(failed: "ChildFailedError") -> str:
+    """Returns which rank failed first, how, and its traceback."""
     rank, failure = failed.get_first_failure()
     message = failure.message
     if isinstance(message, dict):
@@ -134,14 +150,14 @@ def _story(failed: ChildFailedError) -> str:
 
 
 def choose_device(name: str, rank: int = 0) -> torch.device:
-    """Returns the device that `auto`, `cpu` or `cuda` means for a process; `auto` takes a GPU where there is one.
+    """Returns the device that `auto`, `cpu` or `cuda` means for a process; `auto` takes a GPU if there is one.
 
     Args:
-        name: as `runtime.device` and `--device` say it.
+        name: value of `runtime.device` or `--device`.
         rank: of the process on its machine; GPUs are dealt out in turn.
 
     Raises:
-        ValueError: a CUDA device is asked for and there is none.
+        ValueError: the name is `cuda` and there is no CUDA device.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("expected a CUDA device, found none: choose the device 'auto' or 'cpu'")
@@ -157,10 +173,10 @@ def use_threads(runtime: RuntimeConfig) -> None:
 
 
 def watch_parent(parent: int, every: float = 0.5) -> None:
-    """Ends this process soon after its parent is gone, whatever the parent died of.
+    """Ends this process soon after its parent is gone, even after a SIGKILL, of which nobody is notified.
 
     Args:
-        parent: process id of the parent, as the parent knows it.
+        parent: process id of the parent, passed on by the parent: by now this process may have another one.
         every: seconds between two looks.
     """
 

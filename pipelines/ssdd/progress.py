@@ -1,4 +1,4 @@
-"""Progress bars that share the log's console: one that counts images, and that of training, with loss and speed."""
+"""Progress bars that share the log's console: one counts images, the one of training shows loss and speed too."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ from rich.progress import (
 
 @contextmanager
 def bar(title: str, total: int, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Yields a function that counts so many more; the bar shares the log's console.
+    """Yields a function that counts so many more images.
 
     Args:
-        title: what stands before the bar.
+        title: text before the bar.
         total: how many there are.
-        show: False where no bar is wanted.
+        show: False for no bar.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=rich.get_console(), disable=not show) as progress:
@@ -34,17 +34,19 @@ def bar(title: str, total: int, show: bool = True) -> Iterator[Callable[[int], N
         yield advance
 
 
-SPEED_PERIOD = 600.0  # seconds whose steps tell the time left: some evaluations, and some steps however slow
+# Seconds over which rich averages the speed for the time left. Its own 30 would hold not one step of a large batch on a
+# CPU, and the estimate would jump at every evaluation.
+SPEED_PERIOD = 600.0
 
 
 class TrainingBar:
     """A rich progress bar that shares the log's console.
 
     Args:
-        title: what stands before the bar.
+        title: text before the bar.
         total: steps of the whole run.
-        done: steps of earlier sittings.
-        shown: False on all but one process, and where no bar is wanted.
+        done: steps of earlier sessions.
+        shown: False for no bar, and on all but one process.
     """
 
     def __init__(self, title: str, total: int, done: int = 0, shown: bool = True):
@@ -55,6 +57,7 @@ class TrainingBar:
             TextColumn("{task.fields[said]}"),
             TimeRemainingColumn(),
         )
+        # the log's console: with another one, lines of the log would break the bar
         console = rich.get_console()
         self._progress = Progress(*columns, console=console, disable=not shown, speed_estimate_period=SPEED_PERIOD)
         self._task = self._progress.add_task(title, total=total, completed=done, said="")

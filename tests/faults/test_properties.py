@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssdd.parameters import MOST_STEPS, DistillConfig, EvaluateParameters, StageParameters, pieces_per_process
-from ssdd.training.batches import split
+from ssdd.parameters import MOST_STEPS, EvaluateParameters, StageParameters, TargetParameters
+from ssdd.training.batches import pieces_per_process, split
 from ssdd.training.teacher_targets import spans
 from ssdd_decoder.times import MAX_STEPS
 
@@ -91,6 +91,6 @@ def test_a_batch_is_shared_evenly_or_refused(batch_size, processes, accumulation
 
 @given(images=st.integers(1, 5000), size=st.integers(1, 6000))
 def test_shards_hold_each_image_once(images, size):
-    found = spans(images, DistillConfig(shard_size=size))
+    found = spans(images, TargetParameters(shard_size=size))
     assert [index for first, last in found for index in range(first, last)] == list(range(images))
     assert all(0 < last - first <= size for first, last in found)

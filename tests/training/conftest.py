@@ -24,10 +24,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ssdd import noise as draws
-from ssdd.parameters import RuntimeConfig, TrainConfig
+from ssdd.evaluation.periodic import Evaluation
+from ssdd.parameters import RuntimeConfig, StageParameters
 from ssdd.processes import launch
-from ssdd.training.loop import Evaluation, train
 from ssdd.training.interface import StepLosses, TrainingStep
+from ssdd.training.loop import train
 
 
 class ToyData(torch.utils.data.Dataset):
@@ -91,7 +92,7 @@ def run(folder, options):
         return Evaluation(metrics={"error": error}, images=step.net(x))
 
     state = {"evaluations": 0}
-    return train(step, ToyData(), TrainConfig.model_validate(options["config"]),
+    return train(step, ToyData(), StageParameters.model_validate(options["config"]),
                  RuntimeConfig.model_validate(options["runtime"]), Path(folder), options.get("fingerprint", "f"),
                  export=export, evaluate=evaluate)
 

@@ -5,25 +5,19 @@ import dataclasses
 import pytest
 
 from ssdd.data import EvalTransform, ImageDataset, TrainTransform, index_images, open_source
-from ssdd.parameters import (
-    DistillConfig,
-    EmaConfig,
-    EvalConfig,
-    LossWeights,
-    OptimConfig,
-    RuntimeConfig,
-    TrainConfig,
-)
+from ssdd.parameters import EmaConfig, LossWeights, OptimConfig, RuntimeConfig, StageParameters, TargetParameters
 from ssdd.training.history import read_rows
 from ssdd.training.jobs import TrainingJob, cache_targets, run_job
 
-TRAIN = TrainConfig(
+STAGE = StageParameters(
     epochs=3,
     batch_size=8,
     precision="no",
     eval_every=3,
     best_metric="psnr",
     best_is="highest",
+    eval_metrics=("psnr", "ssim_gaussian"),
+    eval_steps=8,
     optim=OptimConfig(lr=0.01),
     ema=EmaConfig(start_step=0),
     loss=LossWeights(perceptual="msgrad", repa=0),
@@ -42,8 +36,7 @@ def test_cached_targets_teach_as_well_as_a_live_teacher(tmp_path):
         validation=ImageDataset(index, source, EvalTransform(im_size=32), split="validation"),
         encoder="quickstart",
         decoder="quickstart",
-        train=TRAIN,
-        evaluation=EvalConfig(metrics=("psnr", "ssim_gaussian"), steps=8),
+        stage=STAGE,
         runtime=RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False),
         folder=tmp_path / "teacher",
         fingerprint="f",
@@ -55,17 +48,16 @@ def test_cached_targets_teach_as_well_as_a_live_teacher(tmp_path):
         encoder=None,
         decoder=None,
         checkpoint=run_job(first).last,
-        train=TRAIN.model_copy(update={"optim": OptimConfig(lr=0.002)}),
-        evaluation=EvalConfig(metrics=("psnr", "ssim_gaussian"), steps=1),
-        distill=DistillConfig(teacher_steps=8, cached=True, shard_size=64),
-        targets=tmp_path / "targets",
+        stage=STAGE.model_copy(update={"optim": OptimConfig(lr=0.002), "eval_steps": 1}),
+        targets=TargetParameters(teacher_steps=8, cached=True, shard_size=64),
+        targets_folder=tmp_path / "targets",
         targets_fingerprint="t",
         folder=tmp_path / "cached",
     )
     cache_targets(cached)
-    live = dataclasses.replace(cached, folder=tmp_path / "live", distill=DistillConfig(teacher_steps=8))
-    idle = TRAIN.model_copy(update={"optim": OptimConfig(lr=1e-9), "epochs": 1})
-    before = dataclasses.replace(live, folder=tmp_path / "idle", train=idle)
+    live = dataclasses.replace(cached, folder=tmp_path / "live", targets=TargetParameters(teacher_steps=8))
+    idle = STAGE.model_copy(update={"optim": OptimConfig(lr=1e-9), "epochs": 1, "eval_steps": 1})
+    before = dataclasses.replace(live, folder=tmp_path / "idle", stage=idle)
     found = {}
     for name, job in {"before": before, "cached": cached, "live": live}.items():
         found[name] = next(row for row in read_rows(run_job(job).history) if row["split"] == "eval")

@@ -12,7 +12,7 @@ from ssdd.evaluation.latent_statistics import latent_statistics
 from ssdd.evaluation.passes import batches, reconstruct
 from ssdd.evaluation.periodic import Evaluator
 from ssdd.evaluation.reference_statistics import image_protocol, write_references
-from ssdd.parameters import EvalConfig, EvaluateParameters, PretrainedNetworks, RuntimeConfig
+from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig, StageParameters
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import Encoder, EncoderConfig
 from ssdd_metrics import MetricSuite, load_references, reference_protocols
@@ -67,8 +67,10 @@ def evaluated(checkpoint, images, references):
 def test_the_periodic_evaluation_gives_the_figures_of_the_final_one(checkpoint, images, evaluated):
     model = SSDD.from_pretrained(checkpoint).to(memory_format=torch.channels_last)
     for part in evaluated:
-        config = EvalConfig(metrics=METRICS, steps=part.steps, batch_size=2, shown=3)
-        found = Evaluator(model, images, config, seed=PARAMETERS.noise_seed)(Accelerator(cpu=True))
+        stage = StageParameters(
+            eval_metrics=METRICS, eval_steps=part.steps, eval_batch_size=2, eval_shown=3, seed=PARAMETERS.noise_seed
+        )
+        found = Evaluator(model, images, stage)(Accelerator(cpu=True))
         for name, value in part.report["metrics"].items():
             assert found.metrics[name] == pytest.approx(value, rel=1e-4), name
         assert found.images.shape == (6, 3, 32, 32)

@@ -11,7 +11,7 @@ from torch import nn
 
 from ssdd import noise as draws
 from ssdd.files import sha256_file
-from ssdd.parameters import LossWeights, PretrainedNetworks, TrainConfig
+from ssdd.parameters import LossWeights, PretrainedNetworks, StageParameters
 from ssdd.training.loss_networks import load_loss_networks, perceptual_distance
 from ssdd.training.steps import AutoencoderStep
 from ssdd_decoder import Decoder, DecoderConfig
@@ -77,7 +77,7 @@ def test_repa_is_the_formula_on_a_real_network(small_dinov2):
     encoder = Encoder(EncoderConfig(base_channels=8, multipliers=(1, 1), resnets_per_level=1, norm_groups=4))
     step = AutoencoderStep(
         SimpleNamespace(encoder=encoder, decoder=decoder),
-        TrainConfig(loss=loss, precision="no", seed=5, latent="mode"),
+        StageParameters(loss=loss, precision="no", seed=5, latent="mode"),
         pretrained_networks,
     )
     x = draws.sample_noise(draws.sample_seeds(3, "x", 0, range(2)), (3, 8, 12)).clamp(-1, 1)

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ssdd import noise as draws
-from ssdd.parameters import DistillConfig, EmaConfig, OptimConfig, RuntimeConfig, TrainConfig, pieces_per_process
+from ssdd.parameters import EmaConfig, OptimConfig, RuntimeConfig, StageParameters, TargetParameters
 from ssdd.training import nonfinite
+from ssdd.training.batches import pieces_per_process
 from ssdd.training.ema import Ema
 from ssdd.training.history import read_rows, read_timings, write_rows, write_timings
 from ssdd.training.interface import StepLosses, TrainingStep
@@ -167,16 +168,15 @@ def test_altered_timings_are_left_out(tmp_path):
         for bit in range(8):
             file.write_bytes(intact[:place] + bytes([intact[place] ^ 1 << bit]) + intact[place + 1 :])
             assert all(row in rows for row in read_timings(file, 15))
-    file.write_bytes(intact.replace(b"0.5,", b"0.6,"))
-    assert read_timings(file, 15) == rows[1:]
-    file.write_bytes(intact[: len(intact) // 2])
-    assert read_timings(file, 15) == rows[:1]
+    for altered in (intact.replace(b"0.5,", b"0.6,"), intact[: len(intact) // 2], intact[:-9], b""):
+        file.write_bytes(altered)
+        assert read_timings(file, 15) == []
 
 
 class Overflowing(TrainingStep):
     """Its loss is infinite where trained and frozen weights, batch and step all are those of the failure."""
 
-    pretrained_networks = ("pretrained",)
+    pretrained_children = ("pretrained",)
 
     def __init__(self, weight=1.0, frozen=1.0, pretrained=1.0):
         super().__init__()
@@ -298,7 +298,7 @@ def networks():
     return encoder.requires_grad_(False), decoder.requires_grad_(False)
 
 
-SHARDS = DistillConfig(teacher_steps=3, shard_size=4, cache_dtype="float32")
+SHARDS = TargetParameters(teacher_steps=3, shard_size=4, dtype="float32")
 
 
 def write(networks, folder: Path, fingerprint: str = "t", **changes) -> None:
@@ -370,7 +370,7 @@ def test_targets_of_another_fingerprint_are_not_used(networks, tmp_path):
 
 
 def test_settings_are_typed_frozen_and_published():
-    config = TrainConfig()
+    config = StageParameters()
     assert (config.optim.clip, config.ema.decay, config.ema.start_step, config.batch_size) == (0.1, 0.999, 50_000, 256)
     assert dataclasses.astuple(dataclasses.make_dataclass("W", ["a", "b", "c"])(0.5, 0.25, 1e-6)) == (
         config.loss.perceptual_weight,
@@ -379,13 +379,13 @@ def test_settings_are_typed_frozen_and_published():
     )
     assert not config.gan.enabled
     with pytest.raises(ValidationError, match="lrr"):
-        TrainConfig.model_validate({"optim": {"lrr": 1}})
+        StageParameters.model_validate({"optim": {"lrr": 1}})
     with pytest.raises(ValidationError):
         config.epochs = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="greater than 0"):
-        TrainConfig.model_validate({"optim": {"lr": -1}})
+        StageParameters.model_validate({"optim": {"lr": -1}})
     with pytest.raises(ValueError, match="multiple of processes x accumulation = 2 x 3 = 6, got 256"):
-        pieces_per_process(TrainConfig(accumulation=3), 2)
+        pieces_per_process(StageParameters(accumulation=3), 2)
 
 
 def test_trackers_show_scalars_and_images(run_toy, options, tmp_path):

@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from ssdd import SSDD
 from ssdd.data import EvalTransform, ImageDataset, TrainTransform, index_images, open_source
 from ssdd.parameters import (
-    DistillConfig,
     EmaConfig,
-    EvalConfig,
     GanConfig,
     LossWeights,
     OptimConfig,
     RuntimeConfig,
-    TrainConfig,
+    StageParameters,
+    TargetParameters,
 )
 from ssdd.training.history import read_rows
 from ssdd.training.jobs import TrainingJob, build_model, build_step, cache_targets, run_job
@@ -38,7 +37,7 @@ DECODER = DecoderConfig(
     patch_size=2,
     downscale=4,
 )
-TRAIN = TrainConfig(
+STAGE = StageParameters(
     epochs=2,
     batch_size=4,
     precision="no",
@@ -46,6 +45,8 @@ TRAIN = TrainConfig(
     log_every=2,
     best_metric="psnr",
     best_is="highest",
+    eval_metrics=("psnr",),
+    eval_steps=2,
     optim=OptimConfig(lr=0.01),
     ema=EmaConfig(start_step=2),
     loss=LossWeights(perceptual="msgrad", repa=0),
@@ -67,8 +68,7 @@ def job(images, tmp_path):
         common = {
             "images": images[0],
             "validation": images[1],
-            "train": TRAIN,
-            "evaluation": EvalConfig(metrics=("psnr",), steps=2),
+            "stage": STAGE,
             "runtime": runtime,
             "folder": tmp_path / name,
             "fingerprint": "f",
@@ -101,15 +101,15 @@ def test_every_kind_trains_and_hands_on_what_it_made(job, tmp_path):
         "distillation",
         "cached",
         checkpoint=second.last,
-        distill=DistillConfig(teacher_steps=2, cached=True, shard_size=5),
-        targets=tmp_path / "targets",
+        targets=TargetParameters(teacher_steps=2, cached=True, shard_size=5),
+        targets_folder=tmp_path / "targets",
         targets_fingerprint="t",
-        train=TRAIN.model_copy(update={"epochs": 4}),
+        stage=STAGE.model_copy(update={"epochs": 4}),
     )
     with pytest.raises(ValueError, match="make the targets again"):
         run_job(cached)
     assert len(list(cache_targets(cached).iterdir())) == 4
-    live = dataclasses.replace(cached, folder=tmp_path / "live", distill=DistillConfig(teacher_steps=2))
+    live = dataclasses.replace(cached, folder=tmp_path / "live", targets=TargetParameters(teacher_steps=2))
     for result in (run_job(cached), run_job(live)):
         losses = [row["flow_matching"] for row in read_rows(result.history) if row["split"] == "train"]
         assert max(losses) < 0.1  # the student starts from the teacher
@@ -119,15 +119,15 @@ def test_every_kind_trains_and_hands_on_what_it_made(job, tmp_path):
 
 @pytest.mark.parametrize("stop", [1, 5, 6])
 def test_a_job_that_broke_off_resumes_exactly(job, monkeypatch, stop):
-    gan = TRAIN.model_copy(update={"gan": GanConfig(enabled=True, start_step=3), "accumulation": 2})
-    arguments = {"encoder": ENCODER, "decoder": DECODER, "train": gan}
+    gan = STAGE.model_copy(update={"gan": GanConfig(enabled=True, start_step=3), "accumulation": 2})
+    arguments = {"encoder": ENCODER, "decoder": DECODER, "stage": gan}
     whole = run_job(job("autoencoder", "whole", **arguments))
     finish = DecoderStep.finish
 
-    def broken(self, *args, step, **kwargs):
-        if step == stop:
+    def broken(self, estimate):
+        if estimate.step == stop:
             raise RuntimeError("power cut")
-        return finish(self, *args, step=step, **kwargs)
+        return finish(self, estimate)
 
     broken_off = job("autoencoder", "broken", **arguments)
     with monkeypatch.context() as patch:
@@ -158,12 +158,12 @@ def losses_of(result) -> list[dict[str, float]]:
 
 
 def test_bf16_is_near_float32_and_the_global_random_state_stays(job):
-    train = TRAIN.model_copy(update={"log_every": 1})
+    stage = STAGE.model_copy(update={"log_every": 1})
     arguments = {"encoder": ENCODER, "decoder": DECODER}
-    exact = losses_of(run_job(job("autoencoder", "float32", train=train, **arguments)))
+    exact = losses_of(run_job(job("autoencoder", "float32", stage=stage, **arguments)))
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    result = run_job(job("autoencoder", "bf16", train=train.model_copy(update={"precision": "bf16"}), **arguments))
+    result = run_job(job("autoencoder", "bf16", stage=stage.model_copy(update={"precision": "bf16"}), **arguments))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(value.dtype == torch.float32 for value in weights(result.last).values())
     rounded = losses_of(result)
@@ -186,16 +186,16 @@ def test_compiled_networks_give_the_losses_of_plain_ones(job, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: setattr(module, "forward", trace(module.forward)))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    train = TRAIN.model_copy(update={"log_every": 1, "epochs": 1})
+    stage = STAGE.model_copy(update={"log_every": 1, "epochs": 1})
     first = {"encoder": ENCODER, "decoder": DECODER}
-    start = run_job(job("autoencoder", "start", train=train, **first)).last
-    second = {"checkpoint": start, "distill": DistillConfig(teacher_steps=2)}
+    start = run_job(job("autoencoder", "start", stage=stage, **first)).last
+    second = {"checkpoint": start, "targets": TargetParameters(teacher_steps=2)}
     for kind, arguments, networks in (("autoencoder", first, 2), ("distillation", second, 3)):
         found = []
         for flag in (False, True):
             compiled.clear()
-            flagged = train.model_copy(update={"compile": flag})
-            found.append(losses_of(run_job(job(kind, f"{kind}-{flag}", train=flagged, **arguments))))
+            flagged = stage.model_copy(update={"compile": flag})
+            found.append(losses_of(run_job(job(kind, f"{kind}-{flag}", stage=flagged, **arguments))))
             assert len(compiled) == networks * flag
         for one, other in zip(*found, strict=True):
             assert one == pytest.approx(other, rel=1e-3)
@@ -204,13 +204,13 @@ def test_compiled_networks_give_the_losses_of_plain_ones(job, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_play_the_game_of_one(job):
+def test_two_processes_train_as_one(job):
     """Encoder, decoder and discriminator train in two processes as in one."""
-    train = TRAIN.model_copy(update={"log_every": 1, "gan": GanConfig(enabled=True, start_step=2)})
+    stage = STAGE.model_copy(update={"log_every": 1, "gan": GanConfig(enabled=True, start_step=2)})
     found = []
     for processes in (1, 2):
         runtime = RuntimeConfig(device="cpu", processes=processes, workers=0, trackers=(), progress=False)
-        arguments = {"encoder": ENCODER, "decoder": DECODER, "train": train, "runtime": runtime}
+        arguments = {"encoder": ENCODER, "decoder": DECODER, "stage": stage, "runtime": runtime}
         found.append(losses_of(run_job(job("autoencoder", f"{processes}", **arguments))))
     assert len(found[0]) == 8
     assert found[0][-1]["discriminator"] > 0
@@ -223,11 +223,9 @@ def test_what_does_not_fit_is_said_before_anything_runs(job):
         job("distillation", "a")
     with pytest.raises(ValueError, match="encoder and decoder"):
         job("decoder", "a", decoder=DECODER)
-    with pytest.raises(ValueError, match="best_metric among"):
-        job("autoencoder", "b", encoder=ENCODER, decoder=DECODER, evaluation=EvalConfig(metrics=("mae",)))
-    fp16 = TRAIN.model_copy(update={"precision": "fp16"})
+    fp16 = STAGE.model_copy(update={"precision": "fp16"})
     with pytest.raises(ValueError, match="expected a GPU for precision"):
-        run_job(job("autoencoder", "c", encoder=ENCODER, decoder=DECODER, train=fp16))
+        run_job(job("autoencoder", "c", encoder=ENCODER, decoder=DECODER, stage=fp16))
 
 
 class NotANumber(ImageDataset):
@@ -251,20 +249,20 @@ def test_a_failed_job_fails_again_from_its_file(job, tmp_path):
 
 def test_a_failed_distillation_needs_nothing_but_its_file_and_shapes(job, tmp_path, monkeypatch):
     """Frozen encoder, teacher and student come from the file: the job that replays starts from other weights."""
-    train = TRAIN.model_copy(update={"epochs": 1})
+    stage = STAGE.model_copy(update={"epochs": 1})
     made = {}
     for seed in (0, 1):
-        seeded = train.model_copy(update={"seed": seed})
-        first = job("autoencoder", f"model-{seed}", encoder=ENCODER, decoder=DECODER, train=seeded)
+        seeded = stage.model_copy(update={"seed": seed})
+        first = job("autoencoder", f"model-{seed}", encoder=ENCODER, decoder=DECODER, stage=seeded)
         made[seed] = tmp_path / f"{seed}.safetensors"
         build_model(first).save_pretrained(made[seed])
     finish = DecoderStep.finish
 
-    def broken(self, *args, step, **kwargs):
-        losses = finish(self, *args, step=step, **kwargs)
-        return dataclasses.replace(losses, total=losses.total * (float("nan") if step == 2 else 1))
+    def broken(self, estimate):
+        losses = finish(self, estimate)
+        return dataclasses.replace(losses, total=losses.total * (float("nan") if estimate.step == 2 else 1))
 
-    failing = job("distillation", "f", checkpoint=made[0], train=train, distill=DistillConfig(teacher_steps=2))
+    failing = job("distillation", "f", checkpoint=made[0], stage=stage, targets=TargetParameters(teacher_steps=2))
     with monkeypatch.context() as patch:
         patch.setattr(DecoderStep, "finish", broken)
         with pytest.raises(NotFiniteError, match="loss is not finite"):

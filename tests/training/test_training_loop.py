@@ -11,11 +11,12 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssdd import noise as draws
-from ssdd.parameters import GanConfig, OptimConfig, RuntimeConfig, TrainConfig
+from ssdd.evaluation.periodic import Evaluation
+from ssdd.parameters import GanConfig, OptimConfig, RuntimeConfig, StageParameters
 from ssdd.progress import TrainingBar
 from ssdd.training.history import read_rows
 from ssdd.training.interface import AdversaryStep, StepLosses, TrainingStep
-from ssdd.training.loop import Evaluation, train
+from ssdd.training.loop import train
 from ssdd.training.nonfinite import NotFiniteError, replay
 
 RUNTIME = RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False)
@@ -34,7 +35,7 @@ class Images(torch.utils.data.Dataset):
         }
 
 
-class Opponent(AdversaryStep):
+class Discriminator(AdversaryStep):
     def __init__(self):
         super().__init__()
         self.net = nn.Linear(4, 1)
@@ -54,7 +55,7 @@ class Step(TrainingStep):
         torch.manual_seed(0)
         self.net = nn.Linear(4, 4)
         self.called = forward
-        object.__setattr__(self, "adversary", Opponent())
+        object.__setattr__(self, "adversary", Discriminator())
 
     def forward(self, batch, step):
         self.called(step)
@@ -63,10 +64,10 @@ class Step(TrainingStep):
 
 
 def run(folder, step, evaluate=None, export=lambda path: path.write_bytes(b""), **changes):
-    config = TrainConfig(
+    stage = StageParameters(
         **{"epochs": 4, "batch_size": 4, "precision": "no", "eval_every": 2, "best_metric": "error"} | changes
     )
-    return train(step, Images(), config, RUNTIME, folder, "f", export=export, evaluate=evaluate)
+    return train(step, Images(), stage, RUNTIME, folder, "f", export=export, evaluate=evaluate)
 
 
 @pytest.mark.parametrize("kind", ["radam_schedulefree", "adamw"])
@@ -87,18 +88,18 @@ def test_gradients_are_clipped_before_the_optimiser_sees_them(tmp_path, kind):
         finally:
             hook.remove()
         whole = [row["gradient_norm"] for row in read_rows(result.history)]
-        main, opponent = seen.values()
-        assert len(main) == len(opponent) == len(whole) == 12
-        return main, opponent, whole
+        main, discriminator = seen.values()
+        assert len(main) == len(discriminator) == len(whole) == 12
+        return main, discriminator, whole
 
-    main, opponent, whole = norms(1e6)
+    main, discriminator, whole = norms(1e6)
     assert main == pytest.approx(whole, rel=1e-5)
     middle = sorted(whole)[6]
     clipped, other, whole = norms(middle)
     assert max(whole) > middle * 1.01
     assert min(whole) < middle * 0.999
     assert clipped == pytest.approx([min(norm, middle) for norm in whole], rel=1e-5)
-    assert max(opponent) > middle * 1.01
+    assert max(discriminator) > middle * 1.01
     assert max(other) == pytest.approx(middle, rel=1e-5)
 
 

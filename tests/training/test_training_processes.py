@@ -121,7 +121,9 @@ def test_workers_die_with_their_parent(run_marked, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     left = list((tmp_path / "tmp").glob("ssdd-workers-*"))
     assert len(left) == 1
-    monkeypatch.setattr(processes, "elastic_launch", lambda config, function: lambda *arguments: {0: None})
+    monkeypatch.setattr(
+        "torch.distributed.launcher.api.elastic_launch", lambda config, function: lambda *arguments: {0: None}
+    )
     processes.launch(print, 2)
     assert list((tmp_path / "tmp").glob("ssdd-workers-*")) == []
 
@@ -139,7 +141,7 @@ def test_folders_of_killed_launchers_go_and_those_of_live_ones_stay(tmp_path, mo
         seen.extend(path.name for path in tmp_path.iterdir())
         return lambda *arguments: {0: "first"}
 
-    monkeypatch.setattr(processes, "elastic_launch", take)
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", take)
     assert processes.launch(print, 2) == "first"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
     (own,) = set(seen) - set(names)

@@ -14,8 +14,9 @@ from safetensors import safe_open
 from torch import nn
 
 from ssdd import noise as draws
-from ssdd.parameters import DistillConfig, GanConfig, LossWeights, PretrainedNetworks, TrainConfig
+from ssdd.parameters import GanConfig, LossWeights, PretrainedNetworks, StageParameters, TargetParameters
 from ssdd.training.loss_networks import LossNetworks, load_loss_networks, perceptual_distance
+from ssdd.training.loss_terms import LossTerm
 from ssdd.training.steps import AutoencoderStep, DistillationStep
 from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_decoder.losses import multiscale_gradient_loss
@@ -55,8 +56,8 @@ def tiny_batch(size: int = 4) -> dict:
     return {"image": x, "index": torch.arange(size) + 10, "path": [f"{i}.png" for i in range(size)]}
 
 
-def config(**changes) -> TrainConfig:
-    return TrainConfig(**({"loss": PLAIN, "precision": "no", "seed": 5} | changes))
+def config(**changes) -> StageParameters:
+    return StageParameters(**({"loss": PLAIN, "precision": "no", "seed": 5} | changes))
 
 
 # -- the published numbers ---------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def test_flow_matching_step_gives_the_published_loss(parity):
     model = SimpleNamespace(encoder=GivenLatent(parity.z), decoder=parity.decoder)
     step = AutoencoderStep(model, config(latent="mode"), LossNetworks())
     estimates = []
-    step._distance = lambda x, estimate: estimates.append(estimate) or estimate.new_zeros(())
+    step.terms.append(LossTerm(name="seen", weight=0, loss=lambda e: estimates.append(e.image) or torch.zeros(())))
     losses = step(given_draws(step, parity), 0)
     assert losses.terms["flow_matching"].item() == pytest.approx(parity.expected["loss.flow_matching"].item(), rel=1e-4)
     expected = parity.expected["loss.x0_pred"]
@@ -141,9 +142,11 @@ def test_flow_matching_step_gives_the_published_loss(parity):
 
 def test_distillation_step_gives_the_published_loss(parity):
     model = SimpleNamespace(encoder=GivenLatent(parity.z), decoder=parity.decoder)
-    step = DistillationStep(model, config(), LossNetworks(), copy.deepcopy(parity.decoder), DistillConfig())
+    step = DistillationStep(model, config(), LossNetworks(), copy.deepcopy(parity.decoder), TargetParameters())
     seen = []
-    step._distance = lambda target, estimate: seen.append((target, estimate)) or estimate.new_zeros(())
+    step.terms.append(
+        LossTerm(name="seen", weight=0, loss=lambda e: seen.append((e.target, e.image)) or torch.zeros(()))
+    )
     losses = step(given_draws(step, parity), 0)
     assert losses.terms["flow_matching"].item() == pytest.approx(parity.expected["loss.distill"].item(), rel=1e-3)
     torch.testing.assert_close(seen[0][0], parity.expected["distill.target"], atol=5e-3, rtol=1e-3)
@@ -207,7 +210,7 @@ def test_distillation_loss_and_gradient_are_the_formula():
     nn.init.normal_(teacher.conv_out.weight)  # the student is no longer its teacher
     loss = LossWeights(perceptual="msgrad", repa=0.25)
     step = DistillationStep(
-        model, config(loss=loss), LossNetworks(vision=Vision()), teacher, DistillConfig(teacher_steps=3)
+        model, config(loss=loss), LossNetworks(vision=Vision()), teacher, TargetParameters(teacher_steps=3)
     )
     losses = step(batch, 7)
     losses.total.backward()
@@ -301,7 +304,7 @@ def test_draws_depend_on_seed_purpose_step_and_sample_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_gan_gradients_reach_their_own_player_only():
+def test_gan_gradients_reach_their_own_network_only():
     model, batch = tiny_model(), {k: v for k, v in tiny_batch().items()}
     batch["image"] = F.interpolate(batch["image"], size=(16, 16))
     gan = GanConfig(enabled=True, start_step=2)

@@ -1,1 +1,1 @@
-"""Models on held-out images: periodic and final evaluation, reference and latent statistics."""
+"""Evaluation on held-out images, periodic and final, and the statistics of images and latents."""

@@ -1,7 +1,7 @@
-"""Judging models on held-out images: the same numbers for one process or many.
+"""The final evaluation of a model on held-out images: one process or many give the same numbers.
 
-The same means bit for bit, on as many threads each, but for Frechet distances, whose float64 sums come in another order
-(1e-9). Another batch size rounds the networks' last digits otherwise.
+They are the same bit for bit, with as many threads in each process, except Frechet distances: their float64 sums have
+another order (1e-9). Another batch size changes the last digits, because networks round by the shape of a batch.
 """
 
 # B batch, N images, S side in pixels
@@ -26,12 +26,12 @@ from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfi
 from ssdd.processes import choose_device, gather, join_group, launch, use_threads
 from ssdd_metrics import MetricSuite, extremes, load_references, reference_protocols, to_uint8
 
-EXTREMES = 4
+EXTREMES = 4  # pictures of the best and of the worst images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """One model with one number of steps.
+    """Result of one model with one number of steps.
 
     Args:
         steps: of the sampler.
@@ -56,7 +56,7 @@ def evaluate(
     runtime: RuntimeConfig,
     title: str,
 ) -> list[Evaluated]:
-    """Reconstructs every image with each number of steps, and compares.
+    """Reconstructs every image with each number of steps, and measures the reconstructions.
 
     Args:
         checkpoint: of encoder and decoder.
@@ -66,12 +66,12 @@ def evaluate(
         references: statistics of the same images, see `write_references`.
         pretrained_networks: the pretrained networks of the metrics.
         runtime: see there.
-        title: what the progress bar says.
+        title: text before the progress bar.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
         ValueError: the reference statistics are of other images, or of another network or resolution.
-        NetworkUnavailable: a metric's network is not there; the message says where to put it.
+        NetworkUnavailable: a metric's network is missing; the message says where to put it.
     """
     use_threads(runtime)
     return launch(
@@ -126,7 +126,7 @@ def _evaluate(
                 for i, number in enumerate(numbers.tolist())
                 if number in shown
             }
-    _collect(suites, kept)
+    _collect(suites, kept)  # before any process returns: rank 0 waits for all
     if rank:
         return []
     return [_finish(model, dataset, suites[count], count, sorted(shown), kept, parameters, device) for count in steps]
@@ -145,6 +145,7 @@ def _finish(
     table = suite.per_image()
     best, worst = extremes(table, "psnr" if "psnr" in table else list(table)[1], EXTREMES)
     pictures = _with_inputs(dataset, "shown", shown, torch.stack([kept[steps, number] for number in shown]))
+    # Which images are best is known only now, so they are reconstructed again: keeping all would take the whole memory.
     for name, numbers in (("best", best.tolist()), ("worst", worst.tolist())):
         x = torch.stack([dataset[number]["image"] for number in numbers]).to(device)
         _, decoded = next(reconstruct(model, x, numbers, [steps], parameters.noise_seed))
@@ -158,7 +159,7 @@ def _with_inputs(dataset: ImageDataset, name: str, numbers: list[int], decoded: 
 
 
 def _collect(suites: dict[int, MetricSuite], kept: dict[tuple[int, int], Tensor]) -> None:
-    """Brings what the other processes saw to rank 0."""
+    """Brings the measurements and pictures of the other processes to rank 0."""
     mine = ({count: {k: v.cpu() for k, v in suite.state().items()} for count, suite in suites.items()}, kept)
     for states, pictures in gather(mine)[1:]:
         kept |= pictures

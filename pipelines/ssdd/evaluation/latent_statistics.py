@@ -27,7 +27,7 @@ def latent_statistics(
         dataset: images with an `EvalTransform`.
         batch_size: images at a time.
         workers: loader processes.
-        device: where the encoder runs.
+        device: of the encoder.
         progress: shows a bar.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Held-out images through encoder and decoder: what the periodic and the final evaluation share."""
+"""Passes over held-out images, through encoder and decoder: shared by the periodic and the final evaluation."""
 
 # B batch, S side in pixels
 
@@ -58,8 +58,8 @@ def batches(
 ) -> Iterator[dict[str, Any]]:
     """One pass over the images that fall to a process, in order, none twice.
 
-    The processes together make the batches that one would make, image by image: a network rounds its last digit by
-    the shape of its batch, and so one process or many give the same bits (with as many threads each).
+    Every batch has the same size with one process or many, except the last ones. A network rounds its last digit by the
+    shape of its batch, so one process or many give the same bits (with as many threads each).
 
     Args:
         dataset: images with an `EvalTransform`.

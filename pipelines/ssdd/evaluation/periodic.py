@@ -1,5 +1,6 @@
-"""Periodic evaluation: reconstructs the validation images and measures them with the metric suite."""
+"""Periodic evaluation, while a stage trains: reconstructs the held-out images and measures them."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,9 +11,16 @@ from torch import Tensor, nn
 from ssdd.autoencoder import SSDD
 from ssdd.data.image_dataset import ImageDataset
 from ssdd.evaluation.passes import batches, reconstruct
-from ssdd.parameters import EvalConfig
-from ssdd.training.loop import Evaluation
+from ssdd.parameters import StageParameters
 from ssdd_metrics.suite import MetricSuite
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Result of one evaluation: figures by name, and images to look at, (N, 3, H, W) in [-1, 1]."""
+
+    metrics: dict[str, float]
+    images: Tensor | None = None
 
 
 class Evaluator:
@@ -23,47 +31,45 @@ class Evaluator:
 
     Args:
         model: the networks that train.
-        dataset: validation images.
-        config: metrics, sampling steps, batch size.
-        seed: of the noise.
+        dataset: held-out images.
+        stage: metrics, sampler steps and batch size of the evaluation, and the seed of the noise.
         workers: data loader workers.
-        networks: those that the metrics ask, by name; the others are loaded from the usual cache.
+        networks: the metrics' networks, by name; the others are loaded from the usual cache.
 
     Raises:
         ValueError: an unknown metric.
-        NetworkUnavailable: a metric's network is not there (at once, not after the first epochs).
+        NetworkUnavailable: a metric's network is missing (at once, not after the first epochs).
     """
 
     def __init__(
         self,
         model: SSDD,
         dataset: ImageDataset,
-        config: EvalConfig,
-        seed: int,
+        stage: StageParameters,
         workers: int = 0,
         networks: Mapping[str, nn.Module] | None = None,
     ):
-        self.model, self.dataset, self.config = model, dataset, config
-        self.seed, self.workers = seed, workers
-        self.networks = MetricSuite(config.metrics, networks=networks).networks
+        self.model, self.dataset, self.stage, self.workers = model, dataset, stage, workers
+        # A suite keeps what it has seen, so each evaluation has its own; the networks are loaded once, here.
+        self.networks = MetricSuite(stage.eval_metrics, networks=networks).networks
 
     def __call__(self, accelerator: Accelerator) -> Evaluation:
         """Evaluates the networks as they are."""
         rank, processes = accelerator.process_index, accelerator.num_processes
-        suite = MetricSuite(self.config.metrics, networks=self.networks, device=accelerator.device)
+        suite = MetricSuite(self.stage.eval_metrics, networks=self.networks, device=accelerator.device)
         shown: list[Tensor] = []
-        for batch in batches(self.dataset, self.config.batch_size, self.workers, rank, processes):
+        for batch in batches(self.dataset, self.stage.eval_batch_size, self.workers, rank, processes):
             image, numbers = batch["image"].to(accelerator.device), batch["index"].tolist()
-            _, reconstruction = next(reconstruct(self.model, image, numbers, [self.config.steps], self.seed))
+            _, reconstruction = next(reconstruct(self.model, image, numbers, [self.stage.eval_steps], self.stage.seed))
             suite.update((image.clamp(-1, 1) + 1) / 2, (reconstruction + 1) / 2, batch["index"])
-            missing = self.config.shown - sum(len(pair) // 2 for pair in shown)
+            missing = self.stage.eval_shown - sum(len(pair) // 2 for pair in shown)
             shown += [torch.cat([image[:missing], reconstruction[:missing]])] if missing > 0 else []
         return Evaluation(metrics=self._figures(suite, accelerator), images=_rows(shown) if shown else None)
 
     def _figures(self, suite: MetricSuite, accelerator: Accelerator) -> dict[str, float]:
         if accelerator.num_processes > 1:
             states = gather_object([{name: value.cpu() for name, value in suite.state().items()}])
-            suite = MetricSuite(self.config.metrics, networks=self.networks, device=accelerator.device)
+            suite = MetricSuite(self.stage.eval_metrics, networks=self.networks, device=accelerator.device)
             for state in states:
                 suite.merge(state)
         return {name: float(value) for name, value in suite.compute().items()}

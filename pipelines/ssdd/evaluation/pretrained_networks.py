@@ -1,4 +1,4 @@
-"""The pretrained networks of losses and metrics: found and checked when a run starts, loaded where they are asked."""
+"""The pretrained networks of losses and metrics: found and checked when a run starts, loaded where they are used."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,9 @@ from ssdd_metrics import find_network, load_lpips, load_network
 from ssdd_metrics.dreamsim import dreamsim_sha256, find_dreamsim
 from ssdd_metrics.networks import MetricNetwork
 
-UNPUBLISHED = ("dinov2", "dreamsim")  # nobody made their hash known: the lineage would not notice another file
+# No hash of these is published. The hash must then be a parameter: the place of a file is not part of the lineage, and
+# another file in the same place would go unnoticed.
+UNPUBLISHED = ("dinov2", "dreamsim")
 
 
 def find_networks(names: Iterable[str], files: PretrainedNetworks) -> dict[str, Path]:
@@ -18,13 +20,13 @@ def find_networks(names: Iterable[str], files: PretrainedNetworks) -> dict[str, 
 
     Args:
         names: of pretrained networks, see `PretrainedNetworks`.
-        files: where they are and which they should be.
+        files: their places and hashes.
 
     Returns:
         their files.
 
     Raises:
-        ValueError: a file is nowhere or not the expected one; says which file to put where.
+        ValueError: a file is missing or not the expected one; the message says which file to put where.
     """
     return {name: _call(find_network, name, files) for name in names}
 
@@ -50,13 +52,13 @@ def load_loss_network(name: str, files: PretrainedNetworks) -> MetricNetwork:
 
 
 def _call(function: Any, name: str, files: PretrainedNetworks) -> Any:
-    given: NetworkFile = getattr(files, name)
-    path = Path(given.file).expanduser() if given.file else None
+    wanted: NetworkFile = getattr(files, name)
+    path = Path(wanted.file).expanduser() if wanted.file else None
     try:
-        found = function(name, path, given.sha256)
-        if path is not None and given.sha256 is None and name in UNPUBLISHED:
+        found = function(name, path, wanted.sha256)
+        if path is not None and wanted.sha256 is None and name in UNPUBLISHED:
             raise ValueError(
-                "expected a SHA-256 beside the file, since none is published: if you mean this one, set "
+                "expected a SHA-256 next to the file, since none is published: if you mean this one, set "
                 f"pretrained_networks.{name}.sha256={_sha256(name, path)}"
             )
         return found

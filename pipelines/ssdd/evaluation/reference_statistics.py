@@ -1,4 +1,4 @@
-"""Statistics of the held-out images themselves, which every Frechet distance to them shares: computed once."""
+"""Statistics of the held-out images themselves, computed once and shared by every Frechet distance to them."""
 
 import operator
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Metrics = str | Sequence[str]
 
 
 def image_protocol(dataset: ImageDataset, im_size: int) -> Protocol:
-    """States what held-out images are, before any model: their content by hash, and how they were prepared."""
+    """Returns the protocol of held-out images, before any model: their content by hash, and their preparation."""
     return Protocol(
         dataset=f"{type(dataset.source).__name__}, validation, sha256:{dataset.content}",
         decoding=decoding_libraries(),
@@ -38,10 +38,10 @@ def write_references(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> Path:
-    """Runs the images through the networks of the Frechet metrics, and writes the statistics of what they see.
+    """Runs the images through the networks of the Frechet metrics, and writes the statistics of the features.
 
     Args:
-        file: a safetensors file to be; empty if no metric is one of these.
+        file: the safetensors file to write; empty if no metric is a Frechet distance.
         dataset: images with an `EvalTransform`.
         im_size: of that.
         batch_size: images at a time per process.
@@ -50,7 +50,7 @@ def write_references(
         runtime: see there.
 
     Raises:
-        NetworkUnavailable: a network's weights are not there; the message says where to put them.
+        NetworkUnavailable: a network's weights are missing; the message says where to put them.
     """
     use_threads(runtime)
     arguments = (dataset, im_size, batch_size, metrics, pretrained_networks, runtime)
@@ -79,5 +79,6 @@ def _compute(
             chain([first], images), metrics, protocol, networks, choose_device(runtime.device, rank)
         )
     parts = gather({name: statistics.cpu() for name, statistics in found.items()})
+    # In the order of ranks, and not as they arrive: float64 sums in another order differ in their last digit.
     names = {name for part in parts for name in part}
     return {name: reduce(operator.add, (part[name] for part in parts if name in part)) for name in names}

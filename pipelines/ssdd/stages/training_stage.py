@@ -1,68 +1,84 @@
-"""What the training stages share: their parameters become a job of the engine, its results catalog entries."""
+"""Shared by the training stages: parameters become a training job, and its results become catalog entries."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ssdd.parameters import DataParameters, PretrainedNetworks, RuntimeConfig, StageParameters
+from ssdd.parameters import DataParameters, PretrainedNetworks, RuntimeConfig, StageParameters, TargetParameters
 
 if TYPE_CHECKING:
     import pandas
 
-    from ssdd.training.jobs import TrainingJob
+    from ssdd.training.jobs import Kind, TrainingJob
 
 
 def make_job(
-    kind: str,
+    kind: "Kind",
     index: "pandas.DataFrame",
     stage: StageParameters,
     data: DataParameters,
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
-    limit: int | None = None,
-    **networks: Any,
+    *,
+    encoder: str | None = None,
+    decoder: str | None = None,
+    checkpoint: Path | None = None,
+    encoder_checkpoint: Path | None = None,
+    targets: TargetParameters | None = None,
+    targets_folder: Path | None = None,
+    targets_fingerprint: str = "",
 ) -> "TrainingJob":
-    """Describes a stage to the engine.
+    """Makes the training job of a stage, with its images, its folder and its fingerprint.
 
     Args:
-        kind: see `TrainingJob`.
+        kind: see `TrainingJob`, as for all arguments that are not explained here.
         index: of the images.
-        stage: what decides the result.
-        data: where the images are.
+        stage: everything that decides the result.
+        data: the images' source.
         pretrained_networks: the pretrained networks of losses and metrics.
-        runtime: what decides nothing.
-        limit: of the training images.
-        networks: the other arguments of `TrainingJob`.
+        runtime: everything that decides nothing.
+        encoder: name.
+        decoder: size.
+        checkpoint: initial weights of both networks.
+        encoder_checkpoint: initial weights of the encoder.
+        targets: the teacher's results; if they are cached, only their images are used.
+        targets_folder: of cached results.
+        targets_fingerprint: of cached results.
     """
+    # Imported here, as in all nodes: kedro reads every stage to know its graph, and torch takes seconds to import.
     from ssdd.data.image_sets import held_out_images, training_images
     from ssdd.lineage import current_fingerprint, state_folder
-    from ssdd.parameters import EvalConfig, TrainConfig
     from ssdd.processes import use_threads
     from ssdd.training.jobs import TrainingJob
 
     use_threads(runtime)
-    train = TrainConfig(**{name: getattr(stage, name) for name in TrainConfig.model_fields})
-    evaluation = EvalConfig(
-        metrics=stage.eval_metrics, steps=stage.eval_steps, batch_size=stage.eval_batch_size, shown=stage.eval_shown
-    )
+    targets = targets or TargetParameters()
+    limit = targets.images if targets.cached else None
     return TrainingJob(
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         images=training_images(index, data, stage.im_size, stage.aug_scale, stage.seed, limit),
         validation=held_out_images(index, data, stage.im_size, stage.eval_images),
-        train=train,
-        evaluation=evaluation,
+        stage=stage,
+        targets=targets,
         pretrained_networks=pretrained_networks,
         runtime=runtime,
         folder=state_folder(),
         fingerprint=current_fingerprint(),
-        **networks,
+        encoder=encoder,
+        decoder=decoder,
+        checkpoint=checkpoint,
+        encoder_checkpoint=encoder_checkpoint,
+        targets_folder=targets_folder,
+        targets_fingerprint=targets_fingerprint,
     )
 
 
 def run(job: "TrainingJob") -> tuple[Path, Path, "pandas.DataFrame | None"]:
-    """Trains, and copies what the catalog keeps out of the folder of the resume state.
+    """Trains, and copies the two checkpoints that the catalog keeps.
+
+    The copies are there because the catalog moves its files away, and a resume state needs its best checkpoint.
 
     Returns:
-        the last checkpoint, the best one, and the history (None where rank 0 of several processes has it).
+        the last checkpoint, the best one, and the history (None except on rank 0, which alone writes).
     """
     import shutil
 

@@ -1,7 +1,7 @@
 """Moving average of the weights, with a warm-up.
 
-What is averaged are the weights at which the optimiser says the network is to be used: the live ones with AdamW,
-the schedule-free average with schedule-free RAdam (`optim.usable_weights`).
+The average is taken of the usable weights (`optim.usable_weights`): the live ones with AdamW, the optimiser's own
+average with schedule-free RAdam, which promises nothing for its live weights.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Ema:
         return 0.0 if n <= 0 else min(self.config.decay, (1 + n) / (10 + n))
 
     def due(self, step: int) -> bool:
-        """Says whether `update` does anything at this step, so that nothing is computed for it before."""
+        """Says whether `update` does anything at this step: until then its weights need not be computed."""
         return step > self.config.start_step
 
     @torch.no_grad()
@@ -36,4 +36,5 @@ class Ema:
         if self.average is None:
             self.average = [weight.detach().clone() for weight in weights]
         else:
+            # one call for all tensors: a loop over hundreds of small ones costs as much as a small step on a GPU
             torch._foreach_lerp_(self.average, list(weights), 1 - self.decay(step))

@@ -1,4 +1,4 @@
-"""What the loop asks of a training step: a module whose forward computes the losses of a batch."""
+"""The interface between the loop and a training step: a module whose forward computes the losses of a batch."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +12,9 @@ class StepLosses:
 
     Args:
         total: scalar to differentiate.
-        terms: its parts before weighting, for the history; the same names in every step.
-        for_adversary: what the discriminator learns from (detached), None while there is none.
+        terms: its parts before weighting, for the history; the same names in every step, because the processes
+            exchange them as one tensor and the history has one column for each.
+        for_adversary: input of the discriminator's loss (detached); None while there is none.
     """
 
     total: Tensor
@@ -24,17 +25,17 @@ class StepLosses:
 class TrainingStep(nn.Module):
     """Base of the step modules: children with a trainable parameter train, all others stay as they are.
 
-    Subclasses define `forward(batch, step) -> StepLosses`, where `step` counts finished optimiser steps, and
-    name in `exported` the children that checkpoints hold and the moving average follows, in `pretrained_networks`
-    those whose weights come from a file that is checked by its hash.
+    Subclasses define `forward(batch, step) -> StepLosses`, where `step` counts finished optimiser steps. They list the
+    children that checkpoints hold and the moving average follows in `exported`, and the children whose weights come
+    from a file that is checked by its hash in `pretrained_children`.
     """
 
     exported: tuple[str, ...] = ()
-    pretrained_networks: tuple[str, ...] = ()
+    pretrained_children: tuple[str, ...] = ()
     adversary: "AdversaryStep | None" = None
 
     def train(self, mode: bool = True) -> "TrainingStep":
-        """Switches to training, except the children that are frozen: those stay in evaluation mode."""
+        """Switches to training, except for frozen children: their statistics and dropout must not move."""
         super().train(mode)
         for child in self.children():
             if not any(parameter.requires_grad for parameter in child.parameters()):
@@ -42,7 +43,7 @@ class TrainingStep(nn.Module):
         return self
 
     def averaged(self) -> list[nn.Parameter]:
-        """Returns the trained parameters of the exported children, in a fixed order."""
+        """Returns the trained parameters of the exported children, in a fixed order: resume states number them."""
         children = [self.get_submodule(name) for name in self.exported]
         return [p for child in children for p in child.parameters() if p.requires_grad]
 
@@ -51,14 +52,14 @@ class TrainingStep(nn.Module):
 
 
 class AdversaryStep(nn.Module):
-    """The second player: `forward(for_adversary) -> scalar loss`, trained by its own optimiser after each step.
+    """The discriminator: `forward(for_adversary) -> scalar loss`, trained by its own optimiser after each step.
 
-    A training step keeps it out of its children (`object.__setattr__`), so that each player has its own
-    parameters, gradients and state.
+    A training step keeps it out of its children (`object.__setattr__`), so that the two have separate parameters,
+    gradients and states. As a child, its parameters would also be trained to deceive it.
     """
 
     def active(self, step: int) -> bool:
-        """Says whether the game has begun at this step."""
+        """Says whether the discriminator trains at this step."""
         raise NotImplementedError
 
     def forward(self, seen: dict[str, Any]) -> Tensor:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a run to save and leave; a run that cannot do so in time leaves all the same."""
+"""SIGTERM and SIGINT let a run save its state and end; a run that cannot do so in time is ended all the same."""
 
 import os
 import signal
@@ -8,15 +8,16 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-GRACE_SECONDS = 25.0
+GRACE_SECONDS = 25.0  # below the 30 seconds that Kubernetes and Slurm wait between SIGTERM and SIGKILL
 
 
 class Interrupts:
     """Context in which the first SIGTERM or SIGINT is noted in `received` instead of ending the process.
 
-    A watching thread ends the process `grace` seconds after the signal even where the main thread is stuck in a
-    collective operation whose partner died, because it learns of the signal through the interpreter's wake-up
-    pipe, not from Python code. Outside the main thread nothing is installed (Python allows it there only).
+    A watching thread ends the process `grace` seconds after the signal, even if the main thread is stuck in a
+    collective operation whose partner died: Python runs a signal handler only between two bytecodes of the main thread,
+    so the watching thread reads the interpreter's wake-up pipe instead. Outside the main thread nothing is installed,
+    because Python allows handlers in the main thread only.
     """
 
     def __init__(self, grace: float = GRACE_SECONDS, leave: Callable[[int], Any] = os._exit):
@@ -28,7 +29,7 @@ class Interrupts:
         if self._active:
             self._over = threading.Event()
             self._reader, self._writer = os.pipe()
-            os.set_blocking(self._writer, False)
+            os.set_blocking(self._writer, False)  # required by set_wakeup_fd: a full pipe must not stop the process
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
             threading.Thread(target=self._watch, daemon=True, name="signal-watch").start()
@@ -61,7 +62,7 @@ class Interrupts:
 
 
 class Interrupted(SystemExit):
-    """The run was asked to stop, saved its state and can be continued; exit code 128 + signal."""
+    """The run was stopped by a signal after it saved its state; exit code 128 + signal."""
 
     def __init__(self, number: int, step: int):
         super().__init__(128 + number)

@@ -1,38 +1,31 @@
-"""The book-keeping around the steps: agreement between processes, rows, evaluations, files."""
+"""The ledger of a run: agreement between processes, rows, evaluations, and the files that a run leaves."""
 
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ssdd.evaluation.periodic import Evaluation
 from ssdd.files import sha256_file
-from ssdd.parameters import TrainConfig
+from ssdd.parameters import StageParameters
 from ssdd.training import nonfinite
 from ssdd.training.batches import Batch
 from ssdd.training.history import read_timings, write_rows, write_timings
-from ssdd.training.interface import AdversaryStep, TrainingStep
+from ssdd.training.interface import TrainingStep
 from ssdd.training.optim import swapped, usable_weights
 from ssdd.training.resume_state import Best, StateStore, TrainingState
 from ssdd.training.trackers import log_images
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What an evaluation found: figures by name, and images to look at, (N, 3, H, W) in [-1, 1]."""
-
-    metrics: dict[str, float]
-    images: Tensor | None = None
+SECONDS_FOR_REPORT = 5.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """Where a run left its results; `best` is the last checkpoint where nothing was evaluated."""
+    """The files of a finished run; `best` is the last checkpoint if nothing was evaluated."""
 
     step: int
     last: Path
@@ -46,13 +39,25 @@ Evaluate = Callable[[Accelerator], Evaluation]
 Export = Callable[[Path], None]
 
 
-class Run:
-    """The book-keeping around the steps: agreement between processes, rows, evaluations, files."""
+class Ledger:
+    """The book-keeping around the steps.
+
+    Args:
+        accelerator: the processes of the run.
+        stage: how often to log and evaluate, and which metric chooses the best checkpoint.
+        folder: the run's own.
+        store: of the resume states.
+        state: the live one.
+        step: the training step.
+        export: writes the exported networks to a path.
+        evaluate: figures of the networks as they are.
+        steps_per_epoch: optimiser steps.
+    """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        config: TrainConfig,
+        stage: StageParameters,
         folder: Path,
         store: StateStore,
         state: TrainingState,
@@ -61,10 +66,9 @@ class Run:
         evaluate: Evaluate | None,
         steps_per_epoch: int,
     ):
-        self.accelerator, self.config, self.folder = accelerator, config, folder
+        self.accelerator, self.stage, self.folder = accelerator, stage, folder
         self.store, self.state, self.step = store, state, step
         self.export, self.evaluate, self.steps_per_epoch = export, evaluate, steps_per_epoch
-        self.trained = [p for p in step.parameters() if p.requires_grad]
         self.timings = read_timings(folder / "timings.csv", state.progress.step)
         self.seconds = 0.0
 
@@ -73,11 +77,13 @@ class Run:
     ) -> tuple[dict[str, float], int]:
         """Averages the figures over processes; all stop together at a value that is not finite or a signal.
 
+        One exchange serves all three, because each costs a synchronisation with the device.
+
         Args:
             terms: scalars by name.
-            batch: of this step, for the file that a failure leaves.
+            batch: of this step, for the file of a failure.
             signal_number: that this process received.
-            seen: in the discriminator's turn, what it was shown, piece by piece: that goes into the file instead.
+            seen: the discriminator's input, piece by piece, in its own step: it goes into the file instead.
 
         Returns:
             The averages, and the signal that any process received (0: none).
@@ -86,6 +92,7 @@ class Run:
         table = self.accelerator.gather(values[None]).double().cpu()  # (processes, figures)
         rows = [dict(zip(terms, row.tolist(), strict=False)) for row in table]
         for rank, row in enumerate(rows):
+            # With fp16 an infinite gradient is usual: the loss scaler skips the step and lowers its scale.
             checked = {k: v for k, v in row.items() if k != "gradient_norm" or self.state.scaler is None}
             name = nonfinite.first_bad(checked)
             if name is not None:
@@ -100,29 +107,11 @@ class Run:
         if seen:
             batch = {k: torch.cat([piece[k] for piece in seen]) for k in seen[0]} | {"path": batch["path"]}
         if rank == self.accelerator.process_index:
-            about = {"fingerprint": self.store.fingerprint, "config": self.config.model_dump()}
+            about = {"fingerprint": self.store.fingerprint, "config": self.stage.model_dump()}
             return nonfinite.report(name, done, batch, row, self.step, self.folder, rank, about)
-        time.sleep(5)  # lets the process that has the story tell it first
+        # The launcher reports the process that fails first, and only this one rank knows the images.
+        time.sleep(SECONDS_FOR_REPORT)
         return nonfinite.NotFiniteError(f"{name} is not finite in step {done} on rank {rank}")
-
-    def answer(
-        self, opponent: tuple[Any, Any], adversary: AdversaryStep, seen: list[dict[str, Tensor]], batch: Batch
-    ) -> dict[str, float]:
-        """Lets the discriminator make its step after the main one."""
-        if not adversary.active(self.state.progress.step):
-            return {"discriminator": 0.0}
-        network, optimizer = opponent
-        loss = torch.zeros((), device=self.accelerator.device)
-        for number, piece in enumerate(seen, 1):
-            with nullcontext() if number == len(seen) else self.accelerator.no_sync(network):
-                part = network(piece) / len(seen)
-                self.accelerator.backward(part)
-            loss += part.detach().float()
-        self.accelerator.clip_grad_norm_(list(adversary.parameters()), self.config.optim.clip)
-        figures, _ = self.agree({"discriminator": loss}, batch, seen=seen)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return figures
 
     def record(self, figures: dict[str, float], lr: float, seconds: float) -> None:
         """Adds a step to the row under way; every `log_every` steps the row is complete."""
@@ -131,11 +120,11 @@ class Run:
             progress.pending[name] = progress.pending.get(name, 0.0) + value
         progress.pending_steps += 1
         self.seconds += seconds
-        if progress.step % self.config.log_every:
+        if progress.step % self.stage.log_every:
             return
         means = {name: value / progress.pending_steps for name, value in progress.pending.items()}
         self._add_row("train", {"lr": lr, **means})
-        speed = progress.pending_steps * self.config.batch_size / max(self.seconds, 1e-9)
+        speed = progress.pending_steps * self.stage.batch_size / max(self.seconds, 1e-9)
         self.timings.append({"step": progress.step, "seconds": self.seconds, "images_per_second": speed})
         progress.pending, progress.pending_steps, self.seconds = {}, 0, 0.0
 
@@ -146,15 +135,15 @@ class Run:
         self.accelerator.log({f"{split_name}/{name}": value for name, value in figures.items()}, step=step)
 
     def evaluation_due(self) -> bool:
-        """Says whether an epoch that is to be evaluated has just ended and was not evaluated yet."""
+        """Says whether an epoch with an evaluation has just ended and was not evaluated yet."""
         epochs, rest = divmod(self.state.progress.step, self.steps_per_epoch)
         done = self.state.progress.evaluated_step >= self.state.progress.step
         if self.evaluate is None or done or rest:
             return False
-        return epochs % self.config.eval_every == 0 or epochs == self.config.epochs
+        return epochs % self.stage.eval_every == 0 or epochs == self.stage.epochs
 
     def evaluate_if_due(self) -> None:
-        """Evaluates and saves the averaged weights; training weights are afterwards what they were."""
+        """Evaluates and saves the averaged weights; the training weights are the same afterwards."""
         if self.evaluate is None or not self.evaluation_due():
             return
         progress = self.state.progress
@@ -173,17 +162,17 @@ class Run:
         self.save()
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
-        progress, name = self.state.progress, self.config.best_metric
-        if name not in metrics:
-            raise ValueError(f"expected best_metric among the evaluation's {sorted(metrics)}, got {name!r}")
-        sign = 1 if self.config.best_is == "lowest" else -1
-        if progress.best is None or sign * metrics[name] < sign * progress.best.value:
+        progress, value = self.state.progress, metrics[self.stage.best_metric]
+        sign = 1 if self.stage.best_is == "lowest" else -1
+        if progress.best is None or sign * value < sign * progress.best.value:
+            # A name for each step, and its hash in the state: a run that is killed before it saves goes on from the
+            # state before, and the best checkpoint of that state must still be there, unchanged.
             path = self.folder / f"best-{progress.step:08d}.safetensors"
             self.export(path)
-            progress.best = Best(metrics[name], progress.step, path.name, sha256_file(path))
+            progress.best = Best(value, progress.step, path.name, sha256_file(path))
 
     def _final_weights(self) -> list[Tensor]:
-        """Returns what evaluation and checkpoints use: the moving average where it has begun."""
+        """Returns the weights of evaluations and checkpoints: the moving average, once it has begun."""
         if self.state.ema.average is not None:
             return self.state.ema.average
         return usable_weights(self.state.optimizers["main"], self.state.averaged)
@@ -206,7 +195,7 @@ class Run:
             (self.folder / name).unlink(missing_ok=True)
 
     def finish(self) -> TrainResult:
-        """Leaves the last checkpoint, state and history, also where all steps were done before."""
+        """Writes the last checkpoint, state and history, even if an earlier session has done all steps."""
         if self.accelerator.is_main_process:
             with swapped(self.state.averaged, self._final_weights()):
                 self.export(self.folder / "last.safetensors")

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,29 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
 
-from ssdd.data.image_dataset import ImageDataset
 from ssdd.data.step_sampler import StepSampler
-from ssdd.parameters import RuntimeConfig, TrainConfig, pieces_per_process
+from ssdd.parameters import RuntimeConfig, StageParameters
+from ssdd.processes import choose_device
 from ssdd.progress import TrainingBar
-from ssdd.training.batches import Batch, run_batches, split, to_device
+from ssdd.training.batches import Batch, pieces_per_process, run_batches, split, to_device
 from ssdd.training.ema import Ema
-from ssdd.training.interface import TrainingStep
+from ssdd.training.interface import AdversaryStep, TrainingStep
 from ssdd.training.interrupts import Interrupted, Interrupts
-from ssdd.training.ledger import Evaluate, Evaluation, Export, Run, TrainResult
+from ssdd.training.ledger import Evaluate, Export, Ledger, TrainResult
 from ssdd.training.optim import build_optimizer, learning_rate, usable_weights
 from ssdd.training.resume_state import StateStore, TrainingState
 from ssdd.training.trackers import check_trackers, start_trackers
-
-__all__ = ["Evaluation", "TrainResult", "train"]
 
 log = logging.getLogger(__name__)
 
 
 def train(
     step: TrainingStep,
-    dataset: ImageDataset,
-    config: TrainConfig,
+    images: Dataset[Any],
+    stage: StageParameters,
     runtime: RuntimeConfig,
     folder: Path,
     fingerprint: str,
@@ -43,101 +44,79 @@ def train(
     evaluate: Evaluate | None = None,
     title: str = "training",
 ) -> TrainResult:
-    """Trains until `config.epochs` are done, from the newest state of this fingerprint or from the start.
+    """Trains until `stage.epochs` are done, from the newest state of this fingerprint or from the start.
 
     Args:
         step: the losses of a batch; its trainable children are trained in place.
-        dataset: training images.
-        config: what decides the result.
-        runtime: what does not.
+        images: of the training split.
+        stage: everything that decides the result.
+        runtime: everything that does not.
         folder: the run's own folder: states, checkpoints, history, trackers.
-        fingerprint: of everything that decides the result except `epochs`; another one starts anew.
+        fingerprint: of everything that decides the result except `epochs`; another one starts from the beginning.
         export: writes the exported networks, as they are when it is called, to a path (atomically).
         evaluate: figures of the networks as they are when it is called; called in every process.
-        title: what the progress bar says.
+        title: text before the progress bar.
 
     Raises:
         ValueError: a setting does not fit.
         NotFiniteError: a loss or gradient became NaN or infinite.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
-    accelerator = _accelerator(config, runtime, folder)
-    pieces_per_process(config, accelerator.num_processes)
-    layout = torch.channels_last if config.channels_last else torch.preserve_format
-    step.to(accelerator.device).to(memory_format=layout).train()
-    adversary = step.adversary
-    optimizer = build_optimizer([step], config.optim)
-    players: dict[str, Any] = {"main": step}
-    optimizers = {"main": optimizer}
-    if adversary is not None:
-        adversary.to(accelerator.device).train()
-        players["adversary"] = adversary
-        game = config.optim.model_copy(update={"lr": config.gan.lr, "weight_decay": 0.0})
-        optimizers["adversary"] = build_optimizer([adversary], game)
-    state = TrainingState(players, optimizers, step.averaged(), Ema(config.ema), accelerator.scaler)
-    sampler = StepSampler(
-        len(dataset),
-        config.batch_size,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-    last_step = config.epochs * sampler.steps_per_epoch
+    accelerator = _accelerator(stage, runtime, folder)
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    pieces_per_process(stage, processes)
+    sampler = StepSampler(len(images), stage.batch_size, seed=stage.seed, rank=rank, world_size=processes)  # type: ignore[arg-type]
+    last_step = stage.epochs * sampler.steps_per_epoch
+    state = _new_state(step, stage, accelerator)
     store = StateStore(folder, fingerprint)
-    if accelerator.is_main_process:
-        store.clean()
-    accelerator.wait_for_everyone()
-    if store.load(state, last_step):
+    if _resume(store, state, last_step, accelerator):
         log.info("%s goes on after step %d of %d", title, state.progress.step, last_step)
-    if config.compile:
+    if stage.compile:
         step.compile_networks()
-    network, main_optimizer = accelerator.prepare(step, optimizer)
-    opponent = None if adversary is None else accelerator.prepare(adversary, optimizers["adversary"])
-    run = Run(accelerator, config, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
-    start_trackers(accelerator, folder, config.model_dump(), state.progress.step)
-    first_step = state.progress.step
-    main = accelerator.is_main_process
+    networks = _prepare(step, state, accelerator)
+    ledger = Ledger(accelerator, stage, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
+    start_trackers(accelerator, folder, stage.model_dump(), state.progress.step)
+    first_step, shown = state.progress.step, accelerator.is_main_process and runtime.progress
     with (
         Interrupts() as interrupts,
-        TrainingBar(title, last_step, first_step, main and runtime.progress) as bar,
-        closing(run_batches(dataset, sampler, first_step, last_step, runtime.workers)) as stream,
+        TrainingBar(title, last_step, first_step, shown) as bar,
+        closing(run_batches(images, sampler, first_step, last_step, runtime.workers)) as stream,
     ):
-        run.evaluate_if_due()
+        ledger.evaluate_if_due()
         began = time.monotonic()
         for batch in stream:
-            batch = to_device(batch, accelerator.device, config.channels_last)
+            figures, signal_number = _step(networks, ledger, batch, interrupts)
             done = state.progress.step
-            terms, seen = _backward(accelerator, network, split(batch, config.accumulation), done)
-            norm = accelerator.clip_grad_norm_(run.trained, config.optim.clip)
-            terms["gradient_norm"] = torch.as_tensor(norm, device=accelerator.device)
-            figures, signal_number = run.agree(terms, batch, interrupts.received)
-            main_optimizer.step()
-            main_optimizer.zero_grad(set_to_none=True)
-            if opponent is not None and adversary is not None:
-                figures |= run.answer(opponent, adversary, seen, batch)
-            state.progress.step = done + 1
-            if state.ema.due(done + 1):
-                state.ema.update(done + 1, usable_weights(optimizer, state.averaged))
             seconds = time.monotonic() - began
-            bar.advance(figures["loss"], config.batch_size / max(seconds, 1e-9))
-            run.record(figures, learning_rate(optimizer), seconds)
-            if signal_number or run.evaluation_due() or (done + 1) % runtime.save_every == 0:
-                run.save()
+            bar.advance(figures["loss"], stage.batch_size / max(seconds, 1e-9))
+            ledger.record(figures, learning_rate(state.optimizers["main"]), seconds)
+            if signal_number or ledger.evaluation_due() or done % runtime.save_every == 0:
+                ledger.save()  # before an evaluation too: a kill during it must not cost the steps before
             if signal_number:
-                raise Interrupted(signal_number, done + 1)
-            run.evaluate_if_due()
+                raise Interrupted(signal_number, done)
+            ledger.evaluate_if_due()
             began = time.monotonic()  # images/s counts loading and training, not saving and evaluating
-    return run.finish()
+    return ledger.finish()
 
 
-def _accelerator(config: TrainConfig, runtime: RuntimeConfig, folder: Path) -> Accelerator:
-    """Makes accelerate's handle; a process may train several stages one after the other."""
+@dataclass(frozen=True)
+class _Networks:
+    """Step and discriminator with their optimisers, as accelerate wraps them, and the step's trained parameters."""
+
+    main: Any
+    optimizer: Any
+    trained: list[torch.nn.Parameter]
+    adversary: Any = None
+    adversary_optimizer: Any = None
+
+
+def _accelerator(stage: StageParameters, runtime: RuntimeConfig, folder: Path) -> Accelerator:
+    """Makes accelerate's handle of the processes and the precision."""
     check_trackers(runtime.trackers)
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("expected a CUDA device, found none: set runtime.device to 'auto' or 'cpu'")
-    on_cpu = runtime.device == "cpu" or not torch.cuda.is_available()
-    if config.precision == "fp16" and on_cpu:
+    on_cpu = choose_device(runtime.device).type == "cpu"
+    if stage.precision == "fp16" and on_cpu:
         raise ValueError("expected a GPU for precision 'fp16', running on CPU: set precision to 'bf16' or 'no'")
+    # accelerate keeps the first handle's settings for the whole process, but a process may train several stages.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     GradientState._reset_state()
     # With find_unused_parameters DDP never rebuilds its buckets after the first step. From three processes on the
@@ -145,17 +124,75 @@ def _accelerator(config: TrainConfig, runtime: RuntimeConfig, folder: Path) -> A
     fixed_buckets = int(os.environ.get("WORLD_SIZE", "1")) > 2
     return Accelerator(
         cpu=on_cpu,
-        mixed_precision=config.precision,
+        mixed_precision=stage.precision,
         log_with=list(runtime.trackers) or None,
         project_dir=str(folder),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=fixed_buckets)],
     )
 
 
+def _new_state(step: TrainingStep, stage: StageParameters, accelerator: Accelerator) -> TrainingState:
+    """Moves the networks to the device and makes their optimisers: the state before the first step."""
+    layout = torch.channels_last if stage.channels_last else torch.preserve_format
+    step.to(accelerator.device).to(memory_format=layout).train()
+    networks: dict[str, torch.nn.Module] = {"main": step}
+    optimizers: dict[str, Optimizer] = {"main": build_optimizer([step], stage.optim)}
+    if step.adversary is not None:
+        networks["adversary"] = step.adversary.to(accelerator.device).train()
+        # No decay: the discriminator's layers are spectrally normalised, so the size of their weights has no effect.
+        optim = stage.optim.model_copy(update={"lr": stage.gan.lr, "weight_decay": 0.0})
+        optimizers["adversary"] = build_optimizer([step.adversary], optim)
+    return TrainingState(networks, optimizers, step.averaged(), Ema(stage.ema), accelerator.scaler)
+
+
+def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator) -> bool:
+    """Restores the newest usable state in every process; rank 0 removes half-written files before any of them looks."""
+    if accelerator.is_main_process:
+        store.clean()
+    accelerator.wait_for_everyone()
+    return store.load(state, last_step)
+
+
+def _prepare(step: TrainingStep, state: TrainingState, accelerator: Accelerator) -> _Networks:
+    trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    main, optimizer = accelerator.prepare(step, state.optimizers["main"])
+    if step.adversary is None:
+        return _Networks(main, optimizer, trained)
+    return _Networks(main, optimizer, trained, *accelerator.prepare(step.adversary, state.optimizers["adversary"]))
+
+
+def _step(networks: _Networks, ledger: Ledger, batch: Batch, interrupts: Interrupts) -> tuple[dict[str, float], int]:
+    """Makes one optimiser step, of the discriminator too if there is one.
+
+    Returns:
+        the figures of the step, averaged over processes, and the signal that any process received (0: none).
+    """
+    accelerator, stage, state = ledger.accelerator, ledger.stage, ledger.state
+    batch = to_device(batch, accelerator.device, stage.channels_last)
+    done = state.progress.step
+    terms, seen = _backward(accelerator, networks.main, split(batch, stage.accumulation), done)
+    norm = accelerator.clip_grad_norm_(networks.trained, stage.optim.clip)
+    terms["gradient_norm"] = torch.as_tensor(norm, device=accelerator.device)
+    # Before the optimiser moves anything: a value that is not finite must leave the weights as they were.
+    figures, signal_number = ledger.agree(terms, batch, interrupts.received)
+    networks.optimizer.step()
+    networks.optimizer.zero_grad(set_to_none=True)
+    if ledger.step.adversary is not None:
+        figures |= _adversary_step(networks, ledger, ledger.step.adversary, seen, batch)
+    state.progress.step = done + 1
+    if state.ema.due(done + 1):
+        state.ema.update(done + 1, usable_weights(state.optimizers["main"], state.averaged))
+    return figures, signal_number
+
+
 def _backward(
     accelerator: Accelerator, network: Any, pieces: Sequence[Batch], step: int
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """Accumulates the gradient of the batch's mean loss; processes exchange it in the last piece."""
+    """Accumulates the gradient of the batch's mean loss; processes exchange it in the last piece.
+
+    Returns:
+        the means of the losses by name, and the discriminator's input piece by piece.
+    """
     sums: dict[str, Tensor] = {}
     seen: list[dict[str, Tensor]] = []
     for number, piece in enumerate(pieces, 1):
@@ -167,3 +204,23 @@ def _backward(
         if losses.for_adversary is not None:
             seen.append(losses.for_adversary)
     return sums, seen
+
+
+def _adversary_step(
+    networks: _Networks, ledger: Ledger, adversary: AdversaryStep, seen: list[dict[str, Tensor]], batch: Batch
+) -> dict[str, float]:
+    """Makes the discriminator's optimiser step, after the main one."""
+    accelerator = ledger.accelerator
+    if not adversary.active(ledger.state.progress.step):
+        return {"discriminator": 0.0}  # in every row, so that the history has one set of columns
+    loss = torch.zeros((), device=accelerator.device)
+    for number, piece in enumerate(seen, 1):
+        with nullcontext() if number == len(seen) else accelerator.no_sync(networks.adversary):
+            part = networks.adversary(piece) / len(seen)
+            accelerator.backward(part)
+        loss += part.detach().float()
+    accelerator.clip_grad_norm_(list(adversary.parameters()), ledger.stage.optim.clip)
+    figures, _ = ledger.agree({"discriminator": loss}, batch, seen=seen)
+    networks.adversary_optimizer.step()
+    networks.adversary_optimizer.zero_grad(set_to_none=True)
+    return figures

@@ -1,4 +1,4 @@
-"""The pretrained networks that training asks: LPIPS (VGG) and DINOv2, found and checked before anything runs."""
+"""The pretrained networks of the loss: LPIPS (VGG) and DINOv2, found and checked before anything runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ssdd_decoder.losses import multiscale_gradient_loss
 
 @dataclass
 class LossNetworks:
-    """The networks that the loss needs; None where its term is off.
+    """The pretrained networks that the loss needs; None where its term is off.
 
     Args:
         lpips: two images (B, 3, H, W) in [0, 1] -> distance (B,), with a gradient that is finite everywhere.
@@ -25,10 +25,11 @@ class LossNetworks:
 
 
 def load_loss_networks(weights: LossWeights, files: PretrainedNetworks) -> LossNetworks:
-    """Loads what the loss weights ask for, from the named files, hub or usual cache.
+    """Loads the networks of the terms that are on, from the named files, the hub or the usual cache.
 
     Raises:
-        ValueError: a file is nowhere or not the expected one; says which file to put where, and what to switch off.
+        ValueError: a file is missing or not the expected one; the message says which file to put where, and which
+            terms to switch off.
     """
     try:
         found = {name: load_loss_network(name, files) for name in weights.pretrained_networks}
@@ -44,7 +45,7 @@ def perceptual_distance(
 ) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Returns (reference, estimate) in [-1, 1] -> scalar, or None where the term is off.
 
-    The estimate is not clamped, or pixels outside the range would get no gradient.
+    The estimate is not clamped: pixels outside the range would get no gradient, and would stay there.
     """
     if weights.perceptual == "none" or weights.perceptual_weight == 0:
         return None

@@ -1,4 +1,4 @@
-"""Stops a run at the first loss or gradient that is not a finite number, and leaves what reproduces it."""
+"""A loss or gradient that is not finite: found at its first step, and written to a file that reproduces it."""
 
 import json
 import math
@@ -11,8 +11,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ssdd.files import atomic_write
+from ssdd.processes import choose_device
 from ssdd.training.interface import TrainingStep
-from ssdd.training.resume_state import restore_tensors, write_safetensors
+from ssdd.training.resume_state import restore_tensors
+from ssdd.training.sealed import write_safetensors
 
 SHOWN_PATHS = 10
 LAST = ("loss", "gradient_norm")
@@ -23,7 +25,10 @@ class NotFiniteError(FloatingPointError):
 
 
 def first_bad(terms: Mapping[str, float]) -> str | None:
-    """Returns the name of the first value that is NaN or infinite: parts, then their sum, then its gradient."""
+    """Returns the name of the first value that is NaN or infinite: parts, then their sum, then its gradient.
+
+    A part that is not finite makes the sum so too, and only the part's name says which loss to look at.
+    """
     order = sorted(terms, key=lambda name: LAST.index(name) if name in LAST else -1)
     return next((name for name in order if not math.isfinite(terms[name])), None)
 
@@ -34,14 +39,14 @@ def replay(file: Path, step: TrainingStep, device: str | None = None) -> dict[st
     `replay(file, build_step(job, build_model(job)))` with the job that failed (both from `ssdd.training.jobs`).
 
     Args:
-        file: what `report` left.
+        file: written by `report`.
         step: a fresh step module like the one that failed; it gets the file's weights. Pretrained networks are not
-            in the file: they stay as they were loaded, their files being checked by hash.
-        device: where to compute; None: as then, since another kind of device draws other noise.
+            in the file: they stay as they were loaded, since their own files are checked by hash.
+        device: `cpu` or `cuda`; None: that of the failed step, since another kind of device draws other noise.
 
     Returns:
-        the losses by name, `loss` being the whole, and `gradient_norm`; `discriminator` alone where that was not
-        finite. Those of the failure itself are `terms` in the file's header.
+        the losses by name, `loss` being their sum, and `gradient_norm`; `discriminator` alone if that was the value
+        that was not finite. The values of the failed step itself are `terms` in the file's header.
 
     Raises:
         ValueError: the step is of other networks, or the device is not there.
@@ -49,16 +54,17 @@ def replay(file: Path, step: TrainingStep, device: str | None = None) -> dict[st
     with safe_open(file, framework="pt") as opened:
         story = json.loads(opened.metadata()["failure"])
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    device = device or story["device"]
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("expected a CUDA device as the failed step had: give device='cpu' to compute with other noise")
-    batch: dict[str, Any] = {k.removeprefix("batch."): v.to(device) for k, v in tensors.items() if k[:6] == "batch."}
+    try:
+        place = choose_device(device or story["device"])
+    except ValueError as error:
+        raise ValueError(f"{error}. The failed step had one: device='cpu' computes it with other noise") from error
+    batch: dict[str, Any] = {k.removeprefix("batch."): v.to(place) for k, v in tensors.items() if k[:6] == "batch."}
     saved = {name: value for name, value in tensors.items() if not name.startswith("batch.")}
     restore_tensors(_weights(step), saved, "build the step from the job that failed")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(story.get("config", {}).get("precision"))
-    step.to(device).train()
-    adversary = None if step.adversary is None else step.adversary.to(device).train()
-    with torch.autocast(device, dtype, enabled=dtype is not None):
+    step.to(place).train()
+    adversary = None if step.adversary is None else step.adversary.to(place).train()
+    with torch.autocast(place.type, dtype, enabled=dtype is not None):
         if adversary is not None and story["not_finite"] == "discriminator":
             return {"discriminator": adversary(batch).item()}
         losses = step(batch | {"path": story["paths"]}, story["step"])
@@ -69,8 +75,8 @@ def replay(file: Path, step: TrainingStep, device: str | None = None) -> dict[st
 
 
 def _weights(step: TrainingStep) -> dict[str, Tensor]:
-    """Returns what decides a loss besides the batch: all networks, trained or frozen, but the pretrained ones."""
-    own = {k: v for k, v in step.state_dict().items() if k.partition(".")[0] not in step.pretrained_networks}
+    """Returns the weights that decide a loss: those of all networks, trained or frozen, except the pretrained ones."""
+    own = {k: v for k, v in step.state_dict().items() if k.partition(".")[0] not in step.pretrained_children}
     found = {f"network.{k}": v for k, v in own.items()}
     if step.adversary is not None:
         found |= {f"adversary.{k}": v for k, v in step.adversary.state_dict().items()}
@@ -87,16 +93,16 @@ def report(
     rank: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> NotFiniteError:
-    """Writes the reproduction file and returns the error to raise, which says where it is or why it is not there.
+    """Writes the reproduction file and returns the error to raise, which names the file or says why there is none.
 
-    The file holds the batch's tensors (`batch.*`), the weights of all networks but the pretrained ones, before the
-    failed player's step (`network.*`, `adversary.*`), and, in its header, step, losses, paths, device and `about`
-    as JSON.
+    The file holds the batch's tensors (`batch.*`), the weights of all networks except the pretrained ones
+    (`network.*`, `adversary.*`), all from before the failed step, and, in its header, step, losses, paths, device and
+    `about` as JSON.
 
     Args:
         name: the value that is not finite.
         step: the step that was under way, counted from 0 as the draws are keyed.
-        batch: what the data loader yielded on this process; for the discriminator, what that was shown.
+        batch: of the data loader, on this process; for the discriminator, its own input.
         terms: every loss of the step on this process.
         network: the step module.
         folder: where to write.

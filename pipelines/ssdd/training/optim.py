@@ -1,4 +1,4 @@
-"""The optimiser, its parameter groups, and the weights at which it wants the network to be used."""
+"""The optimiser, its parameter groups, and the weights at which a network is evaluated and saved."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ def parameter_groups(modules: Sequence[nn.Module], weight_decay: float) -> list[
 
 
 def build_optimizer(modules: Sequence[nn.Module], config: OptimConfig) -> Optimizer:
-    """Makes the optimiser over the trainable parameters of the modules, ready to train."""
+    """Builds the optimiser of the trainable parameters of the modules, ready to train."""
     groups = parameter_groups(modules, config.weight_decay)
     common: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if config.optimizer == "adamw":
@@ -73,7 +73,7 @@ def usable_weights(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[T
         parameters: parameters that it trains.
 
     Returns:
-        One tensor per parameter; the live tensor itself where there is nothing to compute.
+        One tensor per parameter; the live tensor itself if there is nothing to compute.
     """
     if not isinstance(optimizer, RAdamScheduleFree):
         return list(parameters)
@@ -87,7 +87,10 @@ def usable_weights(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[T
 
 @contextmanager
 def swapped(parameters: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[None]:
-    """Lends the parameters other values; afterwards they are what they were, bit for bit."""
+    """Gives the parameters other values for a while; afterwards they have their own again, bit for bit.
+
+    The values are copied in and out: DDP, the optimiser and compiled code hold on to the parameters' memory.
+    """
     with torch.no_grad():
         own = [parameter.detach().clone() for parameter in parameters]
         for parameter, weight in zip(parameters, weights, strict=True):

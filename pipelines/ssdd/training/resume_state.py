@@ -1,38 +1,34 @@
-"""All that a run needs to go on exactly where it was, in one object, and its file.
+"""The resume state: all that a run needs to go on exactly where it stopped, in one object, and its files.
 
-One safetensors file per state: tensors as tensors, the rest as JSON in the header, nothing pickled. The file's name
-ends with the SHA-256 of its content, so a damaged, truncated or exchanged file is seen before it is used; the last
-two states are kept and the newest sound one is taken. There is no random state: every draw is keyed (`ssdd.noise`).
+A state is one sealed file (`ssdd.training.sealed`): tensors as tensors, the rest as JSON in the header, nothing
+pickled. The last two states are kept, and the newest sound one is used. There is no random state: every draw is keyed
+(`ssdd.noise`).
 """
 
 import dataclasses
-import json
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ssdd.files import atomic_write, sha256_file
-from ssdd.runs import LEFTOVERS
+from ssdd.files import sha256_file
 from ssdd.training.ema import Ema
+from ssdd.training.sealed import SealedStore
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-STATE_NAME = re.compile(r"state-(\d{8})-([0-9a-f]{32})\.safetensors")
+KEPT = 2  # the newest may be damaged, by the power cut that also ended the run
 
 
 @dataclasses.dataclass
 class Best:
-    """The best evaluation so far and the checkpoint it left: value, step, file name and SHA-256."""
+    """The best evaluation so far and its checkpoint: value, step, file name and SHA-256."""
 
     value: float
     step: int
@@ -44,8 +40,10 @@ class Best:
 class Progress:
     """The part of the state that is not tensors.
 
-    `step` counts finished optimiser steps (epoch and place in it follow from it), `history` is every row so far,
-    `pending` and `pending_steps` the sums that will become the next row.
+    `step` counts finished optimiser steps (the epoch and the position in it follow from it), `history` holds every row
+    so far, and `pending` and `pending_steps` hold the sums that will become the next row. The rows are in the state,
+    and not only in `history.csv`, so that a resumed run cannot have a row twice or miss one. Wall-clock figures are
+    not in it: equal states must be equal bytes.
     """
 
     step: int = 0
@@ -71,7 +69,7 @@ class TrainingState:
         self.ema, self.scaler, self.progress = ema, scaler, Progress()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns every tensor of the state under its name (live tensors, not copies)."""
+        """Returns every tensor of the state by name (live tensors, not copies)."""
         found = {f"network.{n}.{k}": v for n, m in self.networks.items() for k, v in trained_tensors(m).items()}
         for name, optimizer in self.optimizers.items():
             for index, slots in optimizer.state_dict()["state"].items():
@@ -90,14 +88,17 @@ class TrainingState:
         return {"progress": dataclasses.asdict(self.progress), "optimizers": groups, "scaler": scaler}
 
     def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-        """Puts a saved state in place; memory layouts stay those of the live tensors, so rounding does too.
+        """Copies a saved state into the live objects.
+
+        Memory layouts stay those of the live tensors: another layout means another order of additions, and the resumed
+        run would differ in its last digits.
 
         Raises:
             ValueError: the state belongs to other networks.
         """
         for name, module in self.networks.items():
             saved = _under(tensors, f"network.{name}.")
-            restore_tensors(trained_tensors(module), saved, "remove the run's state files to start anew")
+            restore_tensors(trained_tensors(module), saved, "remove the run's state files to start again")
         for name, optimizer in self.optimizers.items():
             _restore_optimizer(optimizer, _under(tensors, f"optimizer.{name}."), document["optimizers"][name])
         averages = _under(tensors, "ema.")
@@ -111,17 +112,25 @@ class TrainingState:
 
 
 class StateStore:
-    """The folder where one run keeps its states."""
+    """The folder where one run keeps its resume states.
+
+    Args:
+        folder: the run's own.
+        fingerprint: of everything that decides the result, except the number of epochs.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], fingerprint: str):
-        self.folder, self.fingerprint = Path(folder), fingerprint
+        self.folder = Path(folder)
+        self._files = SealedStore(folder, "state", fingerprint)
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the states that this store writes and reads."""
+        return self._files.fingerprint
 
     def clean(self) -> None:
-        """Removes what a killed run left half written; only for the process that writes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for pattern in (*LEFTOVERS, "state-unnamed.*"):
-            for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
+        """Removes the half-written files of a killed run; only for the process that writes."""
+        self._files.sweep()
 
     def save(self, state: TrainingState) -> Path:
         """Writes the state whole or not at all, then drops all but the last two.
@@ -129,17 +138,13 @@ class StateStore:
         Raises:
             OSError: the disk is full or not writable; earlier states are intact.
         """
-        unnamed = self.folder / "state-unnamed.safetensors"
-        header = one_header({"fingerprint": self.fingerprint, **state.document()})
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
-        with atomic_write(unnamed) as path:
-            write_safetensors(tensors, path, header)
-        digest = sha256_file(unnamed)[:32]
-        final = self.folder / f"state-{state.progress.step:08d}-{digest}.safetensors"
-        os.replace(unnamed, final)
-        earlier = [path for path in self._paths() if path.name < final.name[: len("state-00000000")]]
-        for path in self._paths():
-            if path != final and path not in earlier[: KEPT - 1]:
+        final = self._files.write(f"{state.progress.step:08d}", tensors, state.document())
+        # States of later steps belong to a run of more epochs or of another fingerprint. They go too: otherwise they
+        # would be the newest ones for ever, and push out the states that this run has to resume from.
+        earlier = [path for path in self._files.paths() if path.name < final.name[: len("state-00000000")]]
+        for path in self._files.paths():
+            if path != final and path not in earlier[-(KEPT - 1) :]:
                 path.unlink(missing_ok=True)
         return final
 
@@ -147,20 +152,15 @@ class StateStore:
         """Restores the newest sound state of this fingerprint that is not past `last_step`.
 
         Returns:
-            False when there is none: the run starts anew.
+            False when there is none: the run starts from the beginning.
         """
-        for path in self._paths():
-            digest = STATE_NAME.fullmatch(path.name)
-            if digest is None or sha256_file(path)[:32] != digest[2]:
-                log.warning("%s is damaged and is left aside", path)
+        for path, document in self._files.documents(newest_first=True):
+            if document["progress"]["step"] > last_step:
+                continue
+            if not self._best_is_there(document["progress"]["best"]):
+                log.warning("the best checkpoint named by %s is gone or damaged: left aside", path)
                 continue
             with safe_open(path, framework="pt") as file:
-                document = read_header(file.metadata())
-                if document["fingerprint"] != self.fingerprint or document["progress"]["step"] > last_step:
-                    continue
-                if not self._best_is_there(document["progress"]["best"]):
-                    log.warning("the best checkpoint named by %s is gone or damaged: left aside", path)
-                    continue
                 state.restore({name: file.get_tensor(name) for name in file.keys()}, document)  # noqa: SIM118
             return True
         return False
@@ -171,33 +171,10 @@ class StateStore:
         path = self.folder / best["file"]
         return path.is_file() and sha256_file(path) == best["sha256"]
 
-    def _paths(self) -> list[Path]:
-        return sorted((p for p in self.folder.glob("state-*.safetensors") if p.is_file()), reverse=True)
-
-
-def one_header(content: Mapping[str, Any]) -> dict[str, str]:
-    """Packs a header into one entry: safetensors writes several in no fixed order, and equal states must be equal."""
-    return {"ssdd": json.dumps(content)}
-
-
-def read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Unpacks what `one_header` packed."""
-    content: dict[str, Any] = json.loads(metadata["ssdd"])
-    return content
-
-
-def write_safetensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
-    """Writes a safetensors file; a full disk is an OSError like everywhere else."""
-    try:
-        save_file(dict(tensors), path, dict(header))
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"{path} could not be written: {error}") from error
-
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Returns parameters and buffers of the children that train; frozen networks are left out."""
+    # A frozen network comes from a checkpoint or a file that is checked by its hash; it would only make states larger.
     trained = [n for n, child in module.named_children() if any(p.requires_grad for p in child.parameters())]
     own = {n: p for n, p in module.named_parameters(recurse=False) if p.requires_grad}
     return own | {k: v for n in trained for k, v in module.get_submodule(n).state_dict(prefix=f"{n}.").items()}
@@ -223,8 +200,10 @@ def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Tensor], groups
     for name, value in saved.items():
         index, slot = name.split(".", 1)
         parameter = parameters[int(index)]
-        same_shape = value.shape == parameter.shape
+        same_shape = value.shape == parameter.shape  # a moment; a step count is a scalar and has no layout to keep
         slots.setdefault(int(index), {})[slot] = _like(parameter, value) if same_shape else value.clone()
+    # The saved groups hold what the schedule-free optimiser counts as it goes (its weight sum, its warm-up); only the
+    # parameters' numbers are those of the live groups.
     live = optimizer.state_dict()["param_groups"]
     merged = [dict(group) | {"params": mine["params"]} for group, mine in zip(groups, live, strict=True)]
     optimizer.load_state_dict({"state": slots, "param_groups": merged})

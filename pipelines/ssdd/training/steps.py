@@ -1,6 +1,9 @@
-"""The step functions: joint training, a decoder on a frozen encoder, distillation from a teacher or its cache."""
+"""The step functions, one for each loss: joint training, a decoder on a frozen encoder, distillation.
 
-# B batch, C latent channels, H W pixels, h w latent cells, D token width
+The interface that the loop needs of them is in `interface.py`, the terms of the loss in `loss_terms.py`.
+"""
+
+# B batch, C latent channels, H W pixels, h w latent cells
 
 from contextlib import nullcontext
 from typing import Any
@@ -10,55 +13,54 @@ from torch import Tensor
 
 from ssdd.autoencoder import SSDD
 from ssdd.noise import sample_noise, sample_seeds
-from ssdd.parameters import DistillConfig, TrainConfig
+from ssdd.parameters import StageParameters, TargetParameters
 from ssdd.training.adversary import Adversary
 from ssdd.training.interface import StepLosses, TrainingStep
-from ssdd.training.loss_networks import LossNetworks, alignment_target, perceptual_distance
+from ssdd.training.loss_networks import LossNetworks
+from ssdd.training.loss_terms import Estimate, build_terms
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import distillation_loss, teacher_target
 from ssdd_decoder.flow import interpolate, predict_clean
-from ssdd_decoder.losses import AlignmentHead, alignment_layer, alignment_loss, flow_matching_loss
+from ssdd_decoder.losses import alignment_layer, flow_matching_loss
+from ssdd_decoder.times import training_times
 
 
 class DecoderStep(TrainingStep):
-    """What all steps share: the networks, and the terms that look at the estimate of the clean image.
+    """Base of all steps: the networks, the draws, and the weighted sum of the loss terms.
 
     Args:
         model: encoder and decoder; the decoder trains.
-        config: weights of the losses and the seed of all draws.
-        pretrained_networks: see `pretrained_networks.load_loss_networks`.
+        stage: weights of the losses and the seed of all draws.
+        networks: the pretrained networks of the loss, see `load_loss_networks`.
         train_encoder: whether the encoder trains along.
 
     Raises:
-        ValueError: alignment is asked of a decoder without transformer blocks, or a pretrained network is missing.
+        ValueError: alignment is wanted of a decoder without transformer blocks, or a pretrained network is missing.
     """
 
     exported = ("encoder", "decoder")
-    pretrained_networks = ("lpips", "vision")
+    pretrained_children = ("lpips", "vision")
 
-    def __init__(
-        self, model: SSDD, config: TrainConfig, pretrained_networks: LossNetworks, train_encoder: bool = False
-    ):
+    def __init__(self, model: SSDD, stage: StageParameters, networks: LossNetworks, train_encoder: bool = False):
         super().__init__()
-        self.config = config
+        self.stage = stage
         self.encoder = model.encoder.requires_grad_(train_encoder)
         self.decoder = model.decoder.requires_grad_(True)
-        self.decoder.gradient_checkpointing = config.gradient_checkpointing
-        self.token_layer: int | None = None
-        if config.loss.repa > 0:
-            blocks, width = model.decoder.config.transformer_blocks, model.decoder.config.widths[-1]
-            if blocks == 0 or pretrained_networks.vision is None:
-                raise ValueError(
-                    "expected a decoder with transformer blocks and a vision network for loss.repa, got "
-                    f"{blocks} blocks and {pretrained_networks.vision}: set loss.repa to 0"
-                )
-            self.token_layer = alignment_layer(blocks)
-            self.alignment_head = AlignmentHead(width, int(pretrained_networks.vision.features))  # type: ignore[arg-type]
-            self.vision = pretrained_networks.vision
-        self.lpips = pretrained_networks.lpips
-        self._distance = perceptual_distance(config.loss, pretrained_networks.lpips)
-        if config.gan.enabled:
-            object.__setattr__(self, "adversary", Adversary(config.gan))
+        self.decoder.gradient_checkpointing = stage.gradient_checkpointing
+        blocks = model.decoder.config.transformer_blocks
+        self.token_layer = alignment_layer(blocks) if stage.loss.repa > 0 else None
+        # The terms draw their heads before the discriminator draws its weights: both use the seed's one stream.
+        self.terms = build_terms(stage.loss, model.decoder.config, networks)
+        for term in self.terms:
+            for name, module in term.modules.items():
+                self.add_module(name, module)
+        if stage.gan.enabled:
+            object.__setattr__(self, "adversary", Adversary(stage.gan))
+
+    @property
+    def needs_real(self) -> bool:
+        """Whether the loss looks at the real images, besides encoding them."""
+        return self.adversary is not None or any(term.needs_real for term in self.terms)
 
     def compile_networks(self) -> None:
         """Compiles encoder and decoder; the draws and losses around them stay as they are."""
@@ -67,48 +69,32 @@ class DecoderStep(TrainingStep):
 
     def noise(self, purpose: str, step: int, batch: dict[str, Any], shape: tuple[int, ...] | torch.Size) -> Tensor:
         """Draws (B, *shape) from N(0, 1), a function of seed, purpose, step and each image's index."""
-        seeds = sample_seeds(self.config.seed, purpose, step, batch["index"].tolist())
+        seeds = sample_seeds(self.stage.seed, purpose, step, batch["index"].tolist())
         return sample_noise(seeds, shape, batch["image"].device)
 
-    def finish(
-        self,
-        flow: Tensor,
-        target: Tensor,
-        estimate: Tensor,
-        tokens: Tensor | None,
-        real: Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        step: int,
-    ) -> StepLosses:
-        """Adds the perceptual, alignment and adversarial terms to the flow-matching loss.
+    def image_noise(self, step: int, batch: dict[str, Any]) -> Tensor:
+        """Draws eps (B, 3, H, W), in the memory layout of the networks."""
+        eps = self.noise("noise", step, batch, batch["image"].shape[1:])
+        return eps.contiguous(memory_format=torch.channels_last)
 
-        Args:
-            flow: scalar.
-            target: (B, 3, H, W), what the estimate should look like.
-            estimate: (B, 3, H, W), x0_pred.
-            tokens: (B, N_y, N_x, D), of the decoder.
-            real: (B, 3, H, W), the real images.
-            x_t, t: where the decoder was asked; (B, 3, H, W) and (B,).
-            step: finished optimiser steps.
-        """
-        weights = self.config.loss
-        terms, total = {"flow_matching": flow}, weights.flow_matching * flow
-        if self._distance is not None:
-            terms[weights.perceptual] = self._distance(target, estimate)
-            total = total + weights.perceptual_weight * terms[weights.perceptual]
-        if tokens is not None:
-            wanted = alignment_target(self.vision, real, (tokens.shape[1], tokens.shape[2]))
-            terms["repa"] = alignment_loss(self.alignment_head(tokens), wanted)
-            total = total + weights.repa * terms["repa"]
-        seen = None
+    def finish(self, estimate: Estimate) -> StepLosses:
+        """Adds up the loss terms of an estimate, the adversarial one last."""
+        losses = StepLosses(torch.zeros_like(estimate.flow))
+        for term in self.terms:
+            value = losses.terms[term.name] = term.loss(estimate)
+            losses.total = losses.total + term.weight * value
         if isinstance(self.adversary, Adversary):
-            terms["gan"] = torch.zeros_like(flow)
-            if self.adversary.active(step):
-                terms["gan"] = self.adversary.network(estimate.float(), x_t, t)
-                total = total + self.config.gan.generator_weight * terms["gan"]
-                seen = {"real": real, "fake": estimate.detach().float(), "x_t": x_t, "t": t}
-        return StepLosses(total, terms, seen)
+            losses.terms["gan"] = torch.zeros_like(estimate.flow)  # in every step, see `StepLosses.terms`
+            if self.adversary.active(estimate.step):
+                self._add_adversarial(losses, estimate, self.adversary)
+        return losses
+
+    def _add_adversarial(self, losses: StepLosses, estimate: Estimate, adversary: Adversary) -> None:
+        assert estimate.real is not None
+        image, x_t, t = estimate.image.float(), estimate.x_t, estimate.t
+        losses.terms["gan"] = adversary.generator_loss(image, x_t, t)
+        losses.total = losses.total + self.stage.gan.generator_weight * losses.terms["gan"]
+        losses.for_adversary = {"real": estimate.real, "fake": image.detach(), "x_t": x_t, "t": t}
 
 
 class AutoencoderStep(DecoderStep):
@@ -117,65 +103,65 @@ class AutoencoderStep(DecoderStep):
     See `DecoderStep` for the arguments.
     """
 
-    def __init__(
-        self, model: SSDD, config: TrainConfig, pretrained_networks: LossNetworks, train_encoder: bool = False
-    ):
-        super().__init__(model, config, pretrained_networks, train_encoder)
+    def __init__(self, model: SSDD, stage: StageParameters, networks: LossNetworks, train_encoder: bool = False):
+        super().__init__(model, stage, networks, train_encoder)
         self.trains_encoder = train_encoder
 
     def forward(self, batch: dict[str, Any], step: int) -> StepLosses:
         """Losses of `image` (B, 3, H, W) and `index` (B,)."""
         x = batch["image"]
+        # A frozen encoder gets no gradient, so its activations need not be kept in memory.
         with nullcontext() if self.trains_encoder else torch.no_grad():
             posterior = self.encoder(x)
-            z = posterior.mode()
-            if self.trains_encoder or self.config.latent == "sample":
-                n = self.noise("posterior", step, batch, z.shape[1:])
-                z = posterior.mean.float() + torch.exp(0.5 * posterior.logvar.float()) * n
-        eps = self.noise("noise", step, batch, x.shape[1:]).contiguous(memory_format=torch.channels_last)
-        t = torch.sigmoid(self.noise("time", step, batch, ()))  # (B,)
+            if self.trains_encoder or self.stage.latent == "sample":
+                z = posterior.sample(noise=self.noise("posterior", step, batch, posterior.mean.shape[1:]))
+            else:
+                z = posterior.mode()
+        eps = self.image_noise(step, batch)
+        t = training_times(self.noise("time", step, batch, ()))  # (B,)
         x_t = interpolate(x, eps, t)
         prediction = self.decoder.predict(x_t, t, self.decoder.condition(z), self.token_layer)
         velocity = prediction.velocity.float()
-        losses = self.finish(
-            flow_matching_loss(velocity, x, eps),
+        estimate = Estimate(
+            flow=flow_matching_loss(velocity, x, eps),
             target=x,
-            estimate=predict_clean(x_t, velocity, t),
+            image=predict_clean(x_t, velocity, t),
             tokens=prediction.tokens,
             real=x,
             x_t=x_t,
             t=t,
             step=step,
         )
+        losses = self.finish(estimate)
         if self.trains_encoder:
             losses.terms["kl"] = posterior.kl().mean()
-            losses.total = losses.total + self.config.loss.kl * losses.terms["kl"]
+            losses.total = losses.total + self.stage.loss.kl * losses.terms["kl"]
         return losses
 
 
 class DistillationStep(DecoderStep):
-    """One student step at t = 1 against where the teacher's steps end, from the same z and eps.
+    """One student step at t = 1 against the end of the teacher's steps, from the same z and eps.
 
     Args:
         model: frozen encoder and student, which starts from the teacher's weights.
-        config: as for `DecoderStep`.
-        pretrained_networks: as for `DecoderStep`.
+        stage: as for `DecoderStep`.
+        networks: as for `DecoderStep`.
         teacher: frozen decoder; None where batches bring `z`, `noise` and `target` from the cache.
-        distill: number of teacher steps.
+        targets: number of teacher steps.
     """
 
     def __init__(
         self,
         model: SSDD,
-        config: TrainConfig,
-        pretrained_networks: LossNetworks,
+        stage: StageParameters,
+        networks: LossNetworks,
         teacher: Decoder | None,
-        distill: DistillConfig,
+        targets: TargetParameters,
     ):
-        super().__init__(model, config, pretrained_networks)
+        super().__init__(model, stage, networks)
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
-        self.distill = distill
-        if self.teacher is not None and config.precision == "bf16":
+        self.targets = targets
+        if self.teacher is not None and stage.precision == "bf16":
             self.teacher.to(torch.bfloat16)  # decode computes in the weights' dtype, not under autocast
 
     def compile_networks(self) -> None:
@@ -185,24 +171,23 @@ class DistillationStep(DecoderStep):
             self.teacher.predict = torch.compile(self.teacher.predict)  # type: ignore[method-assign]
 
     def forward(self, batch: dict[str, Any], step: int) -> StepLosses:
-        """Losses of `image` (B, 3, H, W) and `index` (B,)."""
-        x = batch["image"]
+        """Losses of `index` (B,) and `image` (B, 3, H, W), or of `z`, `noise`, `target` and, if needed, `image`."""
         if self.teacher is None:
             z, eps, target = batch["z"], batch["noise"], batch["target"]
         else:
             with torch.no_grad():
-                z = self.encoder(x).mode().float()
-            eps = self.noise("noise", step, batch, x.shape[1:]).contiguous(memory_format=torch.channels_last)
-            target = teacher_target(self.teacher, z, eps, self.distill.teacher_steps)
+                z = self.encoder(batch["image"]).mode().float()
+            eps = self.image_noise(step, batch)
+            target = teacher_target(self.teacher, z, eps, self.targets.teacher_steps)
         student = distillation_loss(self.decoder, z, eps, target, self.token_layer)
-        t = torch.ones(len(x), device=x.device)
-        return self.finish(
-            student.loss,
+        estimate = Estimate(
+            flow=student.loss,
             target=target,
-            estimate=student.image,
+            image=student.image,
             tokens=student.tokens,
-            real=x,
+            real=batch.get("image"),
             x_t=eps,
-            t=t,
+            t=torch.ones(len(eps), device=eps.device),
             step=step,
         )
+        return self.finish(estimate)

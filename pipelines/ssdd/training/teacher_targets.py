@@ -1,16 +1,13 @@
 """The teacher's results, written once and read in every epoch: (noise seed, z, x_T) of each image.
 
-Shards of consecutive images as safetensors. A shard's name ends with the SHA-256 of its content; a shard that is
-there, sound and of the same fingerprint is not made again. The cache holds one view of each image (that of epoch 0)
-and one noise draw, which is enough for distillation.
+A shard holds consecutive images and is one sealed file (`ssdd.training.sealed`). A sound shard of the same fingerprint
+is not made again. The cache holds one view of each image (that of epoch 0) and one noise draw, which is enough for
+distillation.
 """
 
 # C latent channels, h w latent cells, H W pixels, N images of a shard
 
-import logging
-import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +19,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssdd.data.image_dataset import ImageDataset
-from ssdd.files import atomic_write, sha256_file
 from ssdd.noise import sample_noise, sample_seeds
-from ssdd.parameters import DistillConfig
-from ssdd.runs import LEFTOVERS
-from ssdd.training.resume_state import one_header, read_header, write_safetensors
+from ssdd.parameters import TargetParameters
+from ssdd.training.sealed import SealedStore
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import teacher_target
 from ssdd_encoder import Encoder
 
-log = logging.getLogger(__name__)
+Span = tuple[int, int]
+"""The images [first, last) of a shard."""
 
 OPEN_SHARDS = 64  # opening one costs as much as reading a row (tens of microseconds), far less than an image
-SHARD_NAME = re.compile(r"targets-(\d{9})-(\d{9})-([0-9a-f]{32})\.safetensors")
 
 
 def write_targets(
     encoder: Encoder,
     teacher: Decoder,
-    dataset: ImageDataset,
-    config: DistillConfig,
+    images: ImageDataset,
+    targets: TargetParameters,
     folder: Path,
     fingerprint: str,
     *,
@@ -52,13 +47,13 @@ def write_targets(
     processes: int = 1,
     progress: bool = True,
 ) -> None:
-    """Makes this process's share of the missing shards.
+    """Makes this process's share of the missing shards. Call `clean_targets` before, in one process.
 
     Args:
         encoder, teacher: frozen, on the device to use.
-        dataset: the images, seen as in epoch 0.
-        config: teacher steps, images per shard, dtype of x_T.
-        folder: where the shards go.
+        images: seen as in epoch 0.
+        targets: teacher steps, images per shard, dtype of x_T.
+        folder: where the shards go; a finished shard of this fingerprint is taken as sound.
         fingerprint: of everything that decides their content.
         seed: of the noise.
         batch_size: images at a time.
@@ -70,83 +65,87 @@ def write_targets(
         OSError: the disk is full; finished shards are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    finished = sound_shards(folder, fingerprint)
-    mine = [span for span in spans(len(dataset), config)[rank::processes] if span not in finished]
+    store = _store(folder, fingerprint)
+    finished = sound_shards(folder, fingerprint, check=False)  # checked by `clean_targets`, and not once per process
+    mine = [span for span in spans(len(images), targets)[rank::processes] if span not in finished]
     shown = progress and rank == 0
     for first, last in track(mine, "teacher targets", console=rich.get_console(), disable=not shown):
-        loader = _shard_loader(dataset, first, last, batch_size, workers)
-        batches = [_targets(encoder, teacher, batch, config, seed) for batch in loader]
+        loader = _shard_loader(images, first, last, batch_size, workers)
+        batches = [_targets(encoder, teacher, batch, targets, seed) for batch in loader]
         tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        unnamed = folder / f"targets-unnamed-{first:09d}.safetensors"
-        with atomic_write(unnamed) as path:
-            write_safetensors(tensors, path, one_header({"fingerprint": fingerprint}))
-        os.replace(unnamed, folder / f"targets-{first:09d}-{last:09d}-{sha256_file(unnamed)[:32]}.safetensors")
+        store.write(f"{first:09d}-{last:09d}", tensors, {})
 
 
-def spans(images: int, config: DistillConfig) -> list[tuple[int, int]]:
-    """Returns the images [first, last) of each shard."""
-    return [(a, min(a + config.shard_size, images)) for a in range(0, images, config.shard_size)]
+def spans(images: int, targets: TargetParameters) -> list[Span]:
+    """Returns the span of each shard."""
+    return [(a, min(a + targets.shard_size, images)) for a in range(0, images, targets.shard_size)]
 
 
-def clean_targets(folder: Path, fingerprint: str, images: int, config: DistillConfig) -> None:
+def clean_targets(folder: Path, fingerprint: str, images: int, targets: TargetParameters) -> None:
     """Removes all but the sound shards of this fingerprint; call it before any process writes."""
-    sound = sound_shards(folder, fingerprint)
-    kept = {sound[span] for span in spans(images, config) if span in sound}
-    for pattern in (*LEFTOVERS, "targets-*.safetensors"):
-        for path in folder.glob(pattern):
-            if path not in kept:
-                path.unlink(missing_ok=True)
+    sound, store = sound_shards(folder, fingerprint), _store(folder, fingerprint)
+    kept = {sound[span] for span in spans(images, targets) if span in sound}
+    store.sweep([path for path in store.paths() if path not in kept])
 
 
-def sound_shards(folder: Path, fingerprint: str) -> dict[tuple[int, int], Path]:
-    """Returns the undamaged shards of a fingerprint by their span of images [first, last)."""
-    found: dict[tuple[int, int], Path] = {}
-    for path in sorted(folder.glob("targets-*.safetensors")):
-        name = SHARD_NAME.fullmatch(path.name)
-        if name is None or not path.is_file():
-            continue
-        if sha256_file(path)[:32] != name[3]:
-            log.warning("%s is damaged and is left aside", path)
-            continue
-        with safe_open(path, framework="pt") as file:
-            if read_header(file.metadata())["fingerprint"] == fingerprint:
-                found[int(name[1]), int(name[2])] = path
-    return found
+def sound_shards(folder: Path, fingerprint: str, check: bool = True) -> dict[Span, Path]:
+    """Returns the undamaged shards of a fingerprint by their span.
+
+    Args:
+        folder: the shards.
+        fingerprint: that they must have.
+        check: compare each shard's content and name, which reads every byte; without it, names are trusted.
+    """
+    store = _store(folder, fingerprint)
+    numbers = {path: store.numbers(path) for path, _ in store.documents(check=check)}
+    return {(found[0], found[1]): path for path, found in numbers.items() if len(found) == 2}
+
+
+def check_targets(shards: Sequence[Span], images: int, folder: Path) -> None:
+    """Refuses shards that do not hold each image of a data set once.
+
+    Raises:
+        ValueError: says how many images in a row there are.
+    """
+    expected = 0
+    for first, last in shards:
+        if first != expected:
+            break
+        expected = last
+    if expected != images or sum(last - first for first, last in shards) != images:
+        raise ValueError(
+            f"expected sound teacher targets for {images} images in {folder}, got {expected} in a row: "
+            "make the targets again (finished shards are kept)"
+        )
 
 
 class CachedTargets(Dataset[dict[str, Any]]):
     """The images of a data set as seen in epoch 0, with their cached `z`, `target` and `noise`.
 
     Args:
-        dataset: the images that the targets were made of.
+        images: the data set that the targets were made of.
         folder: the shards.
         fingerprint: that they must have.
+        with_images: load `image` too. Opening, decoding and augmenting an image costs far more than reading its
+            target, and only losses that look at the real image need it.
 
     Raises:
         ValueError: shards are missing, damaged or of another fingerprint.
     """
 
-    def __init__(self, dataset: ImageDataset, folder: Path, fingerprint: str):
-        self.dataset = dataset
+    def __init__(self, images: ImageDataset, folder: Path, fingerprint: str, with_images: bool = True):
+        self.images, self.with_images = images, with_images
         shards = sorted(sound_shards(folder, fingerprint).items())
-        expected = 0
-        for (first, last), _ in shards:
-            if first != expected:
-                break
-            expected = last
-        if expected != len(dataset) or sum(last - first for (first, last), _ in shards) != len(dataset):
-            raise ValueError(
-                f"expected sound teacher targets for {len(dataset)} images in {folder}, got {expected} in a row: "
-                "make the targets again (finished shards are kept)"
-            )
+        check_targets([span for span, _ in shards], len(images), folder)
         self._size = shards[0][0][1]
         self._paths = [path for _, path in shards]
         self._files: dict[int, Any] = {}
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.images)
 
     def __getstate__(self) -> dict[str, Any]:
+        """Leaves the open files out: a data loader's worker maps its own."""
         return self.__dict__ | {"_files": {}}
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
@@ -157,10 +156,11 @@ class CachedTargets(Dataset[dict[str, Any]]):
         z, target = file.get_slice("z")[row : row + 1][0], file.get_slice("x_T")[row : row + 1][0].float()
         seed = int(file.get_slice("noise_seed")[row : row + 1][0])
         noise = sample_noise([seed], target.shape)[0]
-        return {**self.dataset[0, index], "z": z, "target": target, "noise": noise}
+        example = self.images[0, index] if self.with_images else {"index": index, "path": self.images.path(index)}
+        return {**example, "z": z, "target": target, "noise": noise}
 
     def _shard(self, number: int) -> Any:
-        """Returns a shard, memory-mapped; the least recently used one is closed where too many are open."""
+        """Returns a shard, memory-mapped; the least recently used one is closed when too many are open."""
         file = self._files.pop(number, None) or safe_open(self._paths[number], framework="pt")
         self._files[number] = file  # the newest comes last
         if len(self._files) > OPEN_SHARDS:
@@ -168,17 +168,22 @@ class CachedTargets(Dataset[dict[str, Any]]):
         return file
 
 
+def _store(folder: Path, fingerprint: str) -> SealedStore:
+    return SealedStore(folder, "targets", fingerprint)
+
+
 @torch.no_grad()
 def _targets(
-    encoder: Encoder, teacher: Decoder, batch: dict[str, Any], config: DistillConfig, seed: int
+    encoder: Encoder, teacher: Decoder, batch: dict[str, Any], targets: TargetParameters, seed: int
 ) -> dict[str, Tensor]:
     device = teacher.conv_in.weight.device
     indices = batch["index"].tolist()
     seeds = sample_seeds(seed, "noise", 0, indices)
-    noise = sample_noise(seeds, batch["image"].shape[1:])  # on the CPU: the same on every machine
+    # On the CPU: `CachedTargets` draws the same noise again from the seed, perhaps on a machine without this GPU.
+    noise = sample_noise(seeds, batch["image"].shape[1:])
     z = encoder(batch["image"].to(device)).mode().float()
-    image = teacher_target(teacher, z, noise.to(device), config.teacher_steps)
-    dtype = torch.float16 if config.cache_dtype == "float16" else torch.float32
+    image = teacher_target(teacher, z, noise.to(device), targets.teacher_steps)
+    dtype = torch.float16 if targets.dtype == "float16" else torch.float32
     return {
         "z": z.cpu().contiguous(),
         "x_T": image.to("cpu", dtype).contiguous(),
@@ -188,7 +193,8 @@ def _targets(
 
 
 def _shard_loader(
-    dataset: ImageDataset, first: int, last: int, batch_size: int, workers: int
+    images: ImageDataset, first: int, last: int, batch_size: int, workers: int
 ) -> Iterator[dict[str, Any]]:
     batches = [[(0, i) for i in range(a, min(a + batch_size, last))] for a in range(first, last, batch_size)]
-    return iter(DataLoader(dataset, batch_sampler=batches, num_workers=workers, generator=torch.Generator()))
+    # A generator of its own: without one, DataLoader would draw a number from torch's global random state.
+    return iter(DataLoader(images, batch_sampler=batches, num_workers=workers, generator=torch.Generator()))

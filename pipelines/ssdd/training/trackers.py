@@ -27,15 +27,15 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def start_trackers(accelerator: Accelerator, folder: Path, config: dict[str, Any], step: int) -> None:
-    """Opens the trackers, with the run's settings; each sitting is a run of its own for Weights & Biases and MLflow.
+def start_trackers(accelerator: Accelerator, folder: Path, settings: dict[str, Any], step: int) -> None:
+    """Opens the trackers, with the run's settings; for Weights & Biases and MLflow each session is a separate run.
 
-    TensorBoard forgets what an interrupted sitting logged past `step`. Weights & Biases writes to the run's folder
-    (offline with WANDB_MODE=offline), MLflow where MLFLOW_TRACKING_URI says.
+    TensorBoard drops the values that an interrupted session logged past `step`. Weights & Biases writes to the run's
+    folder (offline with WANDB_MODE=offline), MLflow to MLFLOW_TRACKING_URI.
     """
     if accelerator.log_with:
         options = {"tensorboard": {"purge_step": step + 1}, "wandb": {"dir": str(folder)}}
-        accelerator.init_trackers(folder.name, config=_flat(config), init_kwargs=options)
+        accelerator.init_trackers(folder.name, config=_flat(settings), init_kwargs=options)
 
 
 def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
@@ -47,6 +47,7 @@ def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -
         images: (N, 3, H, W) in [-1, 1]; values outside are clamped.
         step: finished optimiser steps.
     """
+    # accelerate's own log_images fits none of the three: it passes one array on, and each tracker wants another form.
     pixels = to_uint8(images.float().add(1).div(2).clamp(0, 1))
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
     for tracker in accelerator.trackers:
@@ -61,9 +62,9 @@ def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -
                 mlflow.log_image(array, key=f"{name}_{index}", step=step)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for name, value in config.items():
+    for name, value in settings.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
         else:

@@ -16,8 +16,6 @@ from ssdd_decoder.decoder import Decoder
 from ssdd_decoder.flow import predict_clean
 from ssdd_decoder.losses import flow_matching_loss
 
-TEACHER_STEPS = 7
-
 
 @dataclass(frozen=True)
 class StudentStep:
@@ -34,14 +32,14 @@ class StudentStep:
     tokens: Tensor | None
 
 
-def teacher_target(teacher: Decoder, z: Tensor, noise: Tensor, steps: int = TEACHER_STEPS) -> Tensor:
+def teacher_target(teacher: Decoder, z: Tensor, noise: Tensor, steps: int) -> Tensor:
     """Follows the teacher's flow to its end: (B, 3, H, W), without gradient.
 
     Args:
         teacher: a frozen decoder.
         z: (B, C, h, w), the clean images' latents.
         noise: (B, 3, H, W), eps.
-        steps: K, Euler steps on the sampler's grid.
+        steps: K, Euler steps on the sampler's grid; 7 as published.
     """
     return teacher.decode(z, steps=steps, noise=noise)
 

@@ -1,4 +1,4 @@
-"""When the flow is looked at: times drawn in training, and the grid of the sampler."""
+"""Times of the flow: those drawn in training, and the grid of the sampler."""
 
 from numbers import Integral
 
@@ -9,6 +9,19 @@ GRID_POWER = 2.0
 MAX_STEPS = 10_000
 
 
+def training_times(noise: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Makes training times of standard normal draws: t = sigmoid(std n + mean), in (0, 1), of the shape of n.
+
+    Logit-normal times: Esser et al., "Scaling rectified flow transformers" (2024).
+
+    Args:
+        noise: n ~ N(0, 1), any shape.
+        mean: of the logit of t.
+        std: of the logit of t.
+    """
+    return torch.sigmoid(noise * std + mean)
+
+
 def sample_training_times(
     batch: int,
     generator: torch.Generator | None = None,
@@ -16,13 +29,9 @@ def sample_training_times(
     mean: float = 0.0,
     std: float = 1.0,
 ) -> Tensor:
-    """Draws t = sigmoid(n), n ~ N(mean, std): (B,) in (0, 1), float32.
-
-    Logit-normal times: Esser et al., "Scaling rectified flow transformers" (2024).
-    """
+    """Draws logit-normal times (B,) in (0, 1), float32; see `training_times`."""
     source = device if generator is None else generator.device
-    normal = torch.randn(batch, generator=generator, device=source) * std + mean
-    return torch.sigmoid(normal).to(device)
+    return training_times(torch.randn(batch, generator=generator, device=source), mean, std).to(device)
 
 
 def sampling_grid(steps: int, power: float = GRID_POWER) -> list[float]:

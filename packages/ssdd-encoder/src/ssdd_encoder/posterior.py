@@ -33,16 +33,31 @@ class Posterior:
         """The most likely latent, (B, C, h, w): the mean."""
         return self.mean
 
-    def sample(self, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:
+    def sample(
+        self, generator: torch.Generator | Sequence[torch.Generator] | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         """Draws z = mean + exp(logvar / 2) n with n ~ N(0, 1), (B, C, h, w).
 
         Args:
             generator: one for the batch, or one per image, which makes each draw independent of the batch.
+            noise: n itself, (B, C, h, w), instead of a generator; z is then computed in float32 at least, because a
+                draw that training adds to a half-precision mean would lose its last digits.
 
         Raises:
-            ValueError: the generator is none, or their number is not B.
+            ValueError: the generator is of another type, there are not B of them, there is noise as well, or the
+                noise has another shape.
         """
-        return self.mean + torch.exp(0.5 * self.logvar) * _standard_normal(self.mean, generator)
+        if noise is None:
+            return self.mean + torch.exp(0.5 * self.logvar) * _standard_normal(self.mean, generator)
+        if generator is not None:
+            raise ValueError("expected a generator or noise, got both: leave one out")
+        if noise.shape != self.mean.shape:
+            raise ValueError(
+                f"expected noise of the mean's shape {tuple(self.mean.shape)}, got {tuple(noise.shape)}: "
+                "draw one number for each element of the latent"
+            )
+        dtype = torch.promote_types(self.mean.dtype, torch.float32)
+        return self.mean.to(dtype) + torch.exp(0.5 * self.logvar.to(dtype)) * noise
 
     def kl(self) -> Tensor:
         """KL(q || N(0, 1)) in nats, summed over C, h and w: (B,), in float32 at least."""
@@ -53,7 +68,7 @@ class Posterior:
 
 
 def _standard_normal(like: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-    # Drawn in float32 whatever the dtype, so that half precision sees the same noise, rounded.
+    # Drawn in float32 whatever the dtype: half precision sees the same noise, rounded.
     dtype = torch.promote_types(like.dtype, torch.float32)
     if generator is None or isinstance(generator, torch.Generator):
         device = like.device if generator is None else generator.device

@@ -1,1 +1,1 @@
-"""The teacher's several steps, learnt by a student as one."""
+"""Distillation: a student learns the teacher's several steps as one."""

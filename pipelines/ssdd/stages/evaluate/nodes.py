@@ -17,11 +17,11 @@ def compute_reference_statistics(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> Path:
-    """Lets the networks of the Frechet metrics (rFID, FDD) see the held-out images once, for all models.
+    """Runs the networks of the Frechet metrics (rFID, FDD) over the held-out images once, for all models.
 
     Args:
         index: of the images.
-        data: where they are.
+        data: the images' source.
         im_size, batch_size, limit, metrics: of the evaluation.
         pretrained_networks: the pretrained networks.
         runtime: see there.

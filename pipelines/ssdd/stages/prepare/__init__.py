@@ -1,1 +1,1 @@
-"""Images to an index of what is usable."""
+"""Images to an index of the usable ones."""

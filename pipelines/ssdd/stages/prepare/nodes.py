@@ -4,18 +4,19 @@ from typing import Any
 
 from ssdd.parameters import DataParameters, PrepareParameters, RuntimeConfig
 
-SHEET = 32
+SHEET = 32  # examples on the sheet
 
 
 def prepare_images(
     images: Any, data: DataParameters, prepare: PrepareParameters, runtime: RuntimeConfig
 ) -> tuple[Any, Any, Any]:
-    """Looks at every image once.
+    """Decodes every image once, and lists the usable ones.
 
     Args:
-        images: the folder, for the lineage; the source is opened by its parameters.
-        data: where the images are.
-        prepare: which of them are used.
+        images: the folder. It is unused, since the parameters open the source; as an input it makes the index stale
+            when an image changes.
+        data: the images' source.
+        prepare: limits on the images.
         runtime: workers.
 
     Returns:

@@ -17,8 +17,16 @@ def pretrain(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains a fresh decoder, or goes on with the encoder's own: last checkpoint, best checkpoint, history."""
-    if pretrain.initialize == "joint":
-        networks: dict[str, Any] = {"checkpoint": encoder}
-    else:
-        networks = {"encoder_checkpoint": encoder, "decoder": model.decoder}
-    return run(make_job("decoder", index, pretrain, data, pretrained_networks, runtime, **networks))
+    joint = pretrain.initialize == "joint"
+    job = make_job(
+        "decoder",
+        index,
+        pretrain,
+        data,
+        pretrained_networks,
+        runtime,
+        checkpoint=encoder if joint else None,
+        encoder_checkpoint=None if joint else encoder,
+        decoder=None if joint else model.decoder,
+    )
+    return run(job)

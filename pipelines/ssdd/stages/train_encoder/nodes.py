@@ -16,5 +16,14 @@ def train_encoder(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
     """Trains an encoder with a decoder, both from scratch: last checkpoint, best checkpoint, history."""
-    networks: dict[str, Any] = {"encoder": model.encoder, "decoder": model.decoder}
-    return run(make_job("autoencoder", index, train_encoder, data, pretrained_networks, runtime, **networks))
+    job = make_job(
+        "autoencoder",
+        index,
+        train_encoder,
+        data,
+        pretrained_networks,
+        runtime,
+        encoder=model.encoder,
+        decoder=model.decoder,
+    )
+    return run(job)

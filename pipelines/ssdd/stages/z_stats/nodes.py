@@ -14,7 +14,7 @@ def compute_latent_statistics(
     Args:
         encoder: its checkpoint.
         index: of the images.
-        data: where they are.
+        data: the images' source.
         z_stats: resolution, batch, limit.
         runtime: device, workers.
 
