@@ -71,12 +71,22 @@ class EmaConfig(Frozen):
     start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the average begins")
 
 
+class TimesConfig(Frozen):
+    """Training times t = sigmoid(n), n normal (Esser et al., 2024); distillation has t = 1 alone and ignores them."""
+
+    mean: float = Field(default=0.0, ge=-10, le=10, description="of n; above 0: nearer to noise, where t = 1")
+    std: float = Field(default=1.0, gt=0, le=10, description="of n")
+
+
 class LossWeights(Frozen):
     """Weights of the loss terms; a term of weight 0 is not computed and its pretrained network is not loaded."""
 
     flow_matching: float = Field(default=1.0, ge=0, description="weight of the velocity's squared error")
     perceptual: Literal["lpips", "msgrad", "none"] = Field(default="lpips", description="msgrad needs no download")
     perceptual_weight: float = Field(default=0.5, ge=0)
+    perceptual_target: Literal["teacher", "image"] = Field(
+        default="teacher", description="of distillation: the teacher's image, as published, or the real one"
+    )
     repa: float = Field(default=0.25, ge=0, description="weight of the alignment with DINOv2's tokens")
     kl: float = Field(default=1e-6, ge=0, description="weight of the KL divergence, while the encoder trains")
 
@@ -114,6 +124,7 @@ class PretrainedNetworks(Frozen):
     lpips_vgg: NetworkFile = NetworkFile()
     dinov2: NetworkFile = NetworkFile()
     dreamsim: NetworkFile = NetworkFile()
+    efficientnet: NetworkFile = NetworkFile()
 
 
 class RuntimeConfig(Frozen):
@@ -191,6 +202,7 @@ class StageParameters(Frozen):
     seed: int = Field(default=0, ge=0, lt=2**63, description="of every random draw")
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
+    times: TimesConfig = TimesConfig()
     loss: LossWeights = LossWeights()
     gan: GanConfig = GanConfig()
 

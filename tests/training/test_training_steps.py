@@ -204,11 +204,12 @@ def test_joint_loss_and_gradient_are_the_formula():
     assert all(g.abs().sum() > 0 for g in found)
 
 
-def test_distillation_loss_and_gradient_are_the_formula():
+@pytest.mark.parametrize("on", ["teacher", "image"])
+def test_distillation_loss_and_gradient_are_the_formula(on):
     model, batch = tiny_model(), tiny_batch()
     teacher = copy.deepcopy(model.decoder)
     nn.init.normal_(teacher.conv_out.weight)  # the student is no longer its teacher
-    loss = LossWeights(perceptual="msgrad", repa=0.25)
+    loss = LossWeights(perceptual="msgrad", perceptual_target=on, repa=0.25)
     step = DistillationStep(
         model, config(loss=loss), LossNetworks(vision=Vision()), teacher, TargetParameters(teacher_steps=3)
     )
@@ -231,7 +232,8 @@ def test_distillation_loss_and_gradient_are_the_formula():
     tokens = step.alignment_head.layers(prediction.tokens.flatten(1, 2))
     wanted = step.vision.patch_tokens((x + 1) / 2, prediction.tokens.shape[1:3])
     repa = 1 - F.cosine_similarity(tokens, wanted, dim=-1, eps=1e-5).mean()
-    total = flow + 0.5 * multiscale_gradient_loss(target, eps + prediction.velocity) + 0.25 * repa
+    wanted = target if on == "teacher" else x
+    total = flow + 0.5 * multiscale_gradient_loss(wanted, eps + prediction.velocity) + 0.25 * repa
     total.backward()
     assert losses.total.item() == pytest.approx(total.item(), rel=1e-5)
     for a, b in zip(found, gradients(trained), strict=True):
@@ -362,3 +364,15 @@ def test_missing_networks_are_named_at_the_start(tmp_path, monkeypatch):
     assert load_loss_networks(PLAIN, files) == LossNetworks()
     with pytest.raises(ValueError, match="repa"):
         AutoencoderStep(tiny_model(), config(loss=LossWeights(perceptual="none")), LossNetworks())
+
+
+def test_training_times_follow_their_parameters():
+    model, batch = tiny_model(), tiny_batch()
+    seen = []
+    predict = model.decoder.predict
+    model.decoder.predict = lambda x_t, t, *rest: (seen.append(t), predict(x_t, t, *rest))[1]
+    for times in ({}, {"mean": 1.0}, {"std": 2.0}):
+        AutoencoderStep(model, config(times=times), LossNetworks())(batch, 7)
+    logits = [torch.logit(t) for t in seen]
+    torch.testing.assert_close(logits[1], logits[0] + 1, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[2], logits[0] * 2, atol=1e-4, rtol=1e-4)

@@ -66,15 +66,27 @@ def flow_matching_term(weights: LossWeights, decoder: DecoderConfig, networks: L
 
 
 def perceptual_term(weights: LossWeights, decoder: DecoderConfig, networks: LossNetworks) -> LossTerm | None:
-    """LPIPS or multi-scale gradients between the estimate and its target."""
+    """LPIPS or multi-scale gradients between the estimate and its target, or the real image.
+
+    Only in distillation the two differ. The teacher's image keeps the student faithful to the teacher; the real image
+    lets it become better than the teacher, whose own blur is then no longer the aim.
+    """
     distance = perceptual_distance(weights, networks.lpips)
     if distance is None:
         return None
+    on_real = weights.perceptual_target == "image"
+
+    def loss(estimate: Estimate) -> Tensor:
+        wanted = estimate.real if on_real else estimate.target
+        assert wanted is not None
+        return distance(wanted, estimate.image)
+
     return LossTerm(
         name=weights.perceptual,
         weight=weights.perceptual_weight,
-        loss=lambda estimate: distance(estimate.target, estimate.image),
+        loss=loss,
         modules={} if networks.lpips is None else {"lpips": networks.lpips},
+        needs_real=on_real,
     )
 
 

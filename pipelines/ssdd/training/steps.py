@@ -118,7 +118,7 @@ class AutoencoderStep(DecoderStep):
             else:
                 z = posterior.mode()
         eps = self.image_noise(step, batch)
-        t = training_times(self.noise("time", step, batch, ()))  # (B,)
+        t = training_times(self.noise("time", step, batch, ()), self.stage.times.mean, self.stage.times.std)  # (B,)
         x_t = interpolate(x, eps, t)
         prediction = self.decoder.predict(x_t, t, self.decoder.condition(z), self.token_layer)
         velocity = prediction.velocity.float()
