@@ -11,6 +11,7 @@ LIMITS = {
     "heads": 256,
     "resnets_per_level": 32,
     "downscale": 1024,
+    "refinement_layers": 32,
 }
 MAX_PARAMETERS = 2**31  # a configuration beyond it is a mistake, or an attack by a checkpoint's header
 
@@ -37,10 +38,15 @@ class DecoderConfig:
         norm_groups: groups of every GroupNorm; widths are rounded up to a multiple of it.
         prediction: what the last convolution gives: the velocity (the published sizes), or the clean image, from
             which the velocity follows. At small training budgets the latter learns much faster.
+        shortcut: add a learned linear map of the latent to the clean image that is predicted. The network then starts
+            as that map and learns the rest (residual autoencoding; Chen et al., "Deep compression autoencoder", 2024).
+        refinement_channels: width of a residual refinement at full resolution behind all else, which takes away the
+            grid that patches leave; 0 for none.
+        refinement_layers: its 3 x 3 convolutions, at least 2.
 
     Raises:
-        ValueError: a value is out of range, the heads do not divide the lowest level's width, or the network would be
-            gigantic.
+        ValueError: a value is out of range, the heads do not divide the lowest level's width, a shortcut or a
+            refinement is asked of a network that predicts no clean image, or the network would be gigantic.
     """
 
     base_channels: int
@@ -53,6 +59,9 @@ class DecoderConfig:
     patch_size: int = 1
     norm_groups: int = 32
     prediction: Prediction = "velocity"
+    shortcut: bool = False
+    refinement_channels: int = 0
+    refinement_layers: int = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.multipliers, tuple | list) or not 1 <= len(self.multipliers) <= LIMITS["levels"]:
@@ -74,6 +83,7 @@ class DecoderConfig:
             raise ValueError(
                 f"expected prediction to be one of {get_args(Prediction)}, got {str(self.prediction)[:100]!r}"
             )
+        self._check_additions()
         if self.widths[-1] % self.attention_heads:
             raise ValueError(
                 f"expected heads to divide the lowest level's width {self.widths[-1]}, got {self.attention_heads}"
@@ -85,6 +95,18 @@ class DecoderConfig:
         if (count := self.approximate_parameters) > MAX_PARAMETERS:
             raise ValueError(
                 f"expected at most {MAX_PARAMETERS:,} parameters, got about {count:,}: choose a smaller one"
+            )
+
+    def _check_additions(self) -> None:
+        if not isinstance(self.shortcut, bool):
+            raise ValueError(f"expected shortcut to be true or false, got {str(self.shortcut)[:100]}")
+        _check("refinement_channels", self.refinement_channels, LIMITS["width"], least=0)
+        _check("refinement_layers", self.refinement_layers, LIMITS["refinement_layers"], least=2)
+        # Both add to a clean image. A velocity is that image minus noise, over t: they would add at the wrong scale.
+        if (self.shortcut or self.refinement_channels) and self.prediction != "sample":
+            raise ValueError(
+                f"expected prediction 'sample' with a shortcut or a refinement, got {self.prediction!r}: "
+                "change prediction, or leave both out"
             )
 
     @property
@@ -106,7 +128,9 @@ class DecoderConfig:
         up = sum((self.resnets_per_level + 1) * (29 * width**2 + 12 * first * width) for width in self.widths)
         middle = self.transformer_blocks * (16 * last**2 + 2 * first * last + 225 * self.attention_heads)
         outer = 9 * first * (6 * self.patch_size**2 + 2 * self.latent_channels) + 29 * first**2
-        return down + up + middle + outer
+        shortcut = 3 * self.downscale**2 * self.latent_channels if self.shortcut else 0
+        refinement = 9 * self.refinement_channels * (9 + (self.refinement_layers - 2) * self.refinement_channels)
+        return down + up + middle + outer + shortcut + refinement
 
 
 SIZES = {

@@ -28,6 +28,7 @@ from ssdd_decoder.fused import FusedBias
 from ssdd_decoder.linear import Linear
 from ssdd_decoder.modulation import Modulation
 from ssdd_decoder.norm import norm_silu
+from ssdd_decoder.refinement import Refinement
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Conditioning:
 
     Args:
         latent: (B, C, H / p, W / p), upsampled (p is the patch size).
+        linear: (B, 3, H, W), the shortcut's share of the clean image, or None.
         resnets: modulations of the residual blocks, down then up, side by side in their channels.
         transformer: modulations of the transformer blocks, likewise.
         biases: attention biases of each transformer block.
@@ -47,6 +49,7 @@ class Conditioning:
     transformer: Modulation
     biases: Sequence[TileBiases | FusedBias]
     folded: list[Tensor]
+    linear: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,10 @@ class UNet(nn.Module):
         self.up_blocks = cast("Sequence[UpBlock]", nn.ModuleList(up_blocks))
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, ch, eps=1e-5)
         self.conv_out = nn.Conv2d(ch, pixels, 3, padding=1)
+        if config.shortcut:
+            self.shortcut = nn.Conv2d(config.latent_channels, 3 * config.downscale**2, 1)
+        if config.refinement_channels:
+            self.refinement = Refinement(config.refinement_channels, config.refinement_layers)
         self._initialize()
         self.to(memory_format=torch.channels_last)
 
@@ -164,6 +171,7 @@ class UNet(nn.Module):
             transformer=modulations(F.silu(context), [block.norm1 for block in blocks]),
             biases=attention_biases(tables, _halve(height, halvings), _halve(width, halvings)),
             folded=[fold_upsampling(up.conv.weight) for block in self.up_blocks for up in block.upsamplers],
+            linear=F.pixel_shuffle(self.shortcut(z), self.config.downscale) if self.config.shortcut else None,
         )
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, token_layer: int | None = None) -> Prediction:
@@ -191,11 +199,7 @@ class UNet(nn.Module):
         h, skips = self._down(h, resnets, time)
         h, tokens = self._middle(h, conditioning, token_layer)
         h = self._up(h, skips, resnets, time, conditioning.folded)
-        norm = self.conv_norm_out
-        affine = Modulation(norm.weight[None, None, None], norm.bias[None, None, None])
-        h = self.conv_out(norm_silu(h, affine, norm.num_groups, norm.eps, overwrite=True))
-        if self.config.patch_size > 1:
-            h = F.pixel_shuffle(h, self.config.patch_size)
+        h = self._out(h, x_t, conditioning)
         if self.config.prediction == "sample":
             h = flow.velocity_from_clean(x_t, h.to(x_t.dtype), t)
         return Prediction(h, tokens)
@@ -241,6 +245,17 @@ class UNet(nn.Module):
                 h = upsample(h, next(kernels))[:, :, :height, :width]  # an odd side loses its last row again
         return h
 
+    def _out(self, h: Tensor, x_t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Features (B, ch, H / p, W / p) -> (B, 3, H, W), velocity or clean image."""
+        norm = self.conv_norm_out
+        affine = Modulation(norm.weight[None, None, None], norm.bias[None, None, None])
+        h = self.conv_out(norm_silu(h, affine, norm.num_groups, norm.eps, overwrite=True))
+        if self.config.patch_size > 1:
+            h = F.pixel_shuffle(h, self.config.patch_size)
+        if conditioning.linear is not None:
+            h = h + conditioning.linear
+        return self.refinement(h, x_t.to(h.dtype)) if self.config.refinement_channels else h
+
     def _run(self, block: nn.Module, *arguments: Any) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *arguments, use_reentrant=False)
@@ -260,6 +275,11 @@ class UNet(nn.Module):
             last = {ResnetBlock: "conv2", FeedForward: "proj_out"}.get(type(module))
             if last:
                 nn.init.zeros_(getattr(module, last).weight)
+        if self.config.shortcut:  # the network starts as this linear map
+            nn.init.orthogonal_(self.shortcut.weight)
+            nn.init.zeros_(self.conv_out.weight)
+        if self.config.refinement_channels:
+            self.refinement.initialize()
 
 
 def _skip_widths(config: DecoderConfig) -> list[int]:
