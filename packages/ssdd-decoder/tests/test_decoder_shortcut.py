@@ -1,4 +1,4 @@
-"""Additions for small decoders: the linear shortcut to the clean image, and the refinement at full resolution."""
+"""Additions for small decoders: linear shortcut to the clean image, overlapping patches, refinement at full size."""
 
 import copy
 import json
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ssdd_decoder import SIZES, CheckpointError, Decoder, DecoderConfig, checkpoint, decoder_config
 from ssdd_decoder.flow import predict_clean
+from ssdd_decoder.patches import join
 from ssdd_decoder.unet import UNet
 
 SMALL = DecoderConfig(
@@ -25,8 +26,9 @@ SMALL = DecoderConfig(
 )
 SHORTCUT = replace(SMALL, shortcut=True)
 REFINED = replace(SMALL, refinement_channels=8, refinement_layers=3)
-CONFIG = replace(SMALL, shortcut=True, refinement_channels=8, refinement_layers=3)
-ADDED = ("shortcut", "refinement_channels", "refinement_layers")
+OVERLAPPING = replace(SMALL, overlap=True)
+CONFIG = replace(SMALL, shortcut=True, overlap=True, refinement_channels=8, refinement_layers=3)
+ADDED = ("shortcut", "overlap", "refinement_channels", "refinement_layers")
 
 
 def inputs(draw, rows=2, columns=3):
@@ -46,13 +48,13 @@ def with_header(decoder: Decoder, file, **header) -> Decoder:
 @pytest.mark.parametrize("size", [size for size in SIZES if size != "quickstart"])
 def test_additions_are_off_in_published_sizes(size):
     config = decoder_config(size)
-    assert (config.shortcut, config.refinement_channels) == (False, 0)
+    assert (config.shortcut, config.overlap, config.refinement_channels) == (False, False, 0)
     with torch.device("meta"):
         keys = Decoder(config).state_dict().keys()
     assert not [key for key in keys if key.startswith(("shortcut", "refinement"))]
 
 
-@pytest.mark.parametrize("config", [SHORTCUT, CONFIG])
+@pytest.mark.parametrize("config", [SHORTCUT, replace(SHORTCUT, refinement_channels=8)])
 def test_starts_as_an_orthogonal_map_of_the_latent(draw, config):
     torch.manual_seed(0)
     decoder = Decoder(config).double()
@@ -69,7 +71,7 @@ def test_starts_as_an_orthogonal_map_of_the_latent(draw, config):
 def test_decodes_to_that_map_whatever_the_noise(draw, steps):
     torch.manual_seed(0)
     decoder, z = Decoder(CONFIG).double(), inputs(draw)[2]
-    expected = F.pixel_shuffle(decoder.shortcut(z), 4)
+    expected = join(decoder.shortcut(z), 4, overlap=True)
     torch.testing.assert_close(decoder.decode(z, steps=steps), expected, atol=1e-12, rtol=0)
 
 
@@ -81,6 +83,53 @@ def test_shortcut_is_added_to_the_clean_image(make_decoder, draw):
     torch.nn.init.zeros_(decoder.shortcut.weight)
     torch.nn.init.zeros_(decoder.shortcut.bias)
     torch.testing.assert_close(together, clean_image(decoder, x_t, t, z) + linear, atol=1e-10, rtol=0)
+
+
+def overlapped(patches, side):
+    """Sum of patches of 2 s x 2 s under triangular windows over the sum of the windows, one patch at a time."""
+    batch, _, h, w = patches.shape
+    ramp = 1 - (torch.arange(2 * side) + 0.5 - side).abs() / side
+    window = ramp[:, None] * ramp[None, :]
+    total = torch.zeros(batch, 3, (h + 1) * side, (w + 1) * side, dtype=torch.float64)
+    weight = torch.zeros_like(total)
+    for row in range(h):
+        for column in range(w):
+            there = (..., slice(row * side, (row + 2) * side), slice(column * side, (column + 2) * side))
+            total[there] += patches[:, :, row, column].view(batch, 3, 2 * side, 2 * side) * window
+            weight[there] += window
+    half = side // 2
+    return (total / weight)[:, :, half : half + h * side, half : half + w * side]
+
+
+@pytest.mark.parametrize(("side", "h", "w"), [(2, 3, 2), (4, 1, 1), (4, 2, 5), (6, 1, 3)])
+def test_overlapping_patches_are_averaged_under_their_windows(draw, side, h, w):
+    patches = draw(2, 12 * side**2, h, w, dtype=torch.float64)
+    torch.testing.assert_close(join(patches, side, overlap=True), overlapped(patches, side), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_constant_patches_make_a_constant_image(overlap):
+    image = join(torch.full((1, 3 * 16 * (4 if overlap else 1), 3, 2), 0.7, dtype=torch.float64), 4, overlap)
+    torch.testing.assert_close(image, torch.full((1, 3, 12, 8), 0.7, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_overlapping_patches_do_not_jump_at_their_borders(draw):
+    """Independent patches that are constant: meeting ones jump at their borders only, overlapping ones rise evenly."""
+    levels = draw(8, 3, 1, 16, 16, dtype=torch.float64)
+
+    def border(overlap: bool) -> float:
+        fill = 64 if overlap else 16
+        change = join(levels.expand(-1, -1, fill, -1, -1).reshape(8, 3 * fill, 16, 16), 4, overlap).diff(dim=3).abs()
+        at_border = torch.arange(change.shape[3]) % 4 == 3
+        return (change[..., at_border].mean() / change[..., ~at_border].mean()).item()
+
+    assert border(False) > 1e6
+    assert border(True) < 1.3  # not 1: a straight line bends at the middle of each patch
+
+
+def test_meeting_patches_of_one_pixel_are_the_image(draw):
+    image = draw(1, 3, 4, 5)
+    assert join(image, 1, overlap=False) is image
 
 
 def test_refinement_is_a_residual_of_the_clean_image_and_the_noisy_one(make_decoder, draw):
@@ -95,7 +144,7 @@ def test_refinement_is_a_residual_of_the_clean_image_and_the_noisy_one(make_deco
     torch.testing.assert_close(refined, clean + residual, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("config", [SHORTCUT, REFINED, CONFIG])
+@pytest.mark.parametrize("config", [SHORTCUT, REFINED, OVERLAPPING, CONFIG])
 def test_every_parameter_gets_a_gradient(make_decoder, draw, config):
     decoder = make_decoder(config).double()
     decoder(*inputs(draw)).square().mean().backward()
@@ -151,6 +200,8 @@ def test_a_file_from_before_the_additions_loads_as_before(make_decoder, tmp_path
     [
         {"shortcut": True},  # the weights hold none
         {"refinement_channels": 8},
+        {"overlap": True},
+        {"overlap": 2},
         {"shortcut": "true"},
         {"shortcut": 1},
         {"refinement_channels": 10**9},
@@ -172,6 +223,8 @@ def test_absurd_headers_are_refused(make_decoder, tmp_path, header):
     [
         {"shortcut": 1},
         {"shortcut": None},
+        {"overlap": 1},
+        {"overlap": True, "patch_size": 1},
         {"refinement_channels": -1},
         {"refinement_channels": 8.0},
         {"refinement_channels": True},
@@ -195,7 +248,7 @@ def test_additions_need_the_clean_image(addition):
 def test_configuration_survives_json_and_counts_its_parameters():
     assert DecoderConfig(**json.loads(json.dumps(asdict(CONFIG)))) == CONFIG
     grown = sum(p.numel() for p in UNet(CONFIG).parameters()) - sum(p.numel() for p in UNet(SMALL).parameters())
-    biases = 3 * 16 + 8 + 8 + 3
+    biases = 4 * 3 * 16 + 3 * 3 * 4 + 8 + 8 + 3
     assert CONFIG.approximate_parameters - SMALL.approximate_parameters == grown - biases
 
 

@@ -40,8 +40,9 @@ class DecoderConfig:
             which the velocity follows. At small training budgets the latter learns much faster.
         shortcut: add a learned linear map of the latent to the clean image that is predicted. The network then starts
             as that map and learns the rest (residual autoencoding; Chen et al., "Deep compression autoencoder", 2024).
-        refinement_channels: width of a residual refinement at full resolution behind all else, which takes away the
-            grid that patches leave; 0 for none.
+        overlap: whether the patches of the output, and those of the shortcut, reach half a cell into their neighbours
+            and are added up under a window. It takes away the grid that patches leave; patch_size must be even.
+        refinement_channels: width of a residual refinement at full resolution behind all else; 0 for none.
         refinement_layers: its 3 x 3 convolutions, at least 2.
 
     Raises:
@@ -60,6 +61,7 @@ class DecoderConfig:
     norm_groups: int = 32
     prediction: Prediction = "velocity"
     shortcut: bool = False
+    overlap: bool = False
     refinement_channels: int = 0
     refinement_layers: int = 2
 
@@ -98,8 +100,11 @@ class DecoderConfig:
             )
 
     def _check_additions(self) -> None:
-        if not isinstance(self.shortcut, bool):
-            raise ValueError(f"expected shortcut to be true or false, got {str(self.shortcut)[:100]}")
+        for name in ("shortcut", "overlap"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"expected {name} to be true or false, got {str(getattr(self, name))[:100]}")
+        if self.overlap and self.patch_size % 2:
+            raise ValueError(f"expected an even patch_size with overlap, got {self.patch_size}: set overlap to false")
         _check("refinement_channels", self.refinement_channels, LIMITS["width"], least=0)
         _check("refinement_layers", self.refinement_layers, LIMITS["refinement_layers"], least=2)
         # Both add to a clean image. A velocity is that image minus noise, over t: they would add at the wrong scale.
@@ -121,14 +126,20 @@ class DecoderConfig:
         return self.heads if self.heads is not None else min(16, max(4, self.widths[-1] // 64))
 
     @property
+    def patch_reach(self) -> int:
+        """Pixels per side that a patch of the output fills, over its own."""
+        return 2 if self.overlap else 1
+
+    @property
     def approximate_parameters(self) -> int:
         """Number of weights, to within a third: the kernels of convolutions and the matrices of the transformer."""
         first, last = self.widths[0], self.widths[-1]
         down = sum(self.resnets_per_level * (18 * width**2 + 10 * first * width) for width in self.widths)
         up = sum((self.resnets_per_level + 1) * (29 * width**2 + 12 * first * width) for width in self.widths)
         middle = self.transformer_blocks * (16 * last**2 + 2 * first * last + 225 * self.attention_heads)
-        outer = 9 * first * (6 * self.patch_size**2 + 2 * self.latent_channels) + 29 * first**2
-        shortcut = 3 * self.downscale**2 * self.latent_channels if self.shortcut else 0
+        filled = 3 * self.patch_reach**2
+        outer = 9 * first * ((3 + filled) * self.patch_size**2 + 2 * self.latent_channels) + 29 * first**2
+        shortcut = filled * self.downscale**2 * self.latent_channels if self.shortcut else 0
         refinement = 9 * self.refinement_channels * (9 + (self.refinement_layers - 2) * self.refinement_channels)
         return down + up + middle + outer + shortcut + refinement
 

@@ -28,6 +28,7 @@ from ssdd_decoder.fused import FusedBias
 from ssdd_decoder.linear import Linear
 from ssdd_decoder.modulation import Modulation
 from ssdd_decoder.norm import norm_silu
+from ssdd_decoder.patches import join
 from ssdd_decoder.refinement import Refinement
 
 
@@ -130,7 +131,7 @@ class UNet(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         widths, pixels = config.widths, 3 * config.patch_size**2
-        ch, levels = widths[0], len(widths)
+        ch, levels, filled = widths[0], len(widths), 3 * config.patch_reach**2
         self.conv_in = nn.Conv2d(pixels + config.latent_channels, ch, 3, padding=1)
         self.time_embedding = TimeEmbedding(ch)
         self.ada_ctx_proj = nn.Sequential(
@@ -150,9 +151,9 @@ class UNet(nn.Module):
             up_blocks.append(UpBlock(widths[min(i + 1, levels - 1)], widths[i], taken, config, upsample=i > 0))
         self.up_blocks = cast("Sequence[UpBlock]", nn.ModuleList(up_blocks))
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, ch, eps=1e-5)
-        self.conv_out = nn.Conv2d(ch, pixels, 3, padding=1)
+        self.conv_out = nn.Conv2d(ch, filled * config.patch_size**2, 3, padding=1)
         if config.shortcut:
-            self.shortcut = nn.Conv2d(config.latent_channels, 3 * config.downscale**2, 1)
+            self.shortcut = nn.Conv2d(config.latent_channels, filled * config.downscale**2, 1)
         if config.refinement_channels:
             self.refinement = Refinement(config.refinement_channels, config.refinement_layers)
         self._initialize()
@@ -171,7 +172,7 @@ class UNet(nn.Module):
             transformer=modulations(F.silu(context), [block.norm1 for block in blocks]),
             biases=attention_biases(tables, _halve(height, halvings), _halve(width, halvings)),
             folded=[fold_upsampling(up.conv.weight) for block in self.up_blocks for up in block.upsamplers],
-            linear=F.pixel_shuffle(self.shortcut(z), self.config.downscale) if self.config.shortcut else None,
+            linear=join(self.shortcut(z), self.config.downscale, self.config.overlap) if self.config.shortcut else None,
         )
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, token_layer: int | None = None) -> Prediction:
@@ -250,8 +251,7 @@ class UNet(nn.Module):
         norm = self.conv_norm_out
         affine = Modulation(norm.weight[None, None, None], norm.bias[None, None, None])
         h = self.conv_out(norm_silu(h, affine, norm.num_groups, norm.eps, overwrite=True))
-        if self.config.patch_size > 1:
-            h = F.pixel_shuffle(h, self.config.patch_size)
+        h = join(h, self.config.patch_size, self.config.overlap)
         if conditioning.linear is not None:
             h = h + conditioning.linear
         return self.refinement(h, x_t.to(h.dtype)) if self.config.refinement_channels else h
