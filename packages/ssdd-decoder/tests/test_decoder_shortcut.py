@@ -195,6 +195,29 @@ def test_a_file_from_before_the_additions_loads_as_before(make_decoder, tmp_path
     assert torch.equal(loaded.decode(z, noise=noise), decoder.decode(z, noise=noise))
 
 
+@pytest.mark.parametrize("space", [(4, 4), (8, 8)])
+def test_a_quickstart_file_from_before_the_additions_goes_by_its_name(make_decoder, tmp_path, space):
+    earlier = DecoderConfig(
+        base_channels=48,
+        multipliers=(1, 2),
+        transformer_blocks=2,
+        latent_channels=space[0],
+        downscale=space[1],
+        resnets_per_level=1,
+        patch_size=4,
+        norm_groups=16,
+        prediction="sample",
+    )
+    with_header(make_decoder(earlier), tmp_path / "old.safetensors")
+    for asked in (None, "quickstart", earlier):
+        assert Decoder.from_pretrained(tmp_path / "old.safetensors", asked).config == earlier
+    with pytest.raises(CheckpointError, match="this file holds decoder of"):
+        Decoder.from_pretrained(tmp_path / "old.safetensors", "debug")
+    make_decoder("quickstart").save_pretrained(tmp_path / "new.safetensors")
+    loaded = Decoder.from_pretrained(tmp_path / "new.safetensors", "quickstart").config
+    assert (loaded.shortcut, loaded.overlap, loaded.refinement_channels) == (True, True, 16)
+
+
 @pytest.mark.parametrize(
     "header",
     [

@@ -154,6 +154,18 @@ def test_a_file_from_before_the_additions_loads_as_before(make_encoder, images, 
     assert torch.equal(loaded(images(1, 8, 8)).mean, encoder(images(1, 8, 8)).mean)
 
 
+def test_a_quickstart_file_from_before_the_additions_goes_by_its_name(make_encoder, tmp_path):
+    earlier = EncoderConfig(base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8)
+    with_header(make_encoder(earlier), tmp_path / "old.safetensors")
+    for asked in (None, "quickstart", earlier):
+        assert Encoder.from_pretrained(tmp_path / "old.safetensors", asked).config == earlier
+    with pytest.raises(CheckpointError, match="this file holds encoder f4c4"):
+        Encoder.from_pretrained(tmp_path / "old.safetensors", "f4c4")
+    make_encoder("quickstart").save_pretrained(tmp_path / "new.safetensors")
+    loaded = Encoder.from_pretrained(tmp_path / "new.safetensors", "quickstart").config
+    assert (loaded.shortcut, loaded.attention_window) == (True, 16)
+
+
 @pytest.mark.parametrize(
     "header",
     [

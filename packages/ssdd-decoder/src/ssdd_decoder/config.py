@@ -157,6 +157,10 @@ SIZES = {
         patch_size=4,
         norm_groups=16,
         prediction="sample",
+        shortcut=True,
+        overlap=True,
+        refinement_channels=16,
+        refinement_layers=4,
     ),
     "XS": DecoderConfig(base_channels=32, multipliers=(1, 2, 3, 3), transformer_blocks=8),
     "S": DecoderConfig(base_channels=48, multipliers=(1, 2, 3, 3), transformer_blocks=8),
@@ -165,6 +169,14 @@ SIZES = {
     "L": DecoderConfig(base_channels=96, multipliers=(1, 2, 4, 4), transformer_blocks=16),
     "XL": DecoderConfig(base_channels=128, multipliers=(1, 2, 4, 4), transformer_blocks=16),
     "H": DecoderConfig(base_channels=192, multipliers=(1, 2, 4, 4), transformer_blocks=16),
+}
+
+
+# What a size stood for before, but for its latent space. Files of that shape still go by the name.
+EARLIER = {
+    "quickstart": (
+        replace(SIZES["quickstart"], shortcut=False, overlap=False, refinement_channels=0, refinement_layers=2),
+    )
 }
 
 
@@ -195,6 +207,11 @@ def describe(config: DecoderConfig) -> str:
         if _but_latent_space(config) == _but_latent_space(size):
             return f"decoder {name} for f{config.downscale}c{config.latent_channels} latents"
     return f"decoder of {config}"
+
+
+def is_earlier(size: str, config: DecoderConfig) -> bool:
+    """Says whether a size once stood for this configuration, for whatever latent space."""
+    return any(_but_latent_space(config) == _but_latent_space(earlier) for earlier in EARLIER.get(size, ()))
 
 
 def _but_latent_space(config: DecoderConfig) -> dict[str, object]:

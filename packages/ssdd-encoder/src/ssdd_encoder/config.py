@@ -103,8 +103,12 @@ class EncoderConfig:
 
 VARIANTS = {
     "debug": EncoderConfig(base_channels=8, multipliers=(1, 2, 2, 2), resnets_per_level=1, norm_groups=8),
-    "quickstart": EncoderConfig(base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8),  # an f4c4
+    "quickstart": EncoderConfig(  # an f4c4
+        base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8, attention_window=16, shortcut=True
+    ),
 }
+# What a name stood for before. Files of that shape still go by the name.
+EARLIER = {"quickstart": (EncoderConfig(base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8),)}
 
 
 def encoder_config(name: str) -> EncoderConfig:

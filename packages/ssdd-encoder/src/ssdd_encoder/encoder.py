@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssdd_encoder import checkpoint, sdvae, sources
 from ssdd_encoder.blocks import NORM_EPS, DownLevel, Middle
-from ssdd_encoder.config import SDVAE, EncoderConfig, describe, encoder_config
+from ssdd_encoder.config import EARLIER, SDVAE, EncoderConfig, describe, encoder_config
 from ssdd_encoder.posterior import Posterior
 
 CHECKPOINT_NAME = "encoder.safetensors"
@@ -116,7 +116,9 @@ class Encoder(nn.Module):
         """Makes the encoder of a checkpoint that has been read; see `from_pretrained`."""
         tensors = sdvae.to_native(contents.select(KIND))
         held = _held_config(contents, tensors)
-        wanted = (encoder_config(config) if isinstance(config, str) else config) or held
+        if isinstance(config, str):
+            config = held if held in EARLIER.get(config, ()) else encoder_config(config)
+        wanted = config or held
         if wanted is None:
             raise checkpoint.CheckpointError(f"{contents.file} holds no encoder that is known here: pass its config")
         asked, found = describe(wanted), describe(held) if held else None
