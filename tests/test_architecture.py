@@ -15,8 +15,8 @@ APPLICATION = ROOT / "pipelines" / "ssdd"
 ORDER = {
     "ssdd_encoder": "files sources checkpoint config blocks posterior latents sdvae encoder __init__",
     "ssdd_decoder": (
-        "files sources checkpoint config flow times linear modulation norm fused attention conditioning blocks "
-        "unet sampler decoder losses distill adversarial __init__"
+        "files sources checkpoint config flow times linear modulation norm fused attention conditioning blocks patches "
+        "refinement unet sampler decoder losses distill adversarial __init__"
     ),
 }
 # Files of ssdd_encoder, and the folders with a link to them: no package may need another one to be installed.

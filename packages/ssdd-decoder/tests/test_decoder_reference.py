@@ -48,8 +48,25 @@ class Reference:
                     :, :, :rows, :columns
                 ]
         h = self.conv(F.silu(self.group_norm(h, "conv_norm_out", 1e-5)), "conv_out")
-        h = F.pixel_shuffle(h, c.patch_size)
+        h = self.join(h, c.patch_size)
+        if c.shortcut:
+            h = h + self.join(self.conv(z, "shortcut"), c.downscale)
+        if c.refinement_channels:
+            r = torch.cat([h, x_t], dim=1)
+            for i in range(c.refinement_layers):
+                r = self.conv(F.silu(r) if i else r, f"refinement.convs.{i}")
+            h = h + r
         return h if c.prediction == "velocity" else (h - x_t) / t.clamp(min=0.05)[:, None, None, None]
+
+    def join(self, patches: Tensor, side: int) -> Tensor:
+        if not self.c.overlap:
+            return F.pixel_shuffle(patches, side)
+        reach = 2 * side
+        ramp = torch.cat([torch.arange(side) + 0.5, side - 0.5 - torch.arange(side)]).to(patches) / side
+        window = torch.outer(ramp, ramp).expand(3, reach, reach)
+        kernel = torch.diag_embed(window.reshape(1, -1))[0].view(-1, 3, reach, reach)  # each entry to its own pixel
+        sums = (F.conv_transpose2d(p, kernel, stride=side, padding=side // 2) for p in (patches, patches * 0 + 1))
+        return next(sums) / next(sums)
 
     def linear(self, x: Tensor, key: str) -> Tensor:
         return F.linear(x, self.w[f"{key}.weight"], self.w.get(f"{key}.bias"))
@@ -160,6 +177,9 @@ def test_any_latent_space_and_shape(make_decoder, draw, downscale, channels, row
         {"multipliers": (1, 1, 2, 2, 3), "resnets_per_level": 3},
         {"multipliers": (1, 2), "transformer_blocks": 0},
         {"multipliers": (1, 2), "heads": 4, "prediction": "sample"},
+        {"multipliers": (1, 2), "prediction": "sample", "shortcut": True, "refinement_channels": 5},
+        {"multipliers": (1, 2), "prediction": "sample", "shortcut": True, "overlap": True, "patch_size": 2},
+        {"multipliers": (1,), "overlap": True, "patch_size": 4, "downscale": 8},
     ],
 )
 def test_any_configuration(make_decoder, draw, changes):

@@ -41,7 +41,7 @@ def test_names_spell_downscale_and_channels(name):
 
 def test_small_variants():
     assert {name: config.name for name, config in VARIANTS.items()} == {"debug": "f8c4", "quickstart": "f4c4"}
-    assert parameters(encoder_config("quickstart")) == 75_200
+    assert parameters(encoder_config("quickstart")) == 75_392
     assert [describe(encoder_config(name)) for name in VARIANTS] == ["encoder debug", "encoder quickstart"]
 
 

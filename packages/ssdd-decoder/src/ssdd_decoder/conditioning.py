@@ -35,6 +35,7 @@ class Conditioning:
         projections: weights of q, k and v of each transformer block, (3 D, D).
         biases: attention biases of each transformer block.
         folded: kernel of each upsampling.
+        linear: (B, 3, H, W), the shortcut's share of the clean image, or None.
     """
 
     latent: Tensor
@@ -43,6 +44,7 @@ class Conditioning:
     projections: list[Tensor]
     biases: Sequence[TileBiases | FusedBias]
     folded: list[Tensor]
+    linear: Tensor | None = None
 
 
 class TimeEmbedding(nn.Module):

@@ -13,6 +13,7 @@ LIMITS = {
     "heads": 256,
     "resnets_per_level": 32,
     "downscale": 1024,
+    "refinement_layers": 32,
 }
 MAX_PARAMETERS = 2**31  # more than that is a mistake, or an attack by a checkpoint's header
 
@@ -39,10 +40,16 @@ class DecoderConfig:
         norm_groups: groups of every GroupNorm; widths are rounded up to a multiple of it.
         prediction: the output of the last convolution: `velocity` (the published sizes), or `sample`, the clean image,
             from which the velocity follows. At small training budgets a network of the clean image learns much faster.
+        shortcut: add a learned linear map of the latent to the clean image that is predicted. The network then starts
+            as that map and learns the rest (residual autoencoding; Chen et al., "Deep compression autoencoder", 2024).
+        overlap: whether the patches of the output, and those of the shortcut, reach half a cell into their neighbours
+            and are added up under a window. It takes away the grid that patches leave; patch_size must be even.
+        refinement_channels: width of a residual refinement at full resolution behind all else; 0 for none.
+        refinement_layers: its 3 x 3 convolutions, at least 2.
 
     Raises:
-        ValueError: a value is out of range, the heads do not divide the lowest level's width, or the network would be
-            gigantic.
+        ValueError: a value is out of range, the heads do not divide the lowest level's width, a shortcut or a
+            refinement is asked of a network that predicts no clean image, or the network would be gigantic.
     """
 
     base_channels: int
@@ -55,6 +62,10 @@ class DecoderConfig:
     patch_size: int = 1
     norm_groups: int = 32
     prediction: PredictionType = "velocity"
+    shortcut: bool = False
+    overlap: bool = False
+    refinement_channels: int = 0
+    refinement_layers: int = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.multipliers, tuple | list) or not 1 <= len(self.multipliers) <= LIMITS["levels"]:
@@ -76,6 +87,7 @@ class DecoderConfig:
             raise ValueError(
                 f"expected prediction to be one of {get_args(PredictionType)}, got {str(self.prediction)[:100]!r}"
             )
+        self._check_additions()
         if self.widths[-1] % self.attention_heads:
             raise ValueError(
                 f"expected heads to divide the lowest level's width {self.widths[-1]}, got {self.attention_heads}"
@@ -87,6 +99,21 @@ class DecoderConfig:
         if (count := self.approximate_parameters) > MAX_PARAMETERS:
             raise ValueError(
                 f"expected at most {MAX_PARAMETERS:,} parameters, got about {count:,}: choose a smaller one"
+            )
+
+    def _check_additions(self) -> None:
+        for name in ("shortcut", "overlap"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"expected {name} to be true or false, got {str(getattr(self, name))[:100]}")
+        if self.overlap and self.patch_size % 2:
+            raise ValueError(f"expected an even patch_size with overlap, got {self.patch_size}: set overlap to false")
+        _check("refinement_channels", self.refinement_channels, LIMITS["width"], least=0)
+        _check("refinement_layers", self.refinement_layers, LIMITS["refinement_layers"], least=2)
+        # Both add to a clean image. A velocity is that image minus noise, over t: they would add at the wrong scale.
+        if (self.shortcut or self.refinement_channels) and self.prediction != "sample":
+            raise ValueError(
+                f"expected prediction 'sample' with a shortcut or a refinement, got {self.prediction!r}: "
+                "change prediction, or leave both out"
             )
 
     @property
@@ -101,6 +128,11 @@ class DecoderConfig:
         return self.heads if self.heads is not None else min(16, max(4, self.widths[-1] // 64))
 
     @property
+    def patch_reach(self) -> int:
+        """Pixels per side that a patch of the output fills, over its own."""
+        return 2 if self.overlap else 1
+
+    @property
     def approximate_parameters(self) -> int:
         """Number of weights, to within a third: the kernels of convolutions and the matrices of the transformer."""
         # Counted from the shape: a hostile configuration must be refused before any memory is taken.
@@ -108,8 +140,11 @@ class DecoderConfig:
         down = sum(self.resnets_per_level * (18 * width**2 + 10 * first * width) for width in self.widths)
         up = sum((self.resnets_per_level + 1) * (29 * width**2 + 12 * first * width) for width in self.widths)
         middle = self.transformer_blocks * (16 * last**2 + 2 * first * last + WINDOW**2 * self.attention_heads)
-        outer = 9 * first * (6 * self.patch_size**2 + 2 * self.latent_channels) + 29 * first**2
-        return down + up + middle + outer
+        filled = 3 * self.patch_reach**2
+        outer = 9 * first * ((3 + filled) * self.patch_size**2 + 2 * self.latent_channels) + 29 * first**2
+        shortcut = filled * self.downscale**2 * self.latent_channels if self.shortcut else 0
+        refinement = 9 * self.refinement_channels * (9 + (self.refinement_layers - 2) * self.refinement_channels)
+        return down + up + middle + outer + shortcut + refinement
 
 
 SIZES = {
@@ -125,6 +160,10 @@ SIZES = {
         patch_size=4,
         norm_groups=16,
         prediction="sample",
+        shortcut=True,
+        overlap=True,
+        refinement_channels=16,
+        refinement_layers=4,
     ),
     "XS": DecoderConfig(base_channels=32, multipliers=(1, 2, 3, 3), transformer_blocks=8),
     "S": DecoderConfig(base_channels=48, multipliers=(1, 2, 3, 3), transformer_blocks=8),
@@ -133,6 +172,14 @@ SIZES = {
     "L": DecoderConfig(base_channels=96, multipliers=(1, 2, 4, 4), transformer_blocks=16),
     "XL": DecoderConfig(base_channels=128, multipliers=(1, 2, 4, 4), transformer_blocks=16),
     "H": DecoderConfig(base_channels=192, multipliers=(1, 2, 4, 4), transformer_blocks=16),
+}
+
+
+# What a size stood for before, but for its latent space. Files of that shape still go by the name.
+EARLIER = {
+    "quickstart": (
+        replace(SIZES["quickstart"], shortcut=False, overlap=False, refinement_channels=0, refinement_layers=2),
+    )
 }
 
 
@@ -163,6 +210,11 @@ def describe(config: DecoderConfig) -> str:
         if _but_latent_space(config) == _but_latent_space(size):
             return f"decoder {name} for f{config.downscale}c{config.latent_channels} latents"
     return f"decoder of {config}"
+
+
+def is_earlier(size: str, config: DecoderConfig) -> bool:
+    """Says whether a size once stood for this configuration, for whatever latent space."""
+    return any(_but_latent_space(config) == _but_latent_space(earlier) for earlier in EARLIER.get(size, ()))
 
 
 def _but_latent_space(config: DecoderConfig) -> dict[str, object]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssdd_decoder import checkpoint, sources
-from ssdd_decoder.config import SIZES, DecoderConfig, decoder_config, describe
+from ssdd_decoder.config import SIZES, DecoderConfig, decoder_config, describe, is_earlier
 from ssdd_decoder.flow import draw_noise
 from ssdd_decoder.sampler import euler_sample
 from ssdd_decoder.times import check_steps
@@ -239,6 +239,8 @@ def _wanted_config(
         return config or held
     if held is None:
         return decoder_config(config, downscale=downscale)
+    if is_earlier(config, held):
+        return replace(held, downscale=downscale or held.downscale)
     return decoder_config(config, latent_channels=held.latent_channels, downscale=downscale or held.downscale)
 
 

@@ -27,6 +27,8 @@ from ssdd_decoder.config import DecoderConfig
 from ssdd_decoder.linear import Linear
 from ssdd_decoder.modulation import Modulation
 from ssdd_decoder.norm import norm_silu
+from ssdd_decoder.patches import join
+from ssdd_decoder.refinement import Refinement
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class UNet(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         widths, pixels = config.widths, 3 * config.patch_size**2
-        ch, levels = widths[0], len(widths)
+        ch, levels, filled = widths[0], len(widths), 3 * config.patch_reach**2
         self.conv_in = nn.Conv2d(pixels + config.latent_channels, ch, 3, padding=1)
         self.time_embedding = TimeEmbedding(ch)
         self.ada_ctx_proj = nn.Sequential(
@@ -127,7 +129,11 @@ class UNet(nn.Module):
             up_blocks.append(UpBlock(widths[min(i + 1, levels - 1)], widths[i], taken, config, upsample=i > 0))
         self.up_blocks = cast("Sequence[UpBlock]", nn.ModuleList(up_blocks))
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, ch, eps=1e-5)
-        self.conv_out = nn.Conv2d(ch, pixels, 3, padding=1)
+        self.conv_out = nn.Conv2d(ch, filled * config.patch_size**2, 3, padding=1)
+        if config.shortcut:
+            self.shortcut = nn.Conv2d(config.latent_channels, filled * config.downscale**2, 1)
+        if config.refinement_channels:
+            self.refinement = Refinement(config.refinement_channels, config.refinement_layers)
         self._resnet_channels = [norm.channels for norm in self._resnet_norms()]
         self._initialize()
         # In the other layout, convolutions convert their maps, and modulation would run along rows instead of channels.
@@ -148,6 +154,7 @@ class UNet(nn.Module):
             projections=[block.attn1.projection() for block in blocks],
             biases=attention_biases(tables, _halve(height, halvings), _halve(width, halvings)),
             folded=[fold_upsampling(up.conv.weight) for block in self.up_blocks for up in block.upsamplers],
+            linear=join(self.shortcut(z), self.config.downscale, self.config.overlap) if self.config.shortcut else None,
         )
 
     def predict(self, x_t: Tensor, t: Tensor, conditioning: Conditioning, token_layer: int | None = None) -> Prediction:
@@ -178,11 +185,7 @@ class UNet(nn.Module):
         h, skips = self._down(h, resnets, time)
         h, tokens = self._middle(h, conditioning, token_layer)
         h = self._up(h, skips, resnets, time, conditioning.folded)
-        norm = self.conv_norm_out
-        affine = Modulation(norm.weight[None, None, None], norm.bias[None, None, None])
-        h = self.conv_out(norm_silu(h, affine, norm.num_groups, norm.eps, overwrite=True))
-        if self.config.patch_size > 1:
-            h = F.pixel_shuffle(h, self.config.patch_size)
+        h = self._out(h, x_t, conditioning)
         if self.config.prediction == "sample":
             h = flow.velocity_from_clean(x_t, h.to(x_t.dtype), t)
         return Prediction(h, tokens)
@@ -228,6 +231,16 @@ class UNet(nn.Module):
                 h = upsample(h, next(kernels))[:, :, :height, :width]  # an odd side was rounded up on the way down
         return h
 
+    def _out(self, h: Tensor, x_t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Features (B, ch, H / p, W / p) -> (B, 3, H, W), velocity or clean image."""
+        norm = self.conv_norm_out
+        affine = Modulation(norm.weight[None, None, None], norm.bias[None, None, None])
+        h = self.conv_out(norm_silu(h, affine, norm.num_groups, norm.eps, overwrite=True))
+        h = join(h, self.config.patch_size, self.config.overlap)
+        if conditioning.linear is not None:
+            h = h + conditioning.linear
+        return self.refinement(h, x_t.to(h.dtype)) if self.config.refinement_channels else h
+
     def _run(self, block: nn.Module, *arguments: Any) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *arguments, use_reentrant=False)
@@ -247,6 +260,11 @@ class UNet(nn.Module):
             last = {ResnetBlock: "conv2", FeedForward: "proj_out"}.get(type(module))
             if last:
                 nn.init.zeros_(getattr(module, last).weight)
+        if self.config.shortcut:  # the network starts as this linear map
+            nn.init.orthogonal_(self.shortcut.weight)
+            nn.init.zeros_(self.conv_out.weight)
+        if self.config.refinement_channels:
+            self.refinement.initialize()
 
 
 def _skip_widths(config: DecoderConfig) -> list[int]:

@@ -2,6 +2,7 @@
 
 # B batch, C channels, H W feature map, N = H W positions
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,10 +30,17 @@ class ResnetBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Single-head self-attention over all positions; its projections are 1x1 convolutions."""
+    """Single-head self-attention over all positions, or within windows; its projections are 1x1 convolutions.
 
-    def __init__(self, channels: int, groups: int) -> None:
+    Args:
+        channels: C.
+        groups: of its norm.
+        window: largest side of a window, in positions; None for all positions.
+    """
+
+    def __init__(self, channels: int, groups: int, window: int | None = None) -> None:
         super().__init__()
+        self.window = window
         self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
@@ -42,10 +50,46 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         h = self.norm(x)
-        q, k, v = (conv(h).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v))
-        h = F.scaled_dot_product_attention(q, k, v)  # (B, 1, N, C), scale 1 / sqrt(C)
-        h = h.squeeze(1).transpose(1, 2).reshape(x.shape)
-        return x + self.proj_out(h)
+        qkv = torch.stack([self.q(h), self.k(h), self.v(h)])  # (3, B, C, H, W)
+        if self.window is None:
+            return x + self.proj_out(_attend(qkv))
+        bands = []
+        for top, bottom, rows in _windows(x.shape[2], self.window):
+            parts = [
+                _attend_in_windows(qkv[..., top:bottom, left:right], rows, columns)
+                for left, right, columns in _windows(x.shape[3], self.window)
+            ]
+            bands.append(torch.cat(parts, dim=3))
+        return x + self.proj_out(torch.cat(bands, dim=2))
+
+
+def _attend(qkv: Tensor) -> Tensor:
+    """Attention of each position to all positions, (3, B, C, H, W) -> (B, C, H, W)."""
+    q, k, v = qkv.flatten(3).transpose(2, 3).unsqueeze(2)
+    h = F.scaled_dot_product_attention(q, k, v)  # (B, 1, N, C), scale 1 / sqrt(C)
+    return h.squeeze(1).transpose(1, 2).reshape(qkv.shape[1:])
+
+
+def _attend_in_windows(qkv: Tensor, rows: int, columns: int) -> Tensor:
+    """Attention within windows of rows x columns positions, which divide the map: (3, B, C, H, W) -> (B, C, H, W)."""
+    _, batch, channels, height, width = qkv.shape
+    down, across = height // rows, width // columns
+    windows = qkv.reshape(3, batch, channels, down, rows, across, columns).permute(0, 1, 3, 5, 2, 4, 6)
+    h = _attend(windows.reshape(3, -1, channels, rows, columns))
+    h = h.reshape(batch, down, across, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
+    return h.reshape(batch, channels, height, width)
+
+
+def _windows(length: int, most: int) -> list[tuple[int, int, int]]:
+    """Cuts an axis into the fewest windows of at most `most` positions: (start, end, side) of those of equal side.
+
+    Sides differ by one at the most. A short rest at the end would attend to a few positions only, which the network
+    has never met in training.
+    """
+    count = -(-length // most)
+    side, larger = divmod(length, count)
+    end = larger * (side + 1)  # so many windows take one position more
+    return [(0, end, side + 1)] * (larger > 0) + [(end, length, side)]
 
 
 class Downsample(nn.Module):
@@ -82,11 +126,11 @@ class DownLevel(nn.Module):
 class Middle(nn.Module):
     """Residual block, self-attention, residual block at the lowest resolution."""
 
-    def __init__(self, channels: int, groups: int, attention: bool) -> None:
+    def __init__(self, channels: int, groups: int, attention: bool, window: int | None = None) -> None:
         super().__init__()
         self.block_1 = ResnetBlock(channels, channels, groups)
         if attention:
-            self.attn_1 = AttnBlock(channels, groups)
+            self.attn_1 = AttnBlock(channels, groups, window)
         self.block_2 = ResnetBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 SDVAE = "sdvae"
-LIMITS = {"width": 16_384, "levels": 12, "resnets_per_level": 32, "downscale": 1024}
+LIMITS = {"width": 16_384, "levels": 12, "resnets_per_level": 32, "downscale": 1024, "attention_window": 1024}
 MAX_PARAMETERS = 2**31  # more than that is a mistake, or an attack by a checkpoint's header
 
 
@@ -25,6 +25,10 @@ class EncoderConfig:
         patch_size: pixels per side folded into channels before the first convolution (1 in published encoders).
         norm_groups: groups of every GroupNorm; must divide every width.
         attention: whether the middle has its single-head self-attention.
+        attention_window: the attention's reach: it stays within windows of at most so many cells a side, so that its
+            cost grows with the number of pixels and no faster; None attends to the whole map.
+        shortcut: add a learned linear map of each F x F patch to the posterior's mean. The network then starts as that
+            map and learns the rest (residual autoencoding; Chen et al., "Deep compression autoencoder", 2024).
 
     Raises:
         ValueError: a value is not a positive integer within the limits above, a width is not a multiple of
@@ -38,6 +42,8 @@ class EncoderConfig:
     patch_size: int = 1
     norm_groups: int = 32
     attention: bool = True
+    attention_window: int | None = None
+    shortcut: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.multipliers, tuple | list) or not 1 <= len(self.multipliers) <= LIMITS["levels"]:
@@ -52,8 +58,15 @@ class EncoderConfig:
             _check("every multiplier", multiplier, LIMITS["width"])
         _check("the largest width", max(self.widths), LIMITS["width"])
         _check("downscale", self.downscale, LIMITS["downscale"])
-        if not isinstance(self.attention, bool):
-            raise ValueError(f"expected attention to be true or false, got {self.attention!r}")
+        for name in ("attention", "shortcut"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"expected {name} to be true or false, got {str(getattr(self, name))[:100]}")
+        if self.attention_window is not None:
+            _check("attention_window", self.attention_window, LIMITS["attention_window"])
+            if not self.attention:
+                raise ValueError(
+                    f"expected no attention_window without attention, got {self.attention_window}: set it to null"
+                )
         if any(width % self.norm_groups for width in self.widths):
             raise ValueError(
                 f"expected every width to be a multiple of norm_groups={self.norm_groups}, got {self.widths}: "
@@ -85,13 +98,18 @@ class EncoderConfig:
         # Counted from the shape: a hostile configuration must be refused before any memory is taken.
         levels = sum(18 * self.resnets_per_level * width**2 + 9 * width**2 for width in self.widths)
         outer = 27 * self.patch_size**2 * self.widths[0] + 18 * self.widths[-1] * self.latent_channels
-        return levels + 40 * self.widths[-1] ** 2 + outer + 4 * self.latent_channels**2
+        shortcut = 3 * self.downscale**2 * self.latent_channels if self.shortcut else 0
+        return levels + 40 * self.widths[-1] ** 2 + outer + 4 * self.latent_channels**2 + shortcut
 
 
 VARIANTS = {
     "debug": EncoderConfig(base_channels=8, multipliers=(1, 2, 2, 2), resnets_per_level=1, norm_groups=8),
-    "quickstart": EncoderConfig(base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8),  # an f4c4
+    "quickstart": EncoderConfig(  # an f4c4
+        base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8, attention_window=16, shortcut=True
+    ),
 }
+# What a name stood for before. Files of that shape still go by the name.
+EARLIER = {"quickstart": (EncoderConfig(base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8),)}
 
 
 def encoder_config(name: str) -> EncoderConfig:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssdd_encoder import checkpoint, sdvae, sources
 from ssdd_encoder.blocks import NORM_EPS, DownLevel, Middle
-from ssdd_encoder.config import SDVAE, EncoderConfig, describe, encoder_config
+from ssdd_encoder.config import EARLIER, SDVAE, EncoderConfig, describe, encoder_config
 from ssdd_encoder.posterior import Posterior
 
 CHECKPOINT_NAME = "encoder.safetensors"
@@ -51,10 +51,13 @@ class Encoder(nn.Module):
             DownLevel(widths[max(i - 1, 0)], width, config.resnets_per_level, groups, i < len(widths) - 1)
             for i, width in enumerate(widths)
         )
-        self.mid = Middle(widths[-1], groups, config.attention)
+        self.mid = Middle(widths[-1], groups, config.attention, config.attention_window)
         self.norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
         self.out_proj = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        if config.shortcut:
+            self.shortcut = nn.Conv2d(3 * config.downscale**2, config.latent_channels, 1, bias=False)
+            self._start_as_shortcut()
 
     def forward(self, x: Tensor, check_finite: bool = False) -> Posterior:
         """Encodes images.
@@ -72,15 +75,16 @@ class Encoder(nn.Module):
         """
         self._check(x)
         _check_values(x, check_finite)
-        h = x.to(self.conv_in.weight.dtype)
-        if self.config.patch_size > 1:
-            h = F.pixel_unshuffle(h, self.config.patch_size)
-        h = self.conv_in(h)
+        image = x.to(self.conv_in.weight.dtype)
+        h = self.conv_in(F.pixel_unshuffle(image, self.config.patch_size) if self.config.patch_size > 1 else image)
         for level in self.down:
             h = level(h)
         h = self.mid(h)
-        h = self.conv_out(F.silu(self.norm_out(h)))
-        return Posterior.from_moments(self.out_proj(h))
+        moments = self.out_proj(self.conv_out(F.silu(self.norm_out(h))))
+        if self.config.shortcut:
+            linear = self.shortcut(F.pixel_unshuffle(image, self.config.downscale))
+            moments = moments + F.pad(linear, (0, 0, 0, 0, 0, linear.shape[1]))  # the mean's half; logvar gets zeros
+        return Posterior.from_moments(moments)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
         """Writes weights and configuration as one safetensors file, whole or not at all.
@@ -115,7 +119,9 @@ class Encoder(nn.Module):
         """Makes the encoder of a checkpoint that has been read, by either package; see `from_pretrained`."""
         tensors = _select(contents)
         held = _held_config(contents, tensors)
-        wanted = (encoder_config(config) if isinstance(config, str) else config) or held
+        if isinstance(config, str):
+            config = held if held in EARLIER.get(config, ()) else encoder_config(config)
+        wanted = config or held
         if wanted is None:
             raise contents.refusal("holds no encoder that is known here: pass its config")
         asked, found = describe(wanted), describe(held) if held else None
@@ -143,6 +149,14 @@ class Encoder(nn.Module):
             CheckpointError: the header is not readable, or the file holds tensors that belong to no part.
         """
         return _held_config(contents, _select(contents)) if cls.is_in(contents) else None
+
+    def _start_as_shortcut(self) -> None:
+        if self.shortcut.weight.is_meta:
+            return  # to be filled from a file
+        # Orthogonal rows keep what they can of every patch; zeros let the network add to it from the first step on.
+        nn.init.orthogonal_(self.shortcut.weight)
+        for parameter in self.out_proj.parameters():
+            nn.init.zeros_(parameter)
 
     def _check(self, x: Tensor) -> None:
         scale, weight = self.config.downscale, self.conv_in.weight
