@@ -11,6 +11,7 @@ from pluggy import PluginManager
 from ssdd.lineage.parameter_checks import check_environment, check_parameters
 from ssdd.lineage.runner import LineageRunner, starting_points
 from ssdd.lineage.viz_status import forget_events, keep_statistics, read_statistics
+from ssdd.parameters import rename_old_parameters
 from ssdd.runs import check_run_name
 
 
@@ -23,7 +24,8 @@ class ProjectHooks:
         self._project = Path(context.project_path)
         self._hook_manager: PluginManager = context._hook_manager
         check_environment(Path(str(context.config_loader.conf_source)), context.env)
-        parameters = context.config_loader["parameters"]
+        parameters = rename_old_parameters(context.config_loader["parameters"])
+        context.config_loader["parameters"] = parameters  # Kedro reads its own copy of them for the nodes later
         if "run_name" in parameters:
             check_run_name(parameters["run_name"])
         check_parameters(parameters, dict(pipelines), starting_points())

@@ -12,7 +12,7 @@ MOST_BATCH = 2**20  # a value beyond these limits is a typing error, refused bef
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
 TEACHER_STEPS = 7  # as published
-OLD_NAMES = {"judges": "pretrained_networks"}  # group before 0.2 -> group now; drop an entry after one release
+OLD_NAMES = {"judges": "pretrained_networks"}  # old name of a group -> present name; each entry stays for one release
 
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
