@@ -175,7 +175,7 @@ HOUSE = """
     processes
     runs
     noise  progress  parameters
-    errors  suggestions
+    errors  suggestions  old_parameters
     files
 """
 

@@ -12,6 +12,7 @@ from ssdd.lineage.parameter_checks import check_environment, check_parameters
 from ssdd.lineage.project_rules import ProjectRules
 from ssdd.lineage.runner import LineageRunner
 from ssdd.lineage.viz_records import begin_record, keep_statistics, read_statistics
+from ssdd.old_parameters import rename_old_parameters
 from ssdd.runs import check_run_name
 
 
@@ -30,7 +31,8 @@ class ProjectHooks:
         """Refuses an unknown environment, a run name that is no folder name, and unknown parameters."""
         self._project = Path(context.project_path)
         check_environment(Path(str(context.config_loader.conf_source)), context.env)
-        parameters = context.config_loader["parameters"]
+        parameters = rename_old_parameters(context.config_loader["parameters"])
+        context.config_loader["parameters"] = parameters  # Kedro reads its own copy of them for the nodes later
         if "run_name" in parameters:
             check_run_name(parameters["run_name"])
         # All pipelines and not only the chosen one: parameters.yml serves them all.

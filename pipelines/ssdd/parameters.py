@@ -1,40 +1,15 @@
 """The parameters of every stage, typed: one model for each group of `conf/*/parameters*.yml` and `--params`."""
 
-import logging
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-log = logging.getLogger(__name__)
 
 MOST_BATCH = 2**20  # a value beyond these limits is a typing error, refused before memory or hours are spent
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
 TEACHER_STEPS = 7  # as published
-OLD_NAMES = {"judges": "pretrained_networks"}  # group before 0.2 -> group now; drop an entry after one release
 
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
-
-
-def rename_old_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parameters under their present names; a group's old name still works, with a warning.
-
-    A value under the old name replaces the one under the new name: conf/base states every group, so only the old name
-    can be the user's.
-    """
-    renamed = {name: value for name, value in parameters.items() if name not in OLD_NAMES}
-    for old in [name for name in parameters if name in OLD_NAMES]:
-        new = OLD_NAMES[old]
-        log.warning("the parameter group %r is now called %r: the old name ends with the next release", old, new)
-        renamed[new] = _merge(renamed.get(new), parameters[old])
-    return renamed
-
-
-def _merge(below: Any, above: Any) -> Any:
-    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
-        return above
-    return {**below, **{name: _merge(below.get(name), value) for name, value in above.items()}}
 
 
 class Frozen(BaseModel):

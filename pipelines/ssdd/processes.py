@@ -44,7 +44,7 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
     """
     if processes == 1 or "RANK" in os.environ:
         return function(*args, **kwargs)
-    # Imported here: they take half a second, and most commands only choose a device.
+    # Imported here: most commands use this module only to choose a device.
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -321,6 +321,22 @@ def test_cached_targets_are_the_teachers(networks, tmp_path):
         torch.testing.assert_close(found["target"], teacher_target(networks[1], z, noise, 3)[0], atol=1e-4, rtol=1e-3)
 
 
+def test_targets_without_images_open_none_and_still_name_them(networks, tmp_path):
+    class Unopened(Images):
+        def __getitem__(self, key):
+            raise AssertionError(f"image {key} was opened")
+
+        def path(self, index):
+            return f"{index}.png"
+
+    write(networks, tmp_path)
+    whole = CachedTargets(Images(), tmp_path, "t")[0, 6]
+    found = CachedTargets(Unopened(), tmp_path, "t", with_images=False)[3, 6]
+    assert (found["index"], found["path"]) == (6, "6.png")
+    assert found.keys() == whole.keys() - {"image"}
+    assert all(torch.equal(found[name], whole[name]) for name in ("z", "target", "noise"))
+
+
 def test_few_shards_stay_open_and_every_order_reads_the_same(networks, tmp_path, monkeypatch):
     monkeypatch.setattr("ssdd.training.teacher_targets.OPEN_SHARDS", 2)
     write(networks, tmp_path)

@@ -1,5 +1,6 @@
 """Jobs on the embedded photographs: every kind trains, hands on what it made, and resumes exactly."""
 
+import copy
 import dataclasses
 import json
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from ssdd import SSDD
 from ssdd.data import EvalTransform, ImageDataset, TrainTransform, index_images, open_source
+from ssdd.files import sha256_file
 from ssdd.parameters import (
     EmaConfig,
     GanConfig,
@@ -19,8 +21,10 @@ from ssdd.parameters import (
     StageParameters,
     TargetParameters,
 )
+from ssdd.training import loss_terms, sealed
 from ssdd.training.history import read_rows
 from ssdd.training.jobs import TrainingJob, build_model, build_step, cache_targets, run_job
+from ssdd.training.loss_terms import LossTerm
 from ssdd.training.nonfinite import NotFiniteError, first_bad, replay
 from ssdd.training.steps import DecoderStep
 from ssdd_decoder import DecoderConfig
@@ -115,6 +119,64 @@ def test_every_kind_trains_and_hands_on_what_it_made(job, tmp_path):
         assert max(losses) < 0.1  # the student starts from the teacher
         assert not part_equal(weights(result.last), weights(second.last), "decoder.")
         assert part_equal(weights(result.last), weights(second.last), "encoder.")
+
+
+class Unopened(ImageDataset):
+    """Images that cannot be opened."""
+
+    def __getitem__(self, key):
+        raise ValueError("the image was opened")
+
+
+def test_cached_distillation_opens_images_only_for_a_loss_that_looks_at_them(job, images, tmp_path):
+    start = tmp_path / "start.safetensors"
+    build_model(job("autoencoder", "ae", encoder=ENCODER, decoder=DECODER)).save_pretrained(start)
+    targets = TargetParameters(teacher_steps=2, cached=True, shard_size=5)
+    places = {"targets_folder": tmp_path / "targets", "targets_fingerprint": "t"}
+    whole = job("distillation", "whole", checkpoint=start, targets=targets, **places)
+    cache_targets(whole)
+    unopened = copy.copy(images[0])
+    unopened.__class__ = Unopened
+    blind = dataclasses.replace(whole, images=unopened, folder=tmp_path / "blind")
+    assert run_job(blind).history.read_bytes() == run_job(whole).history.read_bytes()
+    gan = STAGE.model_copy(update={"gan": GanConfig(enabled=True, start_step=2)})
+    with pytest.raises(ValueError, match="the image was opened"):
+        run_job(dataclasses.replace(blind, stage=gan, folder=tmp_path / "gan"))
+    result = run_job(dataclasses.replace(whole, stage=gan, folder=tmp_path / "gan"))
+    assert [row["discriminator"] > 0 for row in read_rows(result.history) if row["split"] == "train"][1:] == [True] * 3
+
+
+def test_each_shard_is_hashed_once(job, tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(sealed, "sha256_file", lambda path: hashed.append(path) or sha256_file(path))
+    start = tmp_path / "start.safetensors"
+    build_model(job("autoencoder", "ae", encoder=ENCODER, decoder=DECODER)).save_pretrained(start)
+    cached = job(
+        "distillation",
+        "cached",
+        checkpoint=start,
+        targets=TargetParameters(teacher_steps=1, cached=True, shard_size=5),
+        targets_folder=tmp_path / "targets",
+        targets_fingerprint="t",
+    )
+    for _ in range(2):  # when they are written, and when they are found there
+        hashed.clear()
+        cache_targets(cached)
+        assert len(hashed) == len(list((tmp_path / "targets").iterdir())) == 4
+
+
+def test_a_new_term_is_one_function(job, monkeypatch):
+    def brightness_term(weights, decoder, networks):
+        loss = lambda estimate: (estimate.image.mean() - estimate.target.mean()).square()  # noqa: E731
+        return LossTerm(name="brightness", weight=10.0, loss=loss)
+
+    stage = STAGE.model_copy(update={"epochs": 1, "log_every": 1, "loss": STAGE.loss.model_copy(update={"kl": 0})})
+    monkeypatch.setattr(loss_terms, "TERMS", (*loss_terms.TERMS, brightness_term))
+    found = read_rows(run_job(job("autoencoder", "new", encoder=ENCODER, decoder=DECODER, stage=stage)).history)
+    row = found[0]
+    assert row["brightness"] > 0
+    total = row["flow_matching"] + 0.5 * row["msgrad"] + 10 * row["brightness"]
+    assert row["loss"] == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize("stop", [1, 5, 6])
@@ -218,11 +280,23 @@ def test_two_processes_train_as_one(job):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_what_does_not_fit_is_said_before_anything_runs(job):
+def test_what_does_not_fit_is_said_before_anything_runs(job, tmp_path):
     with pytest.raises(ValueError, match="checkpoint to distil"):
         job("distillation", "a")
     with pytest.raises(ValueError, match="encoder and decoder"):
         job("decoder", "a", decoder=DECODER)
+    two = RuntimeConfig(device="cpu", processes=2, workers=0, trackers=(), progress=False)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"no checkpoint")
+    for networks, said in (
+        ({"checkpoint": tmp_path / "none.safetensors"}, "there is no file"),
+        ({"checkpoint": damaged}, "is not a whole safetensors file"),
+        ({"encoder": ENCODER, "decoder": DECODER, "checkpoint": damaged}, "is not a whole safetensors file"),
+        ({"encoder": "f8c4", "decoder": "MM"}, "MM"),
+        ({"encoder": "f9c4", "decoder": "M"}, "f9c4"),
+    ):
+        with pytest.raises(ValueError, match=said):  # a worker's error would be a WorkerFailed
+            run_job(job("decoder", "d", runtime=two, **networks))
     fp16 = STAGE.model_copy(update={"precision": "fp16"})
     with pytest.raises(ValueError, match="expected a GPU for precision"):
         run_job(job("autoencoder", "c", encoder=ENCODER, decoder=DECODER, stage=fp16))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ssdd_decoder import flow
 from ssdd_decoder.sampler import euler_sample
-from ssdd_decoder.times import sample_training_times, sampling_grid
+from ssdd_decoder.times import sample_training_times, sampling_grid, training_times
 
 times = st.floats(0, 1)
 F64 = torch.float64
@@ -136,6 +136,14 @@ def test_training_times_are_logit_normal():
     assert logit.mean().item() == pytest.approx(0, abs=0.01)
     assert logit.std().item() == pytest.approx(1, abs=0.01)
     assert torch.equal(t, sample_training_times(200_000, torch.Generator().manual_seed(0)))
+
+
+def test_training_times_of_given_draws_are_the_sampled_ones():
+    noise = torch.randn(5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(training_times(noise), torch.sigmoid(noise))
+    sampled = sample_training_times(5, torch.Generator().manual_seed(1), mean=0.5, std=2.0)
+    assert torch.equal(training_times(noise, 0.5, 2.0), sampled)
+    torch.testing.assert_close(torch.logit(sampled.double()), noise.double() * 2 + 0.5, atol=1e-5, rtol=1e-5)
 
 
 def test_noise_of_an_image_does_not_depend_on_its_batch():

@@ -56,6 +56,25 @@ def test_half_precision_sees_the_same_noise():
     assert torch.equal(half, full.bfloat16())
 
 
+def test_a_sample_of_given_noise_is_that_of_the_generator_and_at_least_float32():
+    posterior = Posterior(torch.randn(2, 4, 5, 6), torch.randn(2, 4, 5, 6))
+    noise = torch.randn(2, 4, 5, 6, generator=seeded(3)[0])
+    assert torch.equal(posterior.sample(noise=noise), posterior.sample(seeded(3)[0]))
+    half = Posterior(posterior.mean.bfloat16(), posterior.logvar.bfloat16())
+    z = half.sample(noise=noise)
+    assert z.dtype == torch.float32
+    assert torch.equal(z, Posterior(half.mean.float(), half.logvar.float()).sample(noise=noise))
+    assert Posterior(posterior.mean.double(), posterior.logvar.double()).sample(noise=noise).dtype == torch.float64
+
+
+def test_wrong_noise_is_named():
+    posterior = Posterior(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"expected noise of the mean's shape \(2, 1, 1, 1\), got \(1, 1, 1, 1\)"):
+        posterior.sample(noise=torch.zeros(1, 1, 1, 1))
+    with pytest.raises(ValueError, match="expected a generator or noise, got both"):
+        posterior.sample(seeded(1)[0], noise=torch.zeros(2, 1, 1, 1))
+
+
 @pytest.mark.parametrize("generator", [0, [0, 1], "seed", seeded(1), seeded(1, 2, 3), []])
 def test_wrong_generators_are_named(generator):
     posterior = Posterior(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1))

@@ -51,7 +51,7 @@ def read_timings(path: Path, last_step: int) -> list[Row]:
         return []
     table, _, seal = path.read_bytes().rpartition(SEAL.encode())
     if seal.strip() != hashlib.sha256(table).hexdigest().encode():
-        log.warning("%s was altered: the speeds of the steps so far are left out", path)
+        log.warning("%s does not match its hash: the speeds of the steps so far are left out", path)
         return []
     return [row for row in _rows(table) if row["step"] <= last_step]
 

@@ -49,8 +49,7 @@ def train(
     Args:
         step: the losses of a batch; its trainable children are trained in place.
         images: of the training split.
-        stage: everything that decides the result.
-        runtime: everything that does not.
+        stage, runtime: everything that decides the result; everything that does not.
         folder: the run's own folder: states, checkpoints, history, trackers.
         fingerprint: of everything that decides the result except `epochs`; another one starts from the beginning.
         export: writes the exported networks, as they are when it is called, to a path (atomically).
@@ -63,17 +62,13 @@ def train(
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
     accelerator = _accelerator(stage, runtime, folder)
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    pieces_per_process(stage, processes)
-    sampler = StepSampler(len(images), stage.batch_size, seed=stage.seed, rank=rank, world_size=processes)  # type: ignore[arg-type]
+    sampler = _sampler(images, stage, accelerator)
     last_step = stage.epochs * sampler.steps_per_epoch
     state = _new_state(step, stage, accelerator)
     store = StateStore(folder, fingerprint)
     if _resume(store, state, last_step, accelerator):
         log.info("%s goes on after step %d of %d", title, state.progress.step, last_step)
-    if stage.compile:
-        step.compile_networks()
-    networks = _prepare(step, state, accelerator)
+    networks = _prepare(step, state, accelerator, stage.compile)
     ledger = Ledger(accelerator, stage, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
     start_trackers(accelerator, folder, stage.model_dump(), state.progress.step)
     first_step, shown = state.progress.step, accelerator.is_main_process and runtime.progress
@@ -153,7 +148,15 @@ def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator
     return store.load(state, last_step)
 
 
-def _prepare(step: TrainingStep, state: TrainingState, accelerator: Accelerator) -> _Networks:
+def _sampler(images: Dataset[Any], stage: StageParameters, accelerator: Accelerator) -> StepSampler:
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    pieces_per_process(stage, processes)
+    return StepSampler(len(images), stage.batch_size, seed=stage.seed, rank=rank, world_size=processes)  # type: ignore[arg-type]
+
+
+def _prepare(step: TrainingStep, state: TrainingState, accelerator: Accelerator, compiled: bool) -> _Networks:
+    if compiled:
+        step.compile_networks()
     trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
     main, optimizer = accelerator.prepare(step, state.optimizers["main"])
     if step.adversary is None:
