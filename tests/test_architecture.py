@@ -173,7 +173,7 @@ HOUSE = """
     __init__            the model itself, `ssdd.SSDD`: what a user without Kedro imports
     autoencoder
     processes
-    runs
+    runs  benchmark_parameters
     noise  progress  parameters
     errors  suggestions  old_parameters
     files

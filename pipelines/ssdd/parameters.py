@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 MOST_BATCH = 2**20  # a value beyond these limits is a typing error, refused before memory or hours are spent
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
@@ -44,6 +44,21 @@ class EmaConfig(Frozen):
 
     decay: float = Field(default=0.999, ge=0, lt=1, description="share of the old average that a step keeps")
     start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the average begins")
+
+
+class RecolourConfig(Frozen):
+    """Recolouring of training images: hue, saturation and value of a whole crop; see `ssdd.data.recolour`."""
+
+    probability: float = Field(default=0.0, ge=0, le=1, description="share of the images that are recoloured")
+    hue: float = Field(default=1.0, ge=0, le=1, description="range of the turn as a share of the circle; 1: any angle")
+    saturation: tuple[PositiveFloat, PositiveFloat] = Field(default=(0.4, 2.2), description="least and largest factor")
+    value: tuple[PositiveFloat, PositiveFloat] = Field(default=(0.7, 1.25), description="least and largest factor")
+
+
+class AugmentConfig(Frozen):
+    """Augmentations besides size, crop and flip, which are the published ones."""
+
+    recolour: RecolourConfig = RecolourConfig()
 
 
 class TimesConfig(Frozen):
@@ -164,6 +179,7 @@ class StageParameters(Frozen):
     channels_last: bool = Field(default=True, description="memory layout of the networks")
     latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
     im_size: int = Field(default=128, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
+    augment: AugmentConfig = AugmentConfig()
     aug_scale: float = Field(default=1.0, ge=1, le=8, description="images are cropped from up to this times im_size")
     eval_every: int = Field(default=4, ge=1, description="epochs; the last epoch is always evaluated")
     eval_steps: int = Field(default=8, ge=1, le=MOST_STEPS, description="sampler steps; 1 for distilled decoders")
@@ -234,44 +250,3 @@ def _networks_of(metrics: str | tuple[str, ...]) -> tuple[str, ...]:
     from ssdd_metrics import networks_of  # imports torch, which commands that only read parameters do without
 
     return networks_of(metrics)
-
-
-Side = Literal["ssdd", "ssdd_compiled", "dense", "kl", "kl_compiled"]
-Dtype = Literal["float32", "bfloat16", "float16"]
-Size = Literal["debug", "quickstart", "XS", "S", "B", "M", "L", "XL", "H"]
-
-
-class DecodeSweep(Frozen):
-    """Decoding: every combination of the listed values; the sides of a combination alternate in one process."""
-
-    sizes: tuple[Size, ...] = ("S",)
-    pixels: tuple[int, ...] = Field(default=(256,), description="side of the square images")
-    batch_sizes: tuple[int, ...] = (1,)
-    steps: tuple[int, ...] = Field(default=(1,), description="of the sampler")
-    dtypes: tuple[Dtype, ...] = ("float32",)
-    sides: tuple[Side, ...] = Field(default=("ssdd", "dense", "kl"), min_length=1, description="decoders compared")
-    rounds: int = Field(default=5, ge=1, description="timings of each side")
-
-
-class TrainingSweep(Frozen):
-    """Training steps: ours against the dense form, checkpointing, distillation live and cached."""
-
-    size: Size = "S"
-    dtypes: tuple[Dtype, ...] = ("float32",)
-    pixels: int = Field(default=128, ge=8, description="side of the square images")
-    batch_size: int = Field(default=4, ge=1)
-    checkpointing_pixels: int = Field(default=256, ge=8)
-    checkpointing_batch_size: int = Field(default=1, ge=1)
-    distillation_pixels: int = Field(default=64, ge=8)
-    distillation_batch_size: int = Field(default=4, ge=1)
-    teacher_steps: int = Field(default=TEACHER_STEPS, ge=1)
-    rounds: int = Field(default=5, ge=1, description="timings of each side")
-
-
-class BenchmarkParameters(Frozen):
-    """The benchmark; the device is `runtime.device`."""
-
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; all cores by default")
-    decoding: tuple[DecodeSweep, ...] = (DecodeSweep(),)
-    training: TrainingSweep = TrainingSweep()
-    quality_rounds: int = Field(default=5, ge=1, description="of the timing behind the figure of quality and speed")

@@ -7,6 +7,7 @@ import pandas
 import pytest
 import torch
 
+from ssdd.benchmark_parameters import BenchmarkParameters, DecodeSweep, TrainingSweep
 from ssdd.benchmarking import timing
 from ssdd.benchmarking.benchmark_figures import quality_figure, speed_figure
 from ssdd.benchmarking.cost import count_work, held_memory, peak_memory
@@ -15,7 +16,6 @@ from ssdd.benchmarking.dense_decoder import DenseForm
 from ssdd.benchmarking.performance_page import performance_page
 from ssdd.benchmarking.timing import time_sides
 from ssdd.benchmarking.training_speed import make_losses, measure_training
-from ssdd.parameters import BenchmarkParameters, DecodeSweep, TrainingSweep
 from ssdd_decoder import Decoder
 
 CPU = torch.device("cpu")

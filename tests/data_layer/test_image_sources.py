@@ -1,4 +1,6 @@
+import csv
 import errno
+import hashlib
 import io
 import os
 import pickle
@@ -22,12 +24,13 @@ from ssdd.data import (
     ImageNetFolder,
     Reason,
     decode_image,
+    embedded_sample,
     index_images,
     open_source,
 )
 from ssdd.data.dead_leaves import paint_dead_leaves
 from ssdd.data.decoding import read_image_file
-from ssdd.data.embedded_sample import HELD_OUT_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, canvas
+from ssdd.data.embedded_sample import HELD_OUT_PHOTOGRAPHS, OWN_PHOTOGRAPHS, SKIMAGE_PHOTOGRAPHS, canvas
 from ssdd.data.image_folders import search_folder
 from ssdd.data.image_sets import KINDS
 from ssdd.data.source import TRAIN, Listing, Source
@@ -284,15 +287,39 @@ def test_fingerprint_changes_with_the_files_but_opens_none(tmp_path, monkeypatch
 # The embedded sample
 
 
-def test_sample_is_half_photographs_half_leaves_and_holds_two_out_whole():
-    names = EmbeddedSample(train_images=400, validation_images=60).listing().names
+def test_sample_has_three_families_and_holds_eight_photographs_out_whole():
+    names = EmbeddedSample(train_images=600, validation_images=60).listing().names
     canvases = [name.split("/")[0] for name in names["train"]]
-    photographs = [name for name in canvases if name in TRAIN_PHOTOGRAPHS]
-    assert len(photographs) == sum(name.startswith("leaves-") for name in canvases) == 200
-    assert set(photographs) == set(TRAIN_PHOTOGRAPHS)
+    for family in (SKIMAGE_PHOTOGRAPHS, OWN_PHOTOGRAPHS):
+        crops = [name for name in canvases if name in family]
+        assert len(crops) == 200
+        assert set(crops) == set(family)
+    assert sum(name.startswith("leaves-") for name in canvases) == 200
     held_out = {name.split("/")[0] for name in names["validation"]}
-    assert held_out == set(HELD_OUT_PHOTOGRAPHS) == {"astronaut.png", "coffee.png"}
+    assert held_out == set(HELD_OUT_PHOTOGRAPHS) >= {"astronaut.png", "coffee.png"}
     assert not held_out & set(canvases)
+
+
+def test_every_photograph_of_the_project_has_an_author_a_free_licence_and_its_hash():
+    folder = Path(embedded_sample.__file__).parent / "photographs"
+    with open(folder / "ATTRIBUTION.csv", newline="", encoding="utf-8") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert (
+        set(rows)
+        == {file.name for file in folder.glob("*.jpg")}
+        == {*OWN_PHOTOGRAPHS, *HELD_OUT_PHOTOGRAPHS} - {"astronaut.png", "coffee.png"}
+    )
+    for name, row in rows.items():
+        assert row["author"]
+        assert row["licence"].startswith(("CC0", "CC-BY-", "public domain"))
+        assert row["sha256"] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        assert row["split"] == ("train" if name in OWN_PHOTOGRAPHS else "validation")
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 2_000_000
+
+
+def test_every_second_canvas_of_leaves_has_saturated_colours():
+    chroma = [np.ptp(np.asarray(canvas(f"leaves-0-{number}")).astype(int), axis=2).mean() for number in range(4)]
+    assert min(chroma[1::2]) > 2 * max(chroma[::2])
 
 
 def test_sample_crops_are_parts_of_their_canvas_at_many_scales():

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ssdd.data import EvalTransform, TrainTransform, contact_sheet, to_picture
 from ssdd.data.transforms import to_tensor
+from ssdd.parameters import RecolourConfig
 from ssdd_metrics import to_uint8
 
 sizes = st.integers(1, 90)
@@ -152,3 +153,20 @@ def test_contact_sheet():
     assert mixed.size == (10, 9)
     with pytest.raises(ValueError, match="at least one image"):
         contact_sheet([])
+
+
+def test_recolouring_changes_its_share_of_the_images_and_no_other_draw():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    plain, coloured = (
+        TrainTransform(im_size=32, seed=3),
+        TrainTransform(im_size=32, seed=3, recolour=RecolourConfig(probability=0.3)),
+    )
+    same = [torch.equal(plain(picture, 0, i), coloured(picture, 0, i)) for i in range(200)]
+    assert 0.6 < sum(same) / 200 < 0.8
+    changed = same.index(False)
+    assert torch.equal(coloured(picture, 0, changed), coloured(picture, 0, changed))
+    assert not torch.equal(coloured(picture, 0, changed), coloured(picture, 1, changed))
+    turned = TrainTransform(im_size=32, seed=3, recolour=RecolourConfig(probability=1, saturation=(1, 1), value=(1, 1)))
+    # a turn of the hue keeps the largest channel of every pixel, so size, place and flip are those of the plain one
+    difference = (turned(picture, 0, 0).amax(0) - plain(picture, 0, 0).amax(0)).abs().max()
+    assert difference <= 2 / 127.5

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssdd.benchmark_parameters import DecodeSweep, Side
 from ssdd.benchmarking.cost import Work, count_work, peak_memory
 from ssdd.benchmarking.dense_decoder import DenseForm
 from ssdd.benchmarking.timing import time_sides
-from ssdd.parameters import DecodeSweep, Side
 from ssdd.progress import bar
 from ssdd_decoder import Decoder
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssdd.benchmark_parameters import TrainingSweep
 from ssdd.benchmarking.cost import count_work, held_memory, peak_memory
 from ssdd.benchmarking.dense_decoder import DenseForm
 from ssdd.benchmarking.timing import time_sides
-from ssdd.parameters import TrainingSweep
 from ssdd.progress import bar
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import distillation_loss, teacher_target

@@ -1,7 +1,10 @@
 """The embedded sample: images that need no download.
 
-Half of the training images are crops of the colour photographs inside scikit-image's wheel, half are crops of dead
-leaves. Two photographs are held out whole: all validation images are crops of these two, and no training image is.
+A third of the training images are crops of the colour photographs inside scikit-image's wheel, a third of photographs
+in the folder `photographs` (its ATTRIBUTION.csv names authors and licences), and a third of dead leaves. Eight
+photographs are held out whole: all validation images are crops of these eight, and no training image is.
+
+scikit-image's photographs alone have few colours, and an encoder that never met a colour draws it gray.
 """
 
 import functools
@@ -17,7 +20,7 @@ from ssdd.data.dead_leaves import paint_dead_leaves
 from ssdd.data.decoding import BadImage, Reason, decode_image, read_image_file
 from ssdd.data.source import TRAIN, VALIDATION, ImageFacts, Listing, Source
 
-TRAIN_PHOTOGRAPHS = (
+SKIMAGE_PHOTOGRAPHS = (
     "chelsea.png",
     "hubble_deep_field.jpg",
     "ihc.png",
@@ -26,7 +29,27 @@ TRAIN_PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
-HELD_OUT_PHOTOGRAPHS = ("astronaut.png", "coffee.png")
+OWN_PHOTOGRAPHS = (
+    "citrus-fruits.jpg",
+    "european-honey-bee.jpg",
+    "flower.jpg",
+    "forest-stream.jpg",
+    "friends.jpg",
+    "paint-brushes.jpg",
+    "seeding.jpg",
+    "sunset.jpg",
+)
+TRAIN_PHOTOGRAPHS = SKIMAGE_PHOTOGRAPHS + OWN_PHOTOGRAPHS
+HELD_OUT_PHOTOGRAPHS = (
+    "astronaut.png",
+    "china.jpg",
+    "cincinnati-bridge.jpg",
+    "coffee.png",
+    "crocodile.jpg",
+    "moose.jpg",
+    "panda.jpg",
+    "picosdeeuropa.jpg",
+)
 
 _NAME = re.compile(r"(?P<canvas>[\w.-]+)/y(?P<top>\d+)x(?P<left>\d+)s(?P<side>\d+)")
 
@@ -37,14 +60,14 @@ class EmbeddedSample(Source):
     """Square crops, whose places and sizes are drawn once from the seed; each name states its crop.
 
     Crop sides are spread evenly over octaves, so that the same object appears at several scales. The canvases
-    stay in memory (about 25 MB); all sources of the process share them.
+    stay in memory (about 40 MB); all sources of the process share them.
 
     Args:
-        train_images: number of training crops, half from photographs and half from dead leaves.
-        validation_images: number of crops of the two held-out photographs.
+        train_images: number of training crops, a third from each family.
+        validation_images: number of crops of the held-out photographs.
         crop_min: smallest side of a crop, pixels.
         crop_max: largest side; at most 300, the short side of the smallest photograph.
-        canvases: number of dead-leaves canvases of 512 pixels.
+        canvases: number of dead-leaves canvases of 512 pixels; every second one has saturated colours.
         seed: seed of places, sizes and leaves.
 
     Raises:
@@ -58,7 +81,7 @@ class EmbeddedSample(Source):
         validation_images: int = 256,
         crop_min: int = 64,
         crop_max: int = 256,
-        canvases: int = 6,
+        canvases: int = 12,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -83,7 +106,7 @@ class EmbeddedSample(Source):
     def listing(self) -> Listing:
         """Returns the names of all crops, e.g. `chelsea.png/y12x40s128`."""
         leaves = tuple(f"leaves-{self.seed}-{number}" for number in range(self.canvases))
-        train = self._crops(TRAIN, [TRAIN_PHOTOGRAPHS, leaves])
+        train = self._crops(TRAIN, [SKIMAGE_PHOTOGRAPHS, leaves, OWN_PHOTOGRAPHS])
         return Listing(names={TRAIN: train, VALIDATION: self._crops(VALIDATION, [HELD_OUT_PHOTOGRAPHS])})
 
     def _crops(self, split: str, families: list[tuple[str, ...]]) -> list[str]:
@@ -152,13 +175,15 @@ def canvas(name: str) -> Image.Image:
     """
     leaves = re.fullmatch(r"leaves-(\d+)-(\d+)", name)
     if leaves is not None:
-        return paint_dead_leaves(int(leaves[1]), int(leaves[2]))
+        number = int(leaves[2])
+        return paint_dead_leaves(int(leaves[1]), number, saturated=number % 2 == 1)
     if name not in TRAIN_PHOTOGRAPHS + HELD_OUT_PHOTOGRAPHS:
         raise BadImage(Reason.MISSING, f"expected one of the sample's photographs, got {name!r}")
-    return decode_image(read_image_file(_photograph_folder() / name))
+    own = Path(__file__).parent / "photographs" / name
+    return decode_image(read_image_file(own if own.is_file() else _skimage_folder() / name))
 
 
-def _photograph_folder() -> Path:
+def _skimage_folder() -> Path:
     """Returns the data folder of the installed scikit-image.
 
     scikit-image is not imported: that takes a second, and its `data` module may start a downloader.

@@ -11,7 +11,7 @@ from ssdd.data.image_dataset import ImageDataset
 from ssdd.data.image_folders import ImageFolder, ImageNetFolder
 from ssdd.data.source import TRAIN, VALIDATION, Source
 from ssdd.data.transforms import EvalTransform, TrainTransform
-from ssdd.parameters import DataParameters
+from ssdd.parameters import DataParameters, StageParameters
 from ssdd.suggestions import nearest
 
 # `DataParameters.kind` accepts the same names; a test compares the two. The parameters cannot read this table:
@@ -61,10 +61,12 @@ def open_images(data: DataParameters) -> Source:
 
 
 def training_images(
-    index: pd.DataFrame, data: DataParameters, im_size: int, aug_scale: float, seed: int, limit: int | None = None
+    index: pd.DataFrame, data: DataParameters, stage: StageParameters, limit: int | None = None
 ) -> ImageDataset:
-    """Returns the training split, augmented as published: random size, random crop, flip."""
-    transform = TrainTransform(im_size=im_size, aug_scale=aug_scale, seed=seed)
+    """Returns the training split, augmented: random size, crop and flip as published, colours if the stage says so."""
+    transform = TrainTransform(
+        im_size=stage.im_size, aug_scale=stage.aug_scale, recolour=stage.augment.recolour, seed=stage.seed
+    )
     return ImageDataset(index, open_images(data), transform, split=TRAIN, limit=limit)
 
 

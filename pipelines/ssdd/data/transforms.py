@@ -12,7 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ssdd.data.recolour import recolour
+from ssdd.parameters import RecolourConfig
+
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
+
+NO_RECOLOURING = RecolourConfig()
 
 
 class Transform(Protocol):
@@ -36,6 +41,7 @@ class TrainTransform:
         im_size: S, pixels.
         aug_scale: the short side is resized to a random whole number in [S, aug_scale * S]; 1 resizes to S.
         flip: whether half of the images are mirrored.
+        recolour: share and strength of changes of colour; off by default.
         seed: seed of all random choices.
 
     Raises:
@@ -48,6 +54,7 @@ class TrainTransform:
     im_size: int
     aug_scale: float = 1.0
     flip: bool = True
+    recolour: RecolourConfig = NO_RECOLOURING
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,6 +76,8 @@ class TrainTransform:
         cropped = resized.crop((left, top, left + self.im_size, top + self.im_size))
         if self.flip and u_flip < 0.5:
             cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.recolour.probability > 0:  # drawn last: without it, the other draws are the same
+            cropped = recolour(cropped, rng.random(4).tolist(), **self.recolour.model_dump())
         return to_tensor(cropped)
 
 

@@ -55,7 +55,7 @@ def make_job(
     limit = targets.images if targets.cached else None
     return TrainingJob(
         kind=kind,
-        images=training_images(index, data, stage.im_size, stage.aug_scale, stage.seed, limit),
+        images=training_images(index, data, stage, limit),
         validation=held_out_images(index, data, stage.im_size, stage.eval_images),
         stage=stage,
         targets=targets,

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import BenchmarkParameters, EvaluateParameters, RuntimeConfig
+from ssdd.benchmark_parameters import BenchmarkParameters
+from ssdd.parameters import EvaluateParameters, RuntimeConfig
 
 
 def look_at_machine(benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> dict[str, Any]:

@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, PretrainedNetworks, RuntimeConfig, StageParameters, TargetParameters
+from ssdd.parameters import (
+    AugmentConfig,
+    DataParameters,
+    PretrainedNetworks,
+    RuntimeConfig,
+    StageParameters,
+    TargetParameters,
+)
 from ssdd.stages.training_stage import make_job, run
 
 FINGERPRINT = "fingerprint.txt"  # in the folder of the shards, so that the student's node knows which ones to accept
@@ -15,20 +22,21 @@ def cache_teacher_targets(
     targets: TargetParameters,
     im_size: int,
     aug_scale: float,
+    augment: AugmentConfig,
     seed: int,
     data: DataParameters,
     runtime: RuntimeConfig,
 ) -> Path:
     """Runs the teacher once over the training images, if its results are to be kept.
 
-    It takes three parameters of the distillation and not the whole group: another learning rate of the student must not
+    It takes four parameters of the distillation and not the whole group: another learning rate of the student must not
     make the teacher's results stale.
 
     Args:
         finetuned: the teacher.
         index: of the images.
         targets: how many images, how many steps.
-        im_size, aug_scale, seed: of the distillation, which must see the same crops and noise.
+        im_size, aug_scale, augment, seed: of the distillation, which must see the same crops and noise.
         data: the images' source.
         runtime: see there.
 
@@ -45,7 +53,7 @@ def cache_teacher_targets(
         job = make_job(
             "distillation",
             index,
-            StageParameters(im_size=im_size, aug_scale=aug_scale, seed=seed),
+            StageParameters(im_size=im_size, aug_scale=aug_scale, augment=augment, seed=seed),
             data,
             PretrainedNetworks(),
             runtime,

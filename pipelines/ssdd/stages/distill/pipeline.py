@@ -18,6 +18,7 @@ def create_pipeline() -> Pipeline:
                 "params:teacher_targets",
                 "params:distill.im_size",
                 "params:distill.aug_scale",
+                "params:distill.augment",
                 "params:distill.seed",
                 "params:data",
                 "params:runtime",

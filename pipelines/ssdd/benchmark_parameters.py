@@ -1,0 +1,47 @@
+"""The parameters of the benchmark, typed: the sizes, resolutions and sides that are measured."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ssdd.parameters import TEACHER_STEPS, Frozen
+
+Side = Literal["ssdd", "ssdd_compiled", "dense", "kl", "kl_compiled"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Size = Literal["debug", "quickstart", "XS", "S", "B", "M", "L", "XL", "H"]
+
+
+class DecodeSweep(Frozen):
+    """Decoding: every combination of the listed values; the sides of a combination alternate in one process."""
+
+    sizes: tuple[Size, ...] = ("S",)
+    pixels: tuple[int, ...] = Field(default=(256,), description="side of the square images")
+    batch_sizes: tuple[int, ...] = (1,)
+    steps: tuple[int, ...] = Field(default=(1,), description="of the sampler")
+    dtypes: tuple[Dtype, ...] = ("float32",)
+    sides: tuple[Side, ...] = Field(default=("ssdd", "dense", "kl"), min_length=1, description="decoders compared")
+    rounds: int = Field(default=5, ge=1, description="timings of each side")
+
+
+class TrainingSweep(Frozen):
+    """Training steps: ours against the dense form, checkpointing, distillation live and cached."""
+
+    size: Size = "S"
+    dtypes: tuple[Dtype, ...] = ("float32",)
+    pixels: int = Field(default=128, ge=8, description="side of the square images")
+    batch_size: int = Field(default=4, ge=1)
+    checkpointing_pixels: int = Field(default=256, ge=8)
+    checkpointing_batch_size: int = Field(default=1, ge=1)
+    distillation_pixels: int = Field(default=64, ge=8)
+    distillation_batch_size: int = Field(default=4, ge=1)
+    teacher_steps: int = Field(default=TEACHER_STEPS, ge=1)
+    rounds: int = Field(default=5, ge=1, description="timings of each side")
+
+
+class BenchmarkParameters(Frozen):
+    """The benchmark; the device is `runtime.device`."""
+
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; all cores by default")
+    decoding: tuple[DecodeSweep, ...] = (DecodeSweep(),)
+    training: TrainingSweep = TrainingSweep()
+    quality_rounds: int = Field(default=5, ge=1, description="of the timing behind the figure of quality and speed")
