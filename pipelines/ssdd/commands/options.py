@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-
     from ssdd.data.source import Rejection
 
 SHOWN = 20  # rejected files that are named on the screen
