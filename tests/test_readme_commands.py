@@ -50,7 +50,7 @@ SMALL = {
     "model": {"encoder": "debug", "decoder": "debug"},
     **{name: STAGE for name in ("train_encoder", "pretrain", "finetune", "distill")},
     "z_stats": {"im_size": 32},
-    "teacher_targets": {"images": None},
+    "teacher_targets": {"images": None, "teacher_steps": 1},
     "evaluate": {
         "im_size": 32,
         "batch_size": 4,
@@ -103,7 +103,10 @@ def house(tmp_path_factory) -> Path:
     left_out = shutil.ignore_patterns(".*_cache", "__pycache__", ".venv", ".git", ".viz", "uv.lock", ".hypothesis")
     runs = {str(ROOT): {"data"}}
     shutil.copytree(ROOT, folder, ignore=lambda place, names: left_out(place, names) | runs.get(place, set()))
-    for name, more in (("base", {"data": {"sample": SMALL_SAMPLE}}), ("imagenet", {})):
+    for name, more in (
+        ("base", {"data": {"sample": SMALL_SAMPLE}}),
+        ("imagenet", {"evaluate": {"teacher_steps": [2, 1]}}),
+    ):
         file = folder / "conf" / name / "parameters.yml"
         file.write_text(yaml.safe_dump(merged(merged(yaml.safe_load(file.read_text()), SMALL), more)))
     benchmark = folder / "packages/ssdd-metrics/benchmarks/metric_cost.py"
@@ -114,9 +117,10 @@ def house(tmp_path_factory) -> Path:
     benchmark.write_text(text)
     rng = np.random.default_rng(0)
     for number in range(10):
-        for place in (f"photos/{'nested/' * (number % 2)}{number}", f"imagenet/train/n01440764/{number}"):
-            save_picture(folder / f"{place}.jpg", rng)
-        save_picture(folder / f"imagenet/val/n01440764/{number}.jpg", rng)
+        save_picture(folder / f"photos/{'nested/' * (number % 2)}{number}.jpg", rng)
+    for number in range(5):
+        for split in ("train", "val"):
+            save_picture(folder / f"imagenet/{split}/n01440764/{number}.jpg", rng)
     (folder / "photos/broken.jpg").write_bytes(b"this is a text")
     return folder
 
@@ -187,7 +191,7 @@ def shell(house, wheels, warm, tmp_path_factory):
         "UV_NO_SYNC": "1",
         "UV_OFFLINE": "1",
         "UV_PROJECT_ENVIRONMENT": sys.prefix,
-        "PYTEST_ADDOPTS": "-q -p no:cacheprovider packages/ssdd-decoder/tests/test_flow.py",
+        "PYTEST_ADDOPTS": "-q -n 0 -p no:cacheprovider packages/ssdd-decoder/tests/test_flow.py",
         "BROWSER": "true",
         "COLUMNS": "200",
         "OMP_NUM_THREADS": "1",

@@ -18,7 +18,7 @@ import traceback
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from warm import preload  # noqa: E402
+from warm import preload
 
 MODULES = (
     "ssdd.cli",
