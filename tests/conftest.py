@@ -9,12 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+WARM = Path(__file__).with_name("warm.py")
 # eight steps: the optimiser's first five leave the weights as they are
 STAGE = "{epochs: 1, batch_size: 4, im_size: 32, eval_images: 8, log_every: 2, optim: {lr: 0.01}}"
 TINY = f"""
@@ -29,6 +33,7 @@ evaluate:
   {{im_size: 32, batch_size: 8, teacher_steps: [2, 1], metrics: [psnr, ssim_gaussian, frechet_random_conv], shown: 4}}
 benchmark:
   decoding: [{{sizes: [debug], pixels: [32], sides: [ssdd, dense], rounds: 2}}]
+  threads: 1
   training:
     {{size: debug, pixels: 16, batch_size: 2, checkpointing_pixels: 16, distillation_pixels: 16, rounds: 1}}
   quality_rounds: 2
@@ -117,11 +122,51 @@ def _told(row: collections.Counter[str]) -> str:
     return f"{numbers}, {f'{lost} LOST' if lost else 'nothing lost'}"
 
 
-class Project:
-    """A copy of the project, with its own sources of every package: what it runs is what lies in it."""
+class Warm:
+    """Runs Python programs that need not import torch, Kedro and the like again; see warm.py.
+
+    The server starts with the first program. Nothing is downloaded in it.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._folder = folder
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def command(self, *program: str) -> list[str]:
+        """Returns the command that runs a program (a script or `-m`, a module; arguments) in the server."""
+        address = self._folder / "socket"
+        if self._server is None:
+            left_out = ("COLUMNS", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # each program has its own
+            environment = {name: value for name, value in os.environ.items() if name not in left_out}
+            self._server = subprocess.Popen(
+                [sys.executable, str(WARM), str(address)],
+                cwd=ROOT,  # Kedro reads conf/logging.yml there
+                env=environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        while not address.exists():
+            assert self._server.poll() is None, "the server of warm.py has ended"
+            time.sleep(0.05)
+        return [sys.executable, "-I", "-S", str(WARM), str(address), *program]
+
+    def close(self) -> None:
+        """Ends the server and all that still runs in it."""
+        if self._server is not None:
+            os.killpg(self._server.pid, signal.SIGKILL)
+            self._server.wait()
+
+
+class Project:
+    """A copy of the project, with its own sources of every package: what it runs is what lies in it.
+
+    Args:
+        folder: of the copy.
+        warm: runs `kedro run`; without it each command starts a Python of its own.
+    """
+
+    def __init__(self, folder: Path, warm: Warm | None = None) -> None:
+        self.folder, self.warm = folder, warm
         self.run_folder = folder / "data" / "quickstart"
         sources = [str(path) for path in sorted((folder / "packages").glob("*/src"))]
         self.environment = {
@@ -131,10 +176,11 @@ class Project:
             "PYTHONPATH": os.pathsep.join(sources),
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, warm: Warm | None = None) -> subprocess.Popen[str]:
         """Starts a kedro command, in a process group of its own."""
+        command = ["-m", "kedro", *arguments]
         return subprocess.Popen(
-            [sys.executable, "-m", "kedro", *arguments],
+            warm.command(*command) if warm else [sys.executable, *command],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.PIPE,
@@ -146,7 +192,7 @@ class Project:
 
     def kedro(self, *arguments: str, stdin: str | None = None, timeout: float = 1200) -> Finished:
         """Runs a kedro command; `stdout` is all that it said."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, warm=self.warm if arguments[0] == "run" else None)
         said, _ = process.communicate(stdin, timeout=timeout)
         return subprocess.CompletedProcess(arguments, process.returncode, said, "")
 
@@ -180,7 +226,16 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def warm() -> Iterator[Warm]:
+    """The server of this process of pytest."""
+    with tempfile.TemporaryDirectory(prefix="ssdd-") as folder:  # the path of a socket must be short
+        server = Warm(Path(folder))
+        yield server
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def project(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A copy of the project that nobody edits."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "conf", folder / "conf")
@@ -190,22 +245,23 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         shutil.copytree(ROOT / name, folder / name, ignore=NOT_CODE)
     (folder / "conf" / "tiny").mkdir()
     (folder / "conf" / "tiny" / "parameters.yml").write_text(TINY)
-    return Project(folder)
+    return Project(folder, warm)
 
 
 @pytest.fixture(scope="session")
 def finished(project: Project, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The first run of the whole pipeline: made by one process of pytest-xdist, copied by the others."""
     command = ("run", "--pipeline=distill", "--env=tiny")
+    cold = Project(project.folder)  # as a user starts it
     if not hasattr(request.config, "workerinput"):
-        return project.kedro(*command)
+        return cold.kedro(*command)
     made, told = (tmp_path_factory.getbasetemp().parent / name for name in ("finished", "finished.json"))
     with open(f"{made}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if told.exists():
             shutil.copytree(made, project.folder, copy_function=link_weights, dirs_exist_ok=True)
         else:
-            done = project.kedro(*command)
+            done = cold.kedro(*command)
             shutil.copytree(project.folder, made, copy_function=link_weights)
             told.write_text(json.dumps([done.returncode, done.stdout]))
     return Finished(command, *json.loads(told.read_text()), "")
@@ -221,4 +277,4 @@ def copied(project: Project, finished: Finished, tmp_path: Path) -> Project:
     """The finished project once more, to be edited. Its checkpoints are links: replace them, never write into them."""
     assert finished.returncode == 0, finished.stdout
     shutil.copytree(project.folder, tmp_path / "project", copy_function=link_weights)
-    return Project(tmp_path / "project")
+    return Project(tmp_path / "project", project.warm)

@@ -3,7 +3,8 @@
 What is not as at a user's:
 * `pip` finds the wheels of this repository, built here, instead of a package index, and the third-party packages that
   they ask for are those of the environment that runs the tests; the wheel of `uv` is one that calls this machine's uv.
-* `uv run` uses the environment that runs the tests, as it is.
+* `uv run` uses the environment that runs the tests, as it is. The first `kedro` and the first `ssdd` start as they do
+  for a user; the later ones are run by warm.py, which imports torch and the like only once.
 * The files of `conf` in the copy have smaller sizes and counts, and `conf/imagenet` has neither LPIPS nor DINOv2 nor
   Inception (see tests/recipe for those). The benchmark's defaults are smaller too.
 * `pytest` is told by PYTEST_ADDOPTS to run one file of tests.
@@ -49,7 +50,7 @@ SMALL = {
     "model": {"encoder": "debug", "decoder": "debug"},
     **{name: STAGE for name in ("train_encoder", "pretrain", "finetune", "distill")},
     "z_stats": {"im_size": 32},
-    "teacher_targets": {"images": None},
+    "teacher_targets": {"images": None, "teacher_steps": 1},
     "evaluate": {
         "im_size": 32,
         "batch_size": 4,
@@ -58,8 +59,19 @@ SMALL = {
         "metrics": ["psnr", "ssim_gaussian"],
     },
     "benchmark": {
+        "threads": 1,
         "decoding": [{"sizes": ["debug"], "pixels": [32], "sides": ["ssdd", "dense"], "rounds": 1}],
-        "training": {"size": "debug", "pixels": 16, "checkpointing_pixels": 16, "distillation_pixels": 16, "rounds": 1},
+        "training": {
+            "size": "debug",
+            "dtypes": ["float32"],
+            "pixels": 16,
+            "batch_size": 1,
+            "checkpointing_pixels": 16,
+            "distillation_pixels": 16,
+            "distillation_batch_size": 1,
+            "teacher_steps": 1,
+            "rounds": 1,
+        },
         "quality_rounds": 1,
     },
     "runtime": {"workers": 0, "threads": 1, "trackers": []},
@@ -91,7 +103,10 @@ def house(tmp_path_factory) -> Path:
     left_out = shutil.ignore_patterns(".*_cache", "__pycache__", ".venv", ".git", ".viz", "uv.lock", ".hypothesis")
     runs = {str(ROOT): {"data"}}
     shutil.copytree(ROOT, folder, ignore=lambda place, names: left_out(place, names) | runs.get(place, set()))
-    for name, more in (("base", {"data": {"sample": SMALL_SAMPLE}}), ("imagenet", {})):
+    for name, more in (
+        ("base", {"data": {"sample": SMALL_SAMPLE}}),
+        ("imagenet", {"evaluate": {"teacher_steps": [2, 1]}}),
+    ):
         file = folder / "conf" / name / "parameters.yml"
         file.write_text(yaml.safe_dump(merged(merged(yaml.safe_load(file.read_text()), SMALL), more)))
     benchmark = folder / "packages/ssdd-metrics/benchmarks/metric_cost.py"
@@ -102,9 +117,10 @@ def house(tmp_path_factory) -> Path:
     benchmark.write_text(text)
     rng = np.random.default_rng(0)
     for number in range(10):
-        for place in (f"photos/{'nested/' * (number % 2)}{number}", f"imagenet/train/n01440764/{number}"):
-            save_picture(folder / f"{place}.jpg", rng)
-        save_picture(folder / f"imagenet/val/n01440764/{number}.jpg", rng)
+        save_picture(folder / f"photos/{'nested/' * (number % 2)}{number}.jpg", rng)
+    for number in range(5):
+        for split in ("train", "val"):
+            save_picture(folder / f"imagenet/{split}/n01440764/{number}.jpg", rng)
     (folder / "photos/broken.jpg").write_bytes(b"this is a text")
     return folder
 
@@ -146,7 +162,7 @@ def wheels(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shell(house, wheels, tmp_path_factory):
+def shell(house, wheels, warm, tmp_path_factory):
     """Runs a command line in a folder of the copy, in an environment of a user's own."""
     own = tmp_path_factory.mktemp("environment")
     venv.create(own / "venv", with_pip=True)
@@ -175,18 +191,24 @@ def shell(house, wheels, tmp_path_factory):
         "UV_NO_SYNC": "1",
         "UV_OFFLINE": "1",
         "UV_PROJECT_ENVIRONMENT": sys.prefix,
-        "PYTEST_ADDOPTS": "-q -p no:cacheprovider packages/ssdd-decoder/tests/test_flow.py",
+        "PYTEST_ADDOPTS": "-q -n 0 -p no:cacheprovider packages/ssdd-decoder/tests/test_flow.py",
         "BROWSER": "true",
         "COLUMNS": "200",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
 
+    quick = {"UV_PROJECT_ENVIRONMENT": str(quick_environment(own / "quick", warm))}
+    started = set()
+
     def call(line: str, folder: Path) -> subprocess.Popen[str]:
+        programs = set(line.split()) & {"kedro", "ssdd", "viz"}
+        is_first = not programs <= started  # and a server, which is to be stopped as a user does it, starts once
+        started.update(programs - {"viz"})
         return subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", line],
             cwd=folder,
-            env=environment,
+            env=environment if is_first else environment | quick,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -194,6 +216,23 @@ def shell(house, wheels, tmp_path_factory):
         )
 
     return call
+
+
+def quick_environment(folder: Path, warm) -> Path:
+    """The environment that runs the tests, but that `kedro` and `ssdd` run in a process that is warm."""
+    here = Path(sys.prefix)
+    (folder / "bin").mkdir(parents=True)
+    for item in here.iterdir():
+        if item.name != "bin":
+            (folder / item.name).symlink_to(item)
+    for item in (here / "bin").iterdir():
+        file = folder / "bin" / item.name
+        if item.name in ("kedro", "ssdd"):
+            file.write_text(f'#!/bin/sh\nexec {shlex.join(warm.command(str(item)))} "$@"\n')
+            file.chmod(0o755)
+        else:
+            file.symlink_to(item)
+    return folder
 
 
 @pytest.mark.parametrize("readme", READMES)

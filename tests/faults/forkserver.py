@@ -16,30 +16,18 @@ import signal
 import sys
 import traceback
 
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from warm import preload
+
 MODULES = (
-    "accelerate",
-    "jinja2",
-    "kedro.framework.cli.cli",
-    "kedro.framework.session",
-    "kedro_datasets",
-    "matplotlib.pyplot",
-    "pandas",
-    "plotly.graph_objects",
-    "plotly.io",
-    "psutil",
-    "pyarrow.parquet",
-    "rich.progress",
-    "schedulefree",
-    "skimage.data",
+    "ssdd.cli",
     "ssdd.evaluation.final",
     "ssdd.settings",
     "ssdd.pipeline_registry",
     "ssdd.evaluation.reference_statistics",
     "ssdd.evaluation.latent_statistics",
     "ssdd.training.jobs",
-    "torch._dynamo",
-    "torch.distributed.fsdp",
-    "torch.utils.data",
 )
 
 
@@ -133,8 +121,8 @@ def child(arguments: list[str], log: str, fault: dict | None, room: int | None) 
 
 def serve() -> None:
     """Answers requests until stdin ends."""
-    for name in MODULES:
-        importlib.import_module(name)
+    preload(*MODULES)
+    sys.path.pop()  # of tests
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)
