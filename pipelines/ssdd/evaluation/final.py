@@ -62,10 +62,10 @@ def evaluate(
         checkpoint: of encoder and decoder.
         dataset: images with an `EvalTransform`.
         steps: numbers of sampler steps.
-        parameters: see there; the noise of an image depends on `noise_seed` and its number alone.
+        parameters: of the evaluation; the noise of an image depends on `noise_seed` and its number alone.
         references: statistics of the same images, see `write_references`.
         pretrained_networks: the pretrained networks of the metrics.
-        runtime: see there.
+        runtime: device, processes, threads.
         title: text before the progress bar.
 
     Raises:

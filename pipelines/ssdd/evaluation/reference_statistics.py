@@ -47,7 +47,7 @@ def write_references(
         batch_size: images at a time per process.
         metrics: see `MetricSuite`.
         pretrained_networks: the pretrained networks.
-        runtime: see there.
+        runtime: device, processes, threads.
 
     Raises:
         NetworkUnavailable: a network's weights are missing; the message says where to put them.

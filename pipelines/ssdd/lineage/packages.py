@@ -21,7 +21,6 @@ COUNTED = {
     "PIL": "pillow",
     "datasets": "datasets",
     "schedulefree": "schedulefree",
-    "einops": "einops",
     "timm": "timm",
     "lpips": "lpips",
     "torchmetrics": "torchmetrics",

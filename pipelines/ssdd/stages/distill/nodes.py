@@ -38,7 +38,7 @@ def cache_teacher_targets(
         targets: how many images, how many steps.
         im_size, aug_scale, augment, seed: of the distillation, which must see the same crops and noise.
         data: the images' source.
-        runtime: see there.
+        runtime: device, processes, threads.
 
     Returns:
         a folder of shards with (noise seed, z, x_T) of each image; an empty one if nothing is kept.
@@ -78,7 +78,7 @@ def distill_teacher(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
-    """Trains a one-step student of the teacher: last checkpoint, best checkpoint, history.
+    """Trains a one-step student of the teacher, and returns its last checkpoint, best checkpoint and history.
 
     Args:
         finetuned: the teacher.
@@ -88,7 +88,7 @@ def distill_teacher(
         targets: whether results are cached, and the teacher's steps.
         data: the images' source.
         pretrained_networks: the pretrained networks of losses and metrics.
-        runtime: see there.
+        runtime: device, processes, threads.
     """
     job = make_job(
         "distillation",

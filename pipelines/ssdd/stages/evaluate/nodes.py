@@ -24,7 +24,7 @@ def compute_reference_statistics(
         data: the images' source.
         im_size, batch_size, limit, metrics: of the evaluation.
         pretrained_networks: the pretrained networks.
-        runtime: see there.
+        runtime: device, processes, threads.
 
     Returns:
         a safetensors file, see `ssdd_metrics.save_references`.
@@ -47,7 +47,7 @@ def evaluate_teacher(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
-    """Evaluates the teacher with each of `evaluate.teacher_steps`; see `_evaluate` for what it returns."""
+    """Decodes the held-out images with the teacher: pictures, values per image, and figures per number of steps."""
     return _evaluate(
         "teacher", finetuned, index, references, data, evaluate, evaluate.teacher_steps, pretrained_networks, runtime
     )
@@ -62,14 +62,14 @@ def evaluate_student(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
-    """Evaluates the student with each of `evaluate.student_steps`; see `_evaluate` for what it returns."""
+    """Decodes the held-out images with the student: pictures, values per image, and figures per number of steps."""
     return _evaluate(
         "student", distilled, index, references, data, evaluate, evaluate.student_steps, pretrained_networks, runtime
     )
 
 
 def collect_metrics(teacher: list[dict[str, Any]], student: list[dict[str, Any]]) -> Any:
-    """One row per model and number of steps: every number, its interval, and the protocol."""
+    """Collects a row per model and number of steps: every figure, its interval, and the protocol."""
     import pandas
 
     rows = []

@@ -15,5 +15,5 @@ def finetune(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
-    """Goes on with the pretrained decoder: last checkpoint, best checkpoint, history."""
+    """Trains the pretrained decoder on, and returns its last checkpoint, best checkpoint and history."""
     return run(make_job("decoder", index, finetune, data, pretrained_networks, runtime, checkpoint=pretrained))

@@ -16,7 +16,7 @@ def pretrain(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
-    """Trains a fresh decoder, or goes on with the encoder's own: last checkpoint, best checkpoint, history."""
+    """Trains a fresh decoder, or the encoder's own, and returns its last checkpoint, best checkpoint and history."""
     joint = pretrain.initialize == "joint"
     job = make_job(
         "decoder",

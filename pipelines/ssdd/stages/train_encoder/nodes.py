@@ -15,7 +15,7 @@ def train_encoder(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
-    """Trains an encoder with a decoder, both from scratch: last checkpoint, best checkpoint, history."""
+    """Trains an encoder with a decoder from scratch, and returns the last checkpoint, the best one and the history."""
     job = make_job(
         "autoencoder",
         index,

@@ -9,7 +9,7 @@ from ssdd.parameters import DataParameters, RuntimeConfig, StatisticsParameters
 def compute_latent_statistics(
     encoder: Path, index: Any, data: DataParameters, z_stats: StatisticsParameters, runtime: RuntimeConfig
 ) -> dict[str, object]:
-    """Mean and standard deviation of the posterior modes, per channel and overall.
+    """Computes mean and standard deviation of the posterior modes, per channel and overall.
 
     Args:
         encoder: its checkpoint.
