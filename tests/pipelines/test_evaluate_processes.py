@@ -9,6 +9,7 @@ import torch
 from ssdd import SSDD
 from ssdd.data import EvalTransform, ImageDataset, index_images, open_source
 from ssdd.evaluation.final import evaluate
+from ssdd.evaluation.reference_rows import evaluate_references, fit_patch_pca, resize
 from ssdd.evaluation.reference_statistics import write_references
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
 from ssdd.stages.evaluate.nodes import collect_metrics
@@ -46,7 +47,7 @@ def judged(images, checkpoint, tmp_path_factory):
         write_references(file, images, 32, 4, PARAMETERS.metrics, PretrainedNetworks(), runtime)
         found = evaluate(checkpoint, images, STEPS, PARAMETERS, file, PretrainedNetworks(), runtime, "judging")
         reports = [{"model": "teacher", "steps": part.steps, "report": part.report} for part in found]
-        return found, collect_metrics(reports, []), file
+        return found, collect_metrics(reports, [], []), file
 
     threads = torch.get_num_threads()
     yield {processes: call(processes) for processes in (1, 2)}
@@ -97,3 +98,33 @@ def test_references_of_another_image_decoder_are_refused(judged, images, checkpo
     runtime = RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False)
     with pytest.raises(ValueError, match=r"another protocol \(decoding: expected 'Pillow 1.0, libjpeg 6b', the file"):
         evaluate(checkpoint, images, [1], PARAMETERS, judged[1][2], PretrainedNetworks(), runtime, "judging")
+
+
+def test_reference_rows_have_the_protocol_of_the_models(judged, images):
+    runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False)
+    found = evaluate_references(images, images, (4, 4), PARAMETERS, judged[1][2], PretrainedNetworks(), runtime)
+    assert [part.name for part in found] == ["resize by 4", "PCA of 4 x 4 patches, 4 numbers"]
+    model = judged[1][0][0].report["protocol"]
+    for part in found:
+        changed = {name for name, value in part.report["protocol"].items() if value != model[name]}
+        assert changed <= {"model", "steps", "noise_seed", "dtype"}
+    assert found[1].report["metrics"]["psnr"] > found[0].report["metrics"]["psnr"]
+
+
+def test_the_pca_is_the_best_linear_code_of_patches():
+    x = torch.rand(6, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    errors = [(fit_patch_pca([x], 4, channels)(x) - x).square().mean().item() for channels in (1, 4, 47, 48)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-10  # as many numbers as a patch has
+    patches = torch.nn.functional.pixel_unshuffle(x, 4).movedim(1, -1).reshape(-1, 48).double()
+    singular = torch.linalg.svdvals(patches - patches.mean(0))
+    assert errors[1] == pytest.approx((singular[4:].square().sum() / x.numel()).item(), rel=1e-4)
+    halves = fit_patch_pca([x[:2], x[2:]], 4, 4)
+    torch.testing.assert_close(halves(x), fit_patch_pca([x], 4, 4)(x), atol=1e-5, rtol=1e-4)
+
+
+def test_the_resize_keeps_the_mean_of_every_patch_nearly_and_constants_exactly():
+    flat = torch.full((1, 3, 32, 32), 0.25)
+    torch.testing.assert_close(resize(flat, 8), flat)
+    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+    torch.testing.assert_close(resize(ramp, 4)[..., 8:-8], ramp[..., 8:-8], atol=0.02, rtol=0)

@@ -11,7 +11,7 @@ from ssdd.benchmarking.timing import time_sides
 
 
 def measure_quality(models: dict[str, Path], metrics: Any, im_size: int, rounds: int, device: torch.device) -> Any:
-    """Adds to each row of the metrics the speed of that model with that number of steps.
+    """Adds to each row of the metrics the speed of that model with that number of steps; reference rows have none.
 
     Args:
         models: checkpoints by the name in the column `model`; all with latents of one shape.
@@ -28,6 +28,7 @@ def measure_quality(models: dict[str, Path], metrics: Any, im_size: int, rounds:
     cells = im_size // config.downscale
     # Speed does not depend on the content, so any latent will do.
     z = torch.randn(1, config.latent_channels, cells, cells).to(device)
+    metrics = metrics[metrics["model"].isin(list(models))]
     pairs = [(row["model"], int(row["steps"])) for _, row in metrics.iterrows()]
     sides = {f"{model} {steps}": partial(decoders[model].decode, z, steps) for model, steps in pairs}
     timings = time_sides(sides, next(iter(sides)), rounds, device)

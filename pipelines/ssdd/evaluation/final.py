@@ -7,7 +7,7 @@ another order (1e-9). Another batch size changes the last digits, because networ
 # B batch, N images, S side in pixels
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,23 @@ from ssdd.evaluation.reference_statistics import image_protocol
 from ssdd.files import sha256_file
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
 from ssdd.processes import choose_device, gather, join_group, launch, use_threads
-from ssdd_metrics import MetricSuite, extremes, load_references, reference_protocols, to_uint8
+from ssdd_metrics import MetricSuite, Protocol, extremes, load_references, reference_protocols, to_uint8
 
 EXTREMES = 4  # pictures of the best and of the worst images
+
+Row = tuple[str, int]
+"""A row of the table of figures: its name, empty for the model, and its number of steps, 0 for a reference row."""
+Reconstruct = Callable[[Tensor, list[int]], Iterator[tuple[Row, Tensor]]]
+"""Images (B, 3, S, S) in [-1, 1] and their numbers -> each row, and its images (B, 3, S, S)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Result of one model with one number of steps.
+    """Result of one row.
 
     Args:
-        steps: of the sampler.
+        steps: of the sampler; 0 for a reference row.
+        name: of a reference row; empty for the model.
         report: numbers, intervals and protocol, see `MetricSuite.report`.
         per_image: columns by name, one row per image.
         pictures: uint8 (n, 3, S, S) by name: `shown`, `best`, `worst`, with `<name>_input` and `<name>_index`.
@@ -44,6 +50,7 @@ class Evaluated:
     report: dict[str, Any]
     per_image: dict[str, np.ndarray]
     pictures: dict[str, Tensor]
+    name: str = ""
 
 
 def evaluate(
@@ -98,7 +105,7 @@ def _evaluate(
     runtime: RuntimeConfig,
     title: str,
 ) -> list[Evaluated]:
-    rank, processes = join_group()
+    rank, _ = join_group()
     device = choose_device(runtime.device, rank)
     dtype = getattr(torch, parameters.precision)
     model = SSDD.from_pretrained(checkpoint).to(device, dtype).to(memory_format=torch.channels_last)
@@ -108,49 +115,78 @@ def _evaluate(
         dtype=parameters.precision,
         model=f"sha256:{sha256_file(checkpoint)}",
     )
+
+    def decode(x: Tensor, numbers: list[int]) -> Iterator[tuple[Row, Tensor]]:
+        for count, decoded in reconstruct(model, x, numbers, steps, parameters.noise_seed):
+            yield ("", count), decoded
+
+    protocols = {("", count): dataclasses.replace(protocol, steps=count) for count in steps}
+    return measure(decode, protocols, dataset, parameters, references, pretrained_networks, runtime, title)
+
+
+def measure(
+    decode: Reconstruct,
+    protocols: dict[Row, Protocol],
+    dataset: ImageDataset,
+    parameters: EvaluateParameters,
+    references: Path,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+    title: str,
+) -> list[Evaluated]:
+    """Measures the reconstructions of a process's share of the images; rank 0 returns the results of all.
+
+    Args:
+        decode: the reconstructions of a batch.
+        protocols: of each row.
+        dataset, parameters, references, pretrained_networks, runtime, title: see `evaluate`.
+    """
+    rank, processes = join_group()
+    device = choose_device(runtime.device, rank)
     loaded = load_networks(parameters.pretrained_networks, pretrained_networks)
-    stored = load_references(references, reference_protocols(parameters.metrics, protocol, loaded))
+    stored = load_references(
+        references, reference_protocols(parameters.metrics, next(iter(protocols.values())), loaded)
+    )
     suites = {
-        count: MetricSuite(parameters.metrics, dataclasses.replace(protocol, steps=count), loaded, stored, device)
-        for count in steps
+        row: MetricSuite(parameters.metrics, protocol, loaded, stored, device) for row, protocol in protocols.items()
     }
     shown = set(np.linspace(0, len(dataset) - 1, min(parameters.shown, len(dataset))).round().astype(int).tolist())
-    kept: dict[tuple[int, int], Tensor] = {}
+    kept: dict[tuple[Row, int], Tensor] = {}
     bar_title = title if runtime.progress and rank == 0 else None
     for batch in batches(dataset, parameters.batch_size, runtime.workers, rank, processes, bar_title):
         x, numbers = batch["image"].to(device), batch["index"]
-        for count, decoded in reconstruct(model, x, numbers.tolist(), steps, parameters.noise_seed):
-            suites[count].update((x + 1) / 2, (decoded + 1) / 2, numbers)
+        for row, decoded in decode(x, numbers.tolist()):
+            suites[row].update((x + 1) / 2, (decoded + 1) / 2, numbers)
             kept |= {
-                (count, number): to_uint8((decoded[i] + 1) / 2).cpu()
+                (row, number): to_uint8((decoded[i] + 1) / 2).cpu()
                 for i, number in enumerate(numbers.tolist())
                 if number in shown
             }
     _collect(suites, kept)  # before any process returns: rank 0 waits for all
     if rank:
         return []
-    return [_finish(model, dataset, suites[count], count, sorted(shown), kept, parameters, device) for count in steps]
+    return [_finish(decode, dataset, suite, row, sorted(shown), kept, device) for row, suite in suites.items()]
 
 
 def _finish(
-    model: SSDD,
+    decode: Reconstruct,
     dataset: ImageDataset,
     suite: MetricSuite,
-    steps: int,
+    row: Row,
     shown: list[int],
-    kept: dict[tuple[int, int], Tensor],
-    parameters: EvaluateParameters,
+    kept: dict[tuple[Row, int], Tensor],
     device: torch.device,
 ) -> Evaluated:
     table = suite.per_image()
     best, worst = extremes(table, "psnr" if "psnr" in table else list(table)[1], EXTREMES)
-    pictures = _with_inputs(dataset, "shown", shown, torch.stack([kept[steps, number] for number in shown]))
+    pictures = _with_inputs(dataset, "shown", shown, torch.stack([kept[row, number] for number in shown]))
     # Which images are best is known only now, so they are reconstructed again: keeping all would take the whole memory.
     for name, numbers in (("best", best.tolist()), ("worst", worst.tolist())):
         x = torch.stack([dataset[number]["image"] for number in numbers]).to(device)
-        _, decoded = next(reconstruct(model, x, numbers, [steps], parameters.noise_seed))
+        decoded = dict(decode(x, numbers))[row]
         pictures |= _with_inputs(dataset, name, numbers, to_uint8((decoded + 1) / 2).cpu())
-    return Evaluated(steps=steps, report=suite.report(), per_image=table, pictures=pictures)
+    name, steps = row
+    return Evaluated(steps=steps, name=name, report=suite.report(), per_image=table, pictures=pictures)
 
 
 def _with_inputs(dataset: ImageDataset, name: str, numbers: list[int], decoded: Tensor) -> dict[str, Tensor]:
@@ -158,10 +194,10 @@ def _with_inputs(dataset: ImageDataset, name: str, numbers: list[int], decoded: 
     return {name: decoded, f"{name}_input": inputs, f"{name}_index": torch.tensor(numbers)}
 
 
-def _collect(suites: dict[int, MetricSuite], kept: dict[tuple[int, int], Tensor]) -> None:
+def _collect(suites: dict[Row, MetricSuite], kept: dict[tuple[Row, int], Tensor]) -> None:
     """Brings the measurements and pictures of the other processes to rank 0."""
-    mine = ({count: {k: v.cpu() for k, v in suite.state().items()} for count, suite in suites.items()}, kept)
+    mine = ({row: {k: v.cpu() for k, v in suite.state().items()} for row, suite in suites.items()}, kept)
     for states, pictures in gather(mine)[1:]:
         kept |= pictures
-        for count, state in states.items():
-            suites[count].merge(state)
+        for row, state in states.items():
+            suites[row].merge(state)

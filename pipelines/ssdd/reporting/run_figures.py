@@ -8,17 +8,19 @@ LABEL_WIDTH = 150
 PANELS_PER_ROW = 3
 
 
-def reconstruction_figure(teacher: dict[str, Any], student: dict[str, Any]) -> Any:
-    """Draws rows of the same images: the input, then the teacher and the student by their numbers of steps.
+def reconstruction_figure(teacher: dict[str, Any], student: dict[str, Any], references: dict[str, Any]) -> Any:
+    """Draws rows of the same images: the input, the resize, then the teacher and the student by their numbers of steps.
 
     Args:
         teacher: tensors by name, uint8 (n, 3, S, S), as the evaluation keeps them (`steps8.shown`, ...).
         student: likewise.
+        references: likewise, by the names of the reference rows (`resize by 4.shown`, ...).
 
     Returns:
         A PIL image.
     """
     rows = [("input", next(images for name, images in teacher.items() if name.endswith(".shown_input")))]
+    rows += [(name.removesuffix(".shown"), images) for name, images in references.items() if _is_resize(name)]
     for model, pictures in (("teacher", teacher), ("student", student)):
         for steps in sorted(_steps(pictures), reverse=True):
             rows.append((f"{model}, {steps} step{'s' if steps > 1 else ''}", pictures[f"steps{steps}.shown"]))
@@ -90,6 +92,10 @@ def _curve_panels(histories: list[Any]) -> list[tuple[str, str, str]]:
         for panel in panels
         if any(panel[1] in history and (history["split"] == panel[0]).any() for history in histories)
     ]
+
+
+def _is_resize(name: str) -> bool:
+    return name.startswith("resize") and name.endswith(".shown")
 
 
 def _steps(pictures: dict[str, Any]) -> set[int]:

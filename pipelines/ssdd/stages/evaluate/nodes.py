@@ -68,12 +68,39 @@ def evaluate_student(
     )
 
 
-def collect_metrics(teacher: list[dict[str, Any]], student: list[dict[str, Any]]) -> Any:
+def evaluate_references(
+    finetuned: Path,
+    index: Any,
+    references: Path,
+    data: DataParameters,
+    evaluate: EvaluateParameters,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+) -> tuple[Path, Any, list[dict[str, Any]]]:
+    """Measures what a user has without training: a resize by the teacher's F, and a PCA of patches with C numbers."""
+    from ssdd import SSDD
+    from ssdd.data.image_sets import held_out_images, training_images
+    from ssdd.evaluation.reference_rows import FITTED_IMAGES
+    from ssdd.evaluation.reference_rows import evaluate_references as measure_rows
+    from ssdd.parameters import StageParameters
+
+    encoder, _ = SSDD.config_of(finetuned)
+    assert encoder is not None
+    dataset = held_out_images(index, data, evaluate.im_size, evaluate.limit)
+    training = training_images(index, data, StageParameters(im_size=evaluate.im_size), FITTED_IMAGES)
+    space = (encoder.downscale, encoder.latent_channels)
+    found = measure_rows(training, dataset, space, evaluate, references, pretrained_networks, runtime)
+    return _results("reference", found, dataset, finetuned)
+
+
+def collect_metrics(
+    teacher: list[dict[str, Any]], student: list[dict[str, Any]], references: list[dict[str, Any]]
+) -> Any:
     """Collects a row per model and number of steps: every figure, its interval, and the protocol."""
     import pandas
 
     rows = []
-    for part in teacher + student:
+    for part in references + teacher + student:
         report = part["report"]
         row: dict[str, Any] = {"model": part["model"], "steps": part["steps"], **report["metrics"]}
         for name, interval in report["intervals"].items():
@@ -94,30 +121,38 @@ def _evaluate(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Returns pictures (safetensors, by path), a table of per-image values, and a report per number of steps."""
-    import pandas
-    from safetensors.torch import save_file
-
     from ssdd.data.image_sets import held_out_images
     from ssdd.evaluation.final import evaluate
-    from ssdd.files import atomic_write
-    from ssdd.lineage import state_folder
-    from ssdd.processes import is_main
 
     dataset = held_out_images(index, data, parameters.im_size, parameters.limit)
     found = evaluate(
         checkpoint, dataset, steps, parameters, references, pretrained_networks, runtime, f"evaluating the {model}"
     )
+    return _results(model, found, dataset, checkpoint)
+
+
+def _results(model: str, found: list[Any], dataset: Any, checkpoint: Path) -> tuple[Path, Any, list[dict[str, Any]]]:
+    import pandas
+    from safetensors.torch import save_file
+
+    from ssdd.files import atomic_write
+    from ssdd.lineage import state_folder
+    from ssdd.processes import is_main
+
     if not is_main():
         return checkpoint, None, []
-    pictures = {f"steps{part.steps}.{name}": t for part in found for name, t in part.pictures.items()}
+    rows = [(part.name or f"steps{part.steps}", part.pictures) for part in found]
+    pictures = {f"{row}.{name}": tensor for row, kept in rows for name, tensor in kept.items()}
     file = state_folder() / f"{model}_reconstructions.safetensors"
     with atomic_write(file) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in pictures.items()}, temporary)
     tables = [
-        pandas.DataFrame({"model": model, "steps": part.steps, "path": _paths(dataset, part), **part.per_image})
+        pandas.DataFrame(
+            {"model": part.name or model, "steps": part.steps, "path": _paths(dataset, part), **part.per_image}
+        )
         for part in found
     ]
-    reports = [{"model": model, "steps": part.steps, "report": part.report} for part in found]
+    reports = [{"model": part.name or model, "steps": part.steps, "report": part.report} for part in found]
     return file, pandas.concat(tables, ignore_index=True), reports
 
 

@@ -5,6 +5,7 @@ from kedro.pipeline import Node, Pipeline
 from ssdd.stages.evaluate.nodes import (
     collect_metrics,
     compute_reference_statistics,
+    evaluate_references,
     evaluate_student,
     evaluate_teacher,
 )
@@ -54,5 +55,17 @@ def create_pipeline() -> Pipeline:
             name="evaluate_student",
             tags=["distributed"],
         ),
-        Node(collect_metrics, ["teacher_metrics", "student_metrics"], "metrics", name="collect_metrics"),
+        Node(
+            evaluate_references,
+            ["finetuned", *_COMMON],
+            ["reference_reconstructions", "reference_per_image", "reference_metrics"],
+            name="evaluate_references",
+            tags=["distributed"],
+        ),
+        Node(
+            collect_metrics,
+            ["teacher_metrics", "student_metrics", "reference_metrics"],
+            "metrics",
+            name="collect_metrics",
+        ),
     )

@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 
-def draw_reconstructions(teacher_reconstructions: Path, student_reconstructions: Path) -> tuple[Any, Any]:
-    """Draws inputs and reconstructions side by side, and the student's best and worst images."""
+def draw_reconstructions(
+    teacher_reconstructions: Path, student_reconstructions: Path, reference_reconstructions: Path
+) -> tuple[Any, Any]:
+    """Draws inputs, resized images and reconstructions side by side, and the student's best and worst images."""
     from safetensors.torch import load_file
 
     from ssdd.reporting.run_figures import extremes_figure, reconstruction_figure
 
     teacher, student = load_file(teacher_reconstructions), load_file(student_reconstructions)
-    return reconstruction_figure(teacher, student), extremes_figure(student)
+    references = load_file(reference_reconstructions)
+    return reconstruction_figure(teacher, student, references), extremes_figure(student)
 
 
 def draw_curves(encoder_history: Any, pretrain_history: Any, finetune_history: Any, distill_history: Any) -> Any:

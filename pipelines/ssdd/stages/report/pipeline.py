@@ -13,7 +13,7 @@ def create_pipeline() -> Pipeline:
         "report",
         Node(
             draw_reconstructions,
-            ["teacher_reconstructions", "student_reconstructions"],
+            ["teacher_reconstructions", "student_reconstructions", "reference_reconstructions"],
             ["reconstruction_figure", "extremes_figure"],
             name="draw_reconstructions",
         ),

@@ -1,0 +1,128 @@
+"""Reference rows: codes that need no training, and that any tokenizer has to beat.
+
+* Resize: shrunk by F and enlarged again, 3 numbers for each F x F patch.
+* PCA: the best linear code of F x F patches with C numbers, fitted on training images.
+
+Both keep real numbers, as latents are, so rounding costs them nothing.
+"""
+
+# B batch, H W pixels, F down-scale, C numbers for each patch, N patches, D = 3 F^2
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssdd.data.image_dataset import ImageDataset
+from ssdd.evaluation.final import Evaluated, Row, measure
+from ssdd.evaluation.passes import batches
+from ssdd.evaluation.reference_statistics import image_protocol
+from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
+from ssdd.processes import launch, use_threads
+
+FITTED_IMAGES = 1024  # far more patches than numbers in a patch
+FITTED_BATCH = 32
+
+
+def resize(x: Tensor, downscale: int) -> Tensor:
+    """Shrinks images (B, 3, H, W) by F (means of patches) and enlarges them again (bicubic)."""
+    small = F.avg_pool2d(x, downscale)
+    return F.interpolate(small, scale_factor=downscale, mode="bicubic", align_corners=False)
+
+
+@dataclass(frozen=True)
+class PatchPca:
+    """A linear code of patches.
+
+    Args:
+        downscale: F.
+        mean: (D,).
+        basis: (D, C), orthonormal columns.
+    """
+
+    downscale: int
+    mean: Tensor
+    basis: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Codes and decodes images (B, 3, H, W)."""
+        patches = F.pixel_unshuffle(x, self.downscale).movedim(1, -1)  # (B, H / F, W / F, D)
+        mean, basis = self.mean.to(x), self.basis.to(x)
+        coded = (patches - mean) @ basis @ basis.T + mean
+        return F.pixel_shuffle(coded.movedim(-1, 1), self.downscale)
+
+
+def fit_patch_pca(images: Iterable[Tensor], downscale: int, channels: int) -> PatchPca:
+    """Fits the code of C numbers with the least squared error, in float64 and constant memory.
+
+    Args:
+        images: batches (B, 3, H, W), sides multiples of F.
+        downscale: F.
+        channels: C.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    size = 3 * downscale**2
+    count, total, products = 0, torch.zeros(size).double(), torch.zeros(size, size).double()
+    for batch in images:
+        patches = F.pixel_unshuffle(batch.double(), downscale).movedim(1, -1).reshape(-1, size)  # (N, D)
+        count += len(patches)
+        total += patches.sum(0)
+        products += patches.T @ patches
+    if not count:
+        raise ValueError("expected images to fit the principal components of, got none: prepare the images again")
+    mean = total / count
+    _, vectors = torch.linalg.eigh(products / count - mean.outer(mean))  # ascending
+    return PatchPca(downscale, mean, vectors[:, -channels:])
+
+
+def evaluate_references(
+    training: ImageDataset,
+    dataset: ImageDataset,
+    space: tuple[int, int],
+    parameters: EvaluateParameters,
+    references: Path,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+) -> list[Evaluated]:
+    """Measures both reference rows on the held-out images, with the protocol of the models.
+
+    Args:
+        training: images to fit the principal components of.
+        dataset: held-out images, see `evaluate`.
+        space: F and C of the latent space that the rows are a reference for.
+        parameters, references, pretrained_networks, runtime: see `evaluate`.
+    """
+    use_threads(runtime)
+    pca = fit_patch_pca((batch["image"] for batch in batches(training, FITTED_BATCH, runtime.workers)), *space)
+    arguments = (pca, dataset, parameters, references, pretrained_networks, runtime)
+    return launch(_evaluate_references, runtime.processes, *arguments)
+
+
+def _evaluate_references(
+    pca: PatchPca,
+    dataset: ImageDataset,
+    parameters: EvaluateParameters,
+    references: Path,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+) -> list[Evaluated]:
+    scale, numbers = pca.downscale, pca.basis.shape[1]
+    rows: dict[str, Callable[[Tensor], Tensor]] = {
+        f"resize by {scale}": lambda x: resize(x, scale),
+        f"PCA of {scale} x {scale} patches, {numbers} numbers": pca,
+    }
+
+    def decode(x: Tensor, _: list[int]) -> Iterator[tuple[Row, Tensor]]:
+        for name, code in rows.items():
+            yield (name, 0), code(x)
+
+    protocol = image_protocol(dataset, parameters.im_size)
+    protocols = {(name, 0): replace(protocol, model=name, steps=0, dtype="float32") for name in rows}
+    return measure(
+        decode, protocols, dataset, parameters, references, pretrained_networks, runtime, "evaluating the references"
+    )
