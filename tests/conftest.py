@@ -142,7 +142,7 @@ class Warm:
                 [sys.executable, str(WARM), str(address)],
                 cwd=ROOT,  # Kedro reads conf/logging.yml there
                 env=environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # which ends with this process, even a killed one
                 start_new_session=True,
             )
         while not address.exists():
@@ -153,8 +153,9 @@ class Warm:
     def close(self) -> None:
         """Ends the server and all that still runs in it."""
         if self._server is not None:
-            os.killpg(self._server.pid, signal.SIGKILL)
-            self._server.wait()
+            assert self._server.stdin is not None
+            self._server.stdin.close()
+            self._server.wait(30)
 
 
 class Project:
