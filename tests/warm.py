@@ -3,8 +3,8 @@
     warm.py SOCKET                   serves until its stdin ends
     warm.py SOCKET PROGRAM ARGUMENTS runs PROGRAM (a script, or -m MODULE) there, as if it had been started here
 
-A program that starts in this way has its caller's folder, environment and open streams. Nothing of this project is
-imported before it starts, so it finds the code that lies where it runs, edited or not.
+A program that starts in this way has its caller's folder, environment and open streams. The server
+imports nothing of this project, so the program imports the sources of its own folder, edited or not.
 """
 
 import array
