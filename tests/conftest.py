@@ -46,14 +46,14 @@ DECISIONS = r"^(\S+\.\S+)\s+(up to date|not needed|run|resume|continue|if change
 FIRST = (
     "faults/test_killed.py",
     "recipe/test_recipe.py",
+    "faults/test_killed_ranks.py",
     "faults/test_long_sampling.py",
     "faults/test_mutated_images.py",
     "faults/test_properties.py",
-    "test_readme_commands.py",
     "faults/test_hostile_input.py",
+    "test_readme_commands.py",
     "pipelines/test_quickstart.py",
     "pipelines/test_stale_stages.py",
-    "faults/test_killed_ranks.py",
     "faults/test_disk_filled.py",
     "faults/test_corruption.py",
     "test_wheels.py",
@@ -74,17 +74,17 @@ NOT_CODE = shutil.ignore_patterns("__pycache__", "tests", "dist", "*.egg-info")
 
 Finished = subprocess.CompletedProcess[str]
 
-# two processes run the tests (see pyproject.toml), so that each takes one core; the processes that they start, too
+# two processes run the tests (see pyproject.toml), so that each takes one core; so do the processes that they start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# the hundreds of processes that tests start would else compile thousands of modules anew, ten seconds each
+# without compiled modules, each of the hundreds of processes that tests start would compile thousands, for ten seconds
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# ignored where a shell started pytest in the background, and the processes that tests start would inherit that
+# a shell that starts pytest in the background makes it ignore this signal, which the tests' processes would inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in some folders starts processes; what takes long comes first."""
+    """Marks folders whose tests start processes as slow, and puts the longest files first."""
     here = Path(__file__).parent
     for item in items:
         if {here / "pipelines", here / "faults"} & set(item.path.parents):
@@ -97,7 +97,7 @@ _faults: dict[str, collections.Counter[str]] = {}
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Adds up what tests/faults tells with each test; under pytest-xdist it comes from the processes here."""
+    """Adds up the counts that tests/faults attaches to each test; pytest-xdist brings them from its processes."""
     for name, value in report.user_properties if report.when == "call" else ():
         if name == "fault":
             what, numbers = value
@@ -142,7 +142,7 @@ class Warm:
                 [sys.executable, str(WARM), str(address)],
                 cwd=ROOT,  # Kedro reads conf/logging.yml there
                 env=environment | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # which ends with this process, even a killed one
                 start_new_session=True,
             )
         while not address.exists():
@@ -153,12 +153,13 @@ class Warm:
     def close(self) -> None:
         """Ends the server and all that still runs in it."""
         if self._server is not None:
-            os.killpg(self._server.pid, signal.SIGKILL)
-            self._server.wait()
+            assert self._server.stdin is not None
+            self._server.stdin.close()
+            self._server.wait(30)
 
 
 class Project:
-    """A copy of the project, with its own sources of every package: what it runs is what lies in it.
+    """A copy of the project, with its own sources of every package; its commands run those sources.
 
     Args:
         folder: of the copy.
@@ -191,13 +192,13 @@ class Project:
         )
 
     def kedro(self, *arguments: str, stdin: str | None = None, timeout: float = 1200) -> Finished:
-        """Runs a kedro command; `stdout` is all that it said."""
+        """Runs a kedro command; `stdout` of the result has both of its output streams."""
         process = self.start(*arguments, warm=self.warm if arguments[0] == "run" else None)
         said, _ = process.communicate(stdin, timeout=timeout)
         return subprocess.CompletedProcess(arguments, process.returncode, said, "")
 
     def run(self, *arguments: str) -> Finished:
-        """`kedro run` in the environment `tiny`, that must not fail."""
+        """Runs `kedro run` in the environment `tiny`, which must not fail."""
         done = self.kedro("run", "--env=tiny", *arguments)
         assert done.returncode == 0, done.stdout
         return done
@@ -214,7 +215,7 @@ class Project:
         return {node: (decision, why.strip()) for node, decision, why in decided}
 
     def stale(self, *arguments: str) -> dict[str, tuple[str, str]]:
-        """Returns what the plan does not call up to date."""
+        """Returns the nodes that the plan does not call up to date."""
         return {k: v for k, v in self.plan(*arguments).items() if v[0] not in ("up to date", "not needed")}
 
     def edit(self, name: str, old: str, new: str) -> None:
@@ -236,7 +237,7 @@ def warm() -> Iterator[Warm]:
 
 @pytest.fixture(scope="session")
 def project(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A copy of the project that nobody edits."""
+    """A copy of the project that no test edits."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "conf", folder / "conf")
     for name in FILES:
@@ -250,7 +251,7 @@ def project(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(project: Project, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The first run of the whole pipeline: made by one process of pytest-xdist, copied by the others."""
+    """The first run of the whole pipeline. One process of pytest-xdist makes it, and the others copy it."""
     command = ("run", "--pipeline=distill", "--env=tiny")
     cold = Project(project.folder)  # as a user starts it
     if not hasattr(request.config, "workerinput"):
@@ -274,7 +275,7 @@ def link_weights(source: str, target: str) -> None:
 
 @pytest.fixture
 def copied(project: Project, finished: Finished, tmp_path: Path) -> Project:
-    """The finished project once more, to be edited. Its checkpoints are links: replace them, never write into them."""
+    """A copy of the finished project for a test to edit. Checkpoints are links: replace them, never write into them."""
     assert finished.returncode == 0, finished.stdout
     shutil.copytree(project.folder, tmp_path / "project", copy_function=link_weights)
     return Project(tmp_path / "project", project.warm)

@@ -1,16 +1,17 @@
 """Runs Python programs in children of a process that has imported the third-party packages once.
 
-    warm.py SOCKET                   serves until it is ended
+    warm.py SOCKET                   serves until its stdin ends
     warm.py SOCKET PROGRAM ARGUMENTS runs PROGRAM (a script, or -m MODULE) there, as if it had been started here
 
-A program that starts in this way has its caller's folder, environment and open streams. Nothing of this project is
-imported before it starts, so it finds the code that lies where it runs, edited or not.
+A program that starts in this way has its caller's folder, environment and open streams. The server
+imports nothing of this project, so the program imports the sources of its own folder, edited or not.
 """
 
 import array
 import atexit
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -80,12 +81,13 @@ def serve(address: str) -> None:
         listener.bind(f"{address}-")
         listener.listen()
         os.rename(f"{address}-", address)  # whoever finds this name can connect
-        while True:
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
                 _report(connection)
             connection.close()
+    os.killpg(0, signal.SIGKILL)  # with all that still runs
 
 
 def _collect(*_: object) -> None:
@@ -156,6 +158,5 @@ if __name__ == "__main__":
         serve(sys.argv[1])
     code = run(sys.argv[1], sys.argv[2:], os.getcwd(), dict(os.environ), (0, 1, 2))
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)

@@ -1,7 +1,7 @@
-"""What the faults are tried on: the real project with its stages before distillation done, run in forked processes.
+"""The project that faults strike: its stages before distillation are done, and it runs in forked processes.
 
 SSDD_FAULT_SEED draws the same faults again, each at the same moment (a killed rank: as soon as a drawn state is seen);
-what was tried and what survived is printed at the end (tests/conftest.py).
+tests/conftest.py prints the counts of faults and survivals at the end.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Adds to what tests/conftest.py prints at the end: tally("kills", tried=1, survived=1)."""
+    """Adds to the counts that tests/conftest.py prints at the end: tally("kills", tried=1, survived=1)."""
 
     def add(what: str, **numbers: int) -> None:
         request.node.user_properties.append(("fault", (what, numbers)))
@@ -60,7 +60,7 @@ class Attempt:
 
     @property
     def said(self) -> str:
-        """All that it printed until now."""
+        """Its output until now."""
         return self._log.read_text()
 
     def wait(self) -> int:
@@ -140,7 +140,7 @@ class Runs:
         return attempt.wait(), attempt.said
 
     def contents(self, name: str) -> dict[str, bytes]:
-        """Bytes of every artefact of a run but the report, which tells of the moment and the machine."""
+        """Bytes of every artefact of a run but the report, which names the moment and the machine."""
         folder = self.folder(name)
         files = [path for path in folder.rglob("*") if path.is_file() and folder / "state" not in path.parents]
         told = [path for path in files if path.suffix != ".html" and ".lineage." not in path.name]
@@ -203,7 +203,7 @@ def runs(project: Any, finished: Any, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def undisturbed(runs: Runs) -> dict[str, bytes]:
-    """What a run makes when nothing happens to it."""
+    """The artefacts of a run to which nothing happened."""
     runs.prepare("undisturbed")
     code, said = runs.run("undisturbed")
     assert code == 0, said

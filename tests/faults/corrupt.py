@@ -1,6 +1,7 @@
-"""Alters one file of a finished run at a time and asks who notices: corrupt.py RUN SEED COUNT, in a project's folder.
+"""Alters one file of a finished run at a time and checks that it is noticed: corrupt.py RUN SEED COUNT.
 
-Runs in a child of the fork server. Prints a line of JSON: what was altered how often, and what was not noticed.
+Runs in a project's folder, in a child of the fork server. Prints a line of JSON: how many files of each kind were
+altered, and which alterations were not noticed.
 """
 
 import collections
@@ -67,7 +68,7 @@ class Restored:
 
 
 class Run:
-    """A finished run and what its stages think of it."""
+    """A finished run and its plan."""
 
     def __init__(self, session: KedroSession, name: str) -> None:
         self.folder = Path("data") / name
@@ -92,7 +93,7 @@ class Run:
         return decisions[node] in ("run", "resume", "continue")
 
     def restored(self) -> Restored:
-        """What the training would go on from; step -1 for nothing."""
+        """The state that the training would continue from; step -1 for none."""
         state = Restored()
         StateStore(self.state, self.marker["fingerprint"]).load(state, 10**6)  # type: ignore[arg-type]
         return state

@@ -1,4 +1,4 @@
-"""Three hundred single mutations of what a run keeps: each is noticed, and redone or refused; none is used."""
+"""Three hundred single mutations of a run's files: each is noticed, and redone or refused; none is used."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""A small distillation killed by SIGKILL fifty times: whatever it was doing, it ends with the same bytes.
+"""A small distillation is killed by SIGKILL fifty times, at any moment, and ends with the same bytes.
 
-What is killed when is drawn from SSDD_FAULT_SEED: no clock decides.
+SSDD_FAULT_SEED decides which process is killed at which moment, never a clock.
 """
 
 import re
@@ -71,7 +71,7 @@ def test_fifty_kills_lose_nothing(runs, undisturbed, chance, tally):
 
 
 def check_finished(runs, name, undisturbed):
-    """Whatever happened to it, nothing shows."""
+    """Checks that a run has the bytes of an undisturbed one and no leftovers."""
     made = runs.contents(name)
     assert made.keys() == undisturbed.keys()
     assert [path for path in made if made[path] != undisturbed[path]] == []
@@ -79,7 +79,7 @@ def check_finished(runs, name, undisturbed):
 
 
 def test_what_others_leave_half_written_goes(runs, undisturbed, chance, tally):
-    """safetensors writes to a name of its own, without a word to Python: no fault above can strike there."""
+    """safetensors writes to a temporary name without an audit event, so no fault above can strike there."""
     folder = runs.prepare("half-written")
     fault = {"event": "accelerate:Accelerator.backward", "nth": chance.randint(4, 9)}
     code, said = runs.run("half-written", fault=fault)

@@ -1,4 +1,4 @@
-"""Either of two processes killed at five moments of a distillation: the run ends at once and goes on exactly."""
+"""Either of two processes is killed at five moments of a distillation: the run ends at once and resumes exactly."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def steps_done(folder):
 
 
 def kill_rank(runs, attempt, rank, folder, step):
-    """Kills the process of that rank in the distillation once this step is saved; returns where the run listened."""
+    """Kills the process of that rank once this step is saved; returns the sockets on which the run listened."""
     while True:
         assert attempt.is_running(), attempt.said
         found = workers(runs)

@@ -1,4 +1,4 @@
-"""The quickstart end to end, small: what it leaves, and what a second run does."""
+"""A small quickstart from end to end: the files that it leaves, and the nodes that later runs repeat."""
 
 import json
 import re
