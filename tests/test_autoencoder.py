@@ -147,7 +147,7 @@ def test_configurations_are_read_without_the_weights(tmp_path, monkeypatch, enco
     assert SSDD.config_of(tmp_path / "both") == SSDD.config_of(str(tmp_path / "both" / "ssdd.safetensors")) == shapes
     assert SSDD.config_of(tmp_path / "decoder") == (None, shapes[1])
     model.decoder.save_pretrained(tmp_path / "parts")
-    assert SSDD.config_of(tmp_path / "parts", "encoder.safetensors") == (shapes[0], None)
+    assert SSDD.encoder_config_of(tmp_path / "parts") == shapes[0]
     with pytest.raises(CheckpointError, match="no file or folder"):
         SSDD.config_of(tmp_path / "nowhere")
 

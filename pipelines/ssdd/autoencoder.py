@@ -122,14 +122,25 @@ class SSDD(nn.Module):
         return model.eval()
 
     @classmethod
-    def config_of(
-        cls, source: str | os.PathLike[str], name: str = CHECKPOINT_NAME
-    ) -> tuple[EncoderConfig | None, DecoderConfig | None]:
+    def encoder_config_of(cls, source: str | os.PathLike[str]) -> EncoderConfig | None:
+        """Reads the configuration of an encoder from a checkpoint's header alone; the file's decoder may be any.
+
+        Files of other projects, such as SD-VAE, hold a decoder that `config_of` refuses.
+
+        Args:
+            source: see `config_of`; in a folder, `encoder.safetensors` is looked for first.
+
+        Raises:
+            CheckpointError: there is no such file, or its header is damaged.
+        """
+        return Encoder.config_in(_read(source, "encoder.safetensors", header_only=True))
+
+    @classmethod
+    def config_of(cls, source: str | os.PathLike[str]) -> tuple[EncoderConfig | None, DecoderConfig | None]:
         """Reads the configurations in a checkpoint from its header alone, without its weights.
 
         Args:
             source: a safetensors file, a folder that holds one, a hub id (`owner/name`), or `sdvae`.
-            name: the usual name of such a file in a folder; `encoder.safetensors` where an encoder is wanted.
 
         Returns:
             those of the encoder and of the decoder, each None where the file holds none, or none that is known here.
@@ -137,7 +148,7 @@ class SSDD(nn.Module):
         Raises:
             CheckpointError: there is no such file, or its header is damaged.
         """
-        header = _read(source, name, header_only=True)
+        header = _read(source, CHECKPOINT_NAME, header_only=True)
         return Encoder.config_in(header), Decoder.config_in(header)
 
 

@@ -139,9 +139,10 @@ def check_networks(job: TrainingJob) -> None:
     Raises:
         ValueError: see `network_configs`.
     """
-    for source in (job.checkpoint, job.encoder_checkpoint):
-        if source is not None:
-            SSDD.config_of(source)
+    if job.checkpoint is not None:
+        SSDD.config_of(job.checkpoint)
+    if job.encoder_checkpoint is not None:
+        SSDD.encoder_config_of(job.encoder_checkpoint)
     encoder, decoder = network_configs(job)
     shape = encoder_config(encoder) if isinstance(encoder, str) else encoder
     if isinstance(decoder, str):
@@ -157,7 +158,7 @@ def network_configs(job: TrainingJob) -> tuple[EncoderConfig | str, DecoderConfi
     encoder, decoder = job.encoder, job.decoder
     if encoder is None:
         if job.encoder_checkpoint is not None:
-            encoder = SSDD.config_of(job.encoder_checkpoint, "encoder.safetensors")[0]
+            encoder = SSDD.encoder_config_of(job.encoder_checkpoint)
         else:
             assert job.checkpoint is not None
             encoder = SSDD.config_of(job.checkpoint)[0]
