@@ -27,6 +27,7 @@ CHOSEN = {
         "distill.cache_teacher_targets",
         "distill.distill_teacher",
         "evaluate.compute_reference_statistics",
+        "evaluate.evaluate_references",
         "evaluate.evaluate_teacher",
         "evaluate.evaluate_student",
     },

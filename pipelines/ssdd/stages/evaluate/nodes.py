@@ -78,13 +78,14 @@ def evaluate_references(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Measures what a user has without training: a resize by the teacher's F, and a PCA of patches with C numbers."""
-    from ssdd import SSDD
     from ssdd.data.image_sets import held_out_images, training_images
     from ssdd.evaluation.reference_rows import FITTED_IMAGES
     from ssdd.evaluation.reference_rows import evaluate_references as measure_rows
     from ssdd.parameters import StageParameters
+    from ssdd_encoder import Encoder, checkpoint
 
-    encoder, _ = SSDD.config_of(finetuned)
+    # The encoder's header and no model: an edit to the decoder must not make these rows stale.
+    encoder = Encoder.config_in(checkpoint.read_header(finetuned))
     assert encoder is not None
     dataset = held_out_images(index, data, evaluate.im_size, evaluate.limit)
     training = training_images(index, data, StageParameters(im_size=evaluate.im_size), FITTED_IMAGES)
