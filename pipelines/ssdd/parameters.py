@@ -31,6 +31,7 @@ class OptimConfig(Frozen):
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay rates of the two moments")
     eps: float = Field(default=1e-8, gt=0, description="added to the denominator of the update")
     clip: float = Field(default=0.1, gt=0, description="largest gradient norm")
+    r: float = Field(default=0.0, ge=0, le=10, description="of schedule-free RAdam: step n counts n^r in the average")
 
     @model_validator(mode="after")
     def _betas_in_range(self) -> "OptimConfig":
@@ -78,6 +79,7 @@ class LossWeights(Frozen):
         default="teacher", description="of distillation: the teacher's image, as published, or the real one"
     )
     repa: float = Field(default=0.25, ge=0, description="weight of the alignment with DINOv2's tokens")
+    border: float = Field(default=0.0, ge=0, description="weight of errors of steps across the borders of patches")
     kl: float = Field(default=1e-6, ge=0, description="weight of the KL divergence, while the encoder trains")
 
     @property

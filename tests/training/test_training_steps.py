@@ -1,6 +1,7 @@
 """Step functions against the published numbers, and against the formulas written out."""
 
 import copy
+import dataclasses
 import itertools
 import zlib
 from pathlib import Path
@@ -376,3 +377,20 @@ def test_training_times_follow_their_parameters():
     logits = [torch.logit(t) for t in seen]
     torch.testing.assert_close(logits[1], logits[0] + 1, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(logits[2], logits[0] * 2, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("on", ["teacher", "image"])
+def test_the_border_term_looks_at_its_target(on):
+    model, batch = tiny_model(), tiny_batch()
+    patches = DecoderConfig(**{**dataclasses.asdict(TINY), "patch_size": 2})
+    model.decoder = Decoder(patches)
+    nn.init.normal_(model.decoder.conv_out.weight)
+    loss = LossWeights(perceptual="none", perceptual_target=on, repa=0, border=0.25)
+    step = DistillationStep(
+        model, config(loss=loss), LossNetworks(), copy.deepcopy(model.decoder), TargetParameters(teacher_steps=2)
+    )
+    assert step.needs_real == (on == "image")
+    losses = step(batch, 7)
+    total = losses.terms["flow_matching"] + 0.25 * losses.terms["border"]
+    torch.testing.assert_close(losses.total, total)
+    assert losses.terms["border"] > 0

@@ -14,6 +14,7 @@ from ssdd_decoder.losses import (
     alignment_loss,
     flow_matching_loss,
     multiscale_gradient_loss,
+    patch_border_loss,
 )
 
 
@@ -171,3 +172,15 @@ def test_discriminator_learns_to_tell_apart_and_teaches(draw):
 def test_discriminator_names_wrong_images(shapes):
     with pytest.raises(ValueError, match="expected images and noisy images of one shape"):
         PatchDiscriminator(channels=32)(*(torch.zeros(shape) for shape in shapes), torch.zeros(1))
+
+
+def test_border_loss_counts_steps_across_patch_borders_alone():
+    x = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    assert patch_border_loss(x, x, 4) == 0
+    assert patch_border_loss(x, x + 0.5, 4) < 1e-6  # a constant error has no steps
+    grid = torch.arange(6).repeat_interleave(4) % 2  # columns of patches, alternately 0 and 1
+    torch.testing.assert_close(
+        patch_border_loss(x, x + 0.2 * grid, 4), torch.tensor(0.1)
+    )  # every step across, none down
+    inside = (torch.arange(24) % 4 == 1).float()
+    assert patch_border_loss(x, x + inside, 4) < 1e-6

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ssdd.parameters import LossWeights
 from ssdd.training.loss_networks import LossNetworks, alignment_target, perceptual_distance
 from ssdd_decoder import DecoderConfig
-from ssdd_decoder.losses import AlignmentHead, alignment_loss
+from ssdd_decoder.losses import AlignmentHead, alignment_loss, patch_border_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,26 @@ def perceptual_term(weights: LossWeights, decoder: DecoderConfig, networks: Loss
     )
 
 
+def border_term(weights: LossWeights, decoder: DecoderConfig, networks: LossNetworks) -> LossTerm | None:
+    """Errors of the steps across the borders of patches, against the grid that patches leave in smooth regions.
+
+    Raises:
+        ValueError: the decoder works on pixels, not on patches.
+    """
+    if weights.border == 0:
+        return None
+    if decoder.patch_size == 1:
+        raise ValueError("expected a decoder of patches for loss.border, got one of pixels: set loss.border to 0")
+
+    def loss(estimate: Estimate) -> Tensor:
+        wanted = estimate.real if weights.perceptual_target == "image" else estimate.target
+        assert wanted is not None
+        return patch_border_loss(wanted, estimate.image, decoder.patch_size)
+
+    on_real = weights.perceptual_target == "image"
+    return LossTerm(name="border", weight=weights.border, loss=loss, needs_real=on_real)
+
+
 def alignment_term(weights: LossWeights, decoder: DecoderConfig, networks: LossNetworks) -> LossTerm | None:
     """Alignment of the decoder's tokens with a vision network's tokens of the real image.
 
@@ -123,7 +143,7 @@ def alignment_term(weights: LossWeights, decoder: DecoderConfig, networks: LossN
 
 # The order is that of the additions and of the history's columns: another order rounds the total's last digit another
 # way, and a run could not resume bit for bit from a state of the version before.
-TERMS = (flow_matching_term, perceptual_term, alignment_term)
+TERMS = (flow_matching_term, perceptual_term, alignment_term, border_term)
 
 
 def build_terms(weights: LossWeights, decoder: DecoderConfig, networks: LossNetworks) -> list[LossTerm]:

@@ -49,7 +49,7 @@ def build_optimizer(modules: Sequence[nn.Module], config: OptimConfig) -> Optimi
     common: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if config.optimizer == "adamw":
         return AdamW(groups, **common)
-    optimizer = RAdamScheduleFree(groups, **common)
+    optimizer = RAdamScheduleFree(groups, r=config.r, **common)
     optimizer.train()
     return optimizer
 

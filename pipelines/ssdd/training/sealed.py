@@ -51,7 +51,7 @@ class SealedStore:
         """
         # The name needs the hash of the written bytes, so the file has a preliminary name first. It holds the numbers
         # because several processes write into one folder; `sweep` removes it after a kill.
-        unnamed = self.folder / f"{self.kind}-unnamed-{numbers}.safetensors"
+        unnamed = self.folder / f"{self.kind}-unnamed.{numbers}.safetensors"
         with atomic_write(unnamed) as path:
             write_safetensors(tensors, path, {HEADER: json.dumps({"fingerprint": self.fingerprint, **document})})
         final = self.folder / f"{self.kind}-{numbers}-{sha256_file(unnamed)[:DIGITS]}.safetensors"

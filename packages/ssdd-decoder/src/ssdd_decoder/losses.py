@@ -94,3 +94,19 @@ def _check_shapes(*tensors: Tensor) -> None:
 def _wide(x: Tensor) -> Tensor:
     # Means over millions of elements: bfloat16 would keep two or three digits of them.
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def patch_border_loss(x: Tensor, estimate: Tensor, patch: int) -> Tensor:
+    """L1 distance between the steps of two images across the borders of patches: a scalar, 0 for equal steps.
+
+    Networks that put out pixels in patches leave a grid of small steps, which a mean over all pixels hardly counts.
+
+    Args:
+        x: (B, 3, H, W), the reference.
+        estimate: (B, 3, H, W).
+        patch: side of the patches, in pixels; at least 2, less than H and W.
+    """
+    error = estimate.float() - x.float()
+    down = error[:, :, patch::patch] - error[:, :, patch - 1 : -1 : patch]
+    across = error[..., patch::patch] - error[..., patch - 1 : -1 : patch]
+    return (down.abs().mean() + across.abs().mean()) / 2
