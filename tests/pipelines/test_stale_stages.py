@@ -20,6 +20,7 @@ DECODING = {
     "evaluate.evaluate_student",
 }
 AFTER_DECODING = {
+    "evaluate.evaluate_references",
     "z_stats.compute_latent_statistics",
     "evaluate.collect_metrics",
     "report.draw_curves",
@@ -47,7 +48,10 @@ def test_an_edited_line_in_the_sampler_reruns_what_decodes(copied):
     assert {node for node, (decision, _) in stale.items() if decision == "run"} == DECODING
     assert {node for node, (decision, _) in stale.items() if decision == "if changed"} == AFTER_DECODING
     assert {stale[node][1] for node in DECODING} == {"code of ssdd_decoder.sampler:euler_sample"}
-    assert stale["evaluate.collect_metrics"][1] == "runs if teacher_metrics, student_metrics comes out different"
+    assert (
+        stale["evaluate.collect_metrics"][1]
+        == "runs if teacher_metrics, student_metrics, reference_metrics comes out different"
+    )
 
 
 def test_an_edited_page_reruns_the_report_alone(copied):
