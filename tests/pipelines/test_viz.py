@@ -73,7 +73,7 @@ def test_every_stage_is_a_box(graph):
 
 def test_every_dataset_lies_in_a_layer_and_layers_follow_the_data(graph):
     assert graph["layers"] == ["benchmark", "images", "models", "curves", "evaluation", "report"]
-    assert len(datasets(graph)) == 30
+    assert len(datasets(graph)) == 33
     assert [name for name, node in datasets(graph).items() if node["layer"] is None] == []
 
 
