@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ssdd_decoder import Decoder
 from ssdd_decoder.blocks import ResnetBlock, TransformerBlock
 from ssdd_decoder.config import RADIUS
+from ssdd_decoder.patches import join
 from ssdd_decoder.times import sampling_grid
 
 
@@ -54,7 +55,11 @@ class DenseForm(nn.Module):
             for upsample in up.upsamplers:
                 height, width = skips[-1].shape[2:]  # odd sides were rounded up on the way down
                 h = upsample.conv(F.interpolate(h, scale_factor=2.0))[:, :, :height, :width]
-        h = F.pixel_shuffle(net.conv_out(F.silu(net.conv_norm_out(h))), config.patch_size)
+        h = join(net.conv_out(F.silu(net.conv_norm_out(h))), config.patch_size, config.overlap)
+        if config.shortcut:
+            h = h + join(net.shortcut(z), config.downscale, config.overlap)
+        if config.refinement_channels:
+            h = net.refinement(h, x_t)
         return h if config.prediction == "velocity" else (h - x_t) / t.clamp(min=0.05)[:, None, None, None]
 
     @torch.no_grad()
