@@ -38,7 +38,7 @@ class ReplaceableDataset:
 
 @dataclass(frozen=True, eq=False)  # compared by identity: the plugin manager needs a hash, and a mapping has none
 class ProjectRules:
-    """What the runner must know about a project.
+    """The rules of a project that the runner follows.
 
     Attributes:
         replaceable: parameter -> the dataset that it provides.

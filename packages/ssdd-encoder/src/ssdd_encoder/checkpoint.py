@@ -67,7 +67,7 @@ class Contents:
         return prefixed or (described if len(described) == 1 else ())
 
     def holds(self, part: str, own: tuple[str, ...]) -> bool:
-        """Whether the file holds a part.
+        """Returns whether the file holds a part.
 
         Args:
             part: `encoder` or `decoder`.
