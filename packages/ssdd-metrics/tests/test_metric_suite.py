@@ -172,7 +172,7 @@ def test_unknown_metrics_are_refused():
     for metrics in ("psrn", ["mse", "psrn"]):
         with pytest.raises(ValueError, match=r"there is no metric 'psrn'; did you mean 'psnr'\?"):
             MetricSuite(metrics)
-    with pytest.raises(ValueError, match="there is no metric 'clarity'; known: offline, full, mse, mae"):
+    with pytest.raises(ValueError, match="there is no metric 'clarity'; known: offline, packaged, full, mse, mae"):
         MetricSuite(["clarity"])
     with pytest.raises(ValueError, match="distinct names"):
         MetricSuite(["mse", "mse"])
