@@ -77,9 +77,7 @@ def perceptual_term(weights: LossWeights, decoder: DecoderConfig, networks: Loss
     on_real = weights.perceptual_target == "image"
 
     def loss(estimate: Estimate) -> Tensor:
-        wanted = estimate.real if on_real else estimate.target
-        assert wanted is not None
-        return distance(wanted, estimate.image)
+        return distance(_wanted(estimate, on_real), estimate.image)
 
     return LossTerm(
         name=weights.perceptual,
@@ -97,13 +95,11 @@ def border_term(weights: LossWeights, decoder: DecoderConfig, networks: LossNetw
     """
     if weights.border == 0 or decoder.patch_size == 1:
         return None
+    on_real = weights.perceptual_target == "image"
 
     def loss(estimate: Estimate) -> Tensor:
-        wanted = estimate.real if weights.perceptual_target == "image" else estimate.target
-        assert wanted is not None
-        return patch_border_loss(wanted, estimate.image, decoder.patch_size)
+        return patch_border_loss(_wanted(estimate, on_real), estimate.image, decoder.patch_size)
 
-    on_real = weights.perceptual_target == "image"
     return LossTerm(name="border", weight=weights.border, loss=loss, needs_real=on_real)
 
 
@@ -136,6 +132,14 @@ def alignment_term(weights: LossWeights, decoder: DecoderConfig, networks: LossN
         modules={"alignment_head": head, "vision": vision},
         needs_real=True,
     )
+
+
+def _wanted(estimate: Estimate, on_real: bool) -> Tensor:
+    """Returns the image that the estimate should look like: the real one, or the target."""
+    if not on_real:
+        return estimate.target
+    assert estimate.real is not None
+    return estimate.real
 
 
 # The order is that of the additions and of the history's columns: another order rounds the total's last digit another
