@@ -55,7 +55,8 @@ def undisturbed(project):
 def test_a_killed_stage_resumes_to_the_same_bytes(project, undisturbed):
     process = project.start("run", "--params", "train.epochs=6,runtime.pause=0.3")
     wait_for(project, process, "epoch 2")
-    (project.data / ".history.json.x.partial.json").write_text("half")
+    for folder in (project.data, project.folder / ".viz"):
+        (folder / ".history.json.x.partial.json").write_text("half")
     process.kill()
     process.communicate()
     params = {"train": {"epochs": 6}}

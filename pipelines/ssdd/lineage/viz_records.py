@@ -4,6 +4,7 @@ Kedro-Viz records the nodes that ran. Without this module, a run that finds ever
 an empty status page and empty statistics.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from kedro.pipeline.node import Node
 
 from ssdd.files import atomic_write
 from ssdd.lineage.catalog_entries import is_parameter
+from ssdd.runs import sweep
 
 STATISTICS = Path(".viz") / "stats.json"
 
@@ -52,10 +54,14 @@ def read_statistics(project: Path) -> dict[str, Any]:
 
 
 def keep_statistics(project: Path, before: dict[str, Any]) -> None:
-    """Puts back the statistics of data that this run did not load or save."""
+    """Puts back the statistics of data that this run did not load or save, and removes what a killed run left there."""
+    file = project / STATISTICS
+    sweep(file.parent)
     now = read_statistics(project)
+    # All runs of a project share this file and no lock guards it. Where another run has just swept the temporary file,
+    # or the disk is full, a page of numbers is out of date: no reason to fail a run that has done its work.
     if before.keys() - now.keys():
-        with atomic_write(project / STATISTICS) as temporary:
+        with contextlib.suppress(OSError), atomic_write(file) as temporary:
             temporary.write_text(json.dumps({**before, **now}), encoding="utf-8")
 
 
