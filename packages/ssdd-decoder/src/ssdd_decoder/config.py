@@ -147,24 +147,26 @@ class DecoderConfig:
         return down + up + middle + outer + shortcut + refinement
 
 
+_QUICKSTART = DecoderConfig(
+    base_channels=48,
+    multipliers=(1, 2),
+    transformer_blocks=2,
+    latent_channels=16,
+    resnets_per_level=1,
+    patch_size=4,
+    norm_groups=16,
+    prediction="sample",
+    shortcut=True,
+    overlap=True,
+    refinement_channels=16,
+    refinement_layers=4,
+)
 SIZES = {
     "debug": DecoderConfig(
         base_channels=16, multipliers=(1, 2), transformer_blocks=2, heads=2, resnets_per_level=1, norm_groups=8
     ),
-    "quickstart": DecoderConfig(
-        base_channels=48,
-        multipliers=(1, 2),
-        transformer_blocks=2,
-        downscale=4,
-        resnets_per_level=1,
-        patch_size=4,
-        norm_groups=16,
-        prediction="sample",
-        shortcut=True,
-        overlap=True,
-        refinement_channels=16,
-        refinement_layers=4,
-    ),
+    "quickstart": _QUICKSTART,
+    "demo": replace(_QUICKSTART, base_channels=64, transformer_blocks=3),
     "XS": DecoderConfig(base_channels=32, multipliers=(1, 2, 3, 3), transformer_blocks=8),
     "S": DecoderConfig(base_channels=48, multipliers=(1, 2, 3, 3), transformer_blocks=8),
     "B": DecoderConfig(base_channels=64, multipliers=(1, 2, 3, 3), transformer_blocks=10),
@@ -183,13 +185,13 @@ EARLIER = {
 }
 
 
-def decoder_config(size: str, *, latent_channels: int = 4, downscale: int | None = None) -> DecoderConfig:
+def decoder_config(size: str, *, latent_channels: int | None = None, downscale: int | None = None) -> DecoderConfig:
     """Returns the configuration of a named size for a latent space.
 
     Args:
-        size: one of `SIZES`: XS, S, B, M, L, XL, H (published), `debug`, `quickstart`.
-        latent_channels: C of the latent space `f<F>c<C>`.
-        downscale: F of the latent space; 8 by default, 4 for `quickstart`.
+        size: one of `SIZES`: XS, S, B, M, L, XL, H (published), `debug`, `quickstart`, `demo`.
+        latent_channels: C of the latent space `f<F>c<C>`; 4 by default, 16 for `quickstart` and `demo`.
+        downscale: F of the latent space; 8 by default.
 
     Raises:
         ValueError: there is no such size, or F or C is out of range.
@@ -198,7 +200,9 @@ def decoder_config(size: str, *, latent_channels: int = 4, downscale: int | None
         raise ValueError(f"expected a decoder size among {', '.join(SIZES)}; got {size!r}")
     known = SIZES[size]
     return replace(
-        known, latent_channels=latent_channels, downscale=known.downscale if downscale is None else downscale
+        known,
+        latent_channels=known.latent_channels if latent_channels is None else latent_channels,
+        downscale=known.downscale if downscale is None else downscale,
     )
 
 

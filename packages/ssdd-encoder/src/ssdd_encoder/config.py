@@ -1,7 +1,7 @@
-"""The shape of an encoder, and the named encoders: `f<F>c<C>`, and two small ones."""
+"""The shape of an encoder, and the named encoders: `f<F>c<C>`, and three small ones."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SDVAE = "sdvae"
 LIMITS = {"width": 16_384, "levels": 12, "resnets_per_level": 32, "downscale": 1024, "attention_window": 1024}
@@ -104,10 +104,18 @@ class EncoderConfig:
 
 VARIANTS = {
     "debug": EncoderConfig(base_channels=8, multipliers=(1, 2, 2, 2), resnets_per_level=1, norm_groups=8),
-    "quickstart": EncoderConfig(  # an f4c4
-        base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8, attention_window=16, shortcut=True
-    ),
 }
+# Both are f8c16, which holds as many numbers as f4c4: a code of larger patches keeps more with them.
+VARIANTS["quickstart"] = EncoderConfig(
+    latent_channels=16,
+    base_channels=48,
+    multipliers=(1, 1),
+    patch_size=4,
+    norm_groups=8,
+    attention_window=8,
+    shortcut=True,
+)
+VARIANTS["demo"] = replace(VARIANTS["quickstart"], base_channels=64)
 # What a name stood for before. Files of that shape still go by the name.
 EARLIER = {"quickstart": (EncoderConfig(base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8),)}
 
@@ -117,7 +125,7 @@ def encoder_config(name: str) -> EncoderConfig:
 
     Args:
         name: `f<F>c<C>` with F a power of two from 2 to 1024 (down-scale per side) and C at least 1 (latent channels);
-            `sdvae` (SD-VAE's encoder, which is an f8c4); or one of `VARIANTS`: `debug`, `quickstart`.
+            `sdvae` (SD-VAE's encoder, which is an f8c4); or one of `VARIANTS`: `debug`, `quickstart`, `demo`.
 
     Raises:
         ValueError: there is no such encoder.
