@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ finetune: {STAGE}
 teacher_targets: {{teacher_steps: 2, images: 32, shard_size: 16}}
 distill: {STAGE}
 evaluate:
-  {{im_size: 32, batch_size: 8, teacher_steps: [2, 1], metrics: [psnr, ssim_gaussian, frechet_random_conv], shown: 4}}
+  {{im_size: 32, batch_size: 8, teacher_steps: [2, 1], metrics: [psnr, ssim_gaussian, frechet_random_conv], shown: 4,
+   photographs: 2, photograph_side: 64}}
 benchmark:
   decoding: [{{sizes: [debug], pixels: [32], sides: [ssdd, dense], rounds: 2}}]
   threads: 1
@@ -279,3 +280,20 @@ def copied(project: Project, finished: Finished, tmp_path: Path) -> Project:
     assert finished.returncode == 0, finished.stdout
     shutil.copytree(project.folder, tmp_path / "project", copy_function=link_weights)
     return Project(tmp_path / "project", project.warm)
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[..., str]:
+    """Opens a page in a Chromium without a window, and returns what it says."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("needs a Chromium on the path: apt-get install -y chromium")
+    quiet = ("disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync")
+    quiet += ("headless", "no-sandbox", "disable-component-update", f"user-data-dir={tmp_path / 'profile'}")
+
+    def open_page(page: str, *options: str) -> str:
+        settings = [f"--{name}" for name in (*quiet, "window-size=1500,1000", "virtual-time-budget=20000", *options)]
+        done = subprocess.run([chromium, *settings, page], capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout
+
+    return open_page

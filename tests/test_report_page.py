@@ -2,12 +2,14 @@
 
 import json
 import re
+from html import unescape
 
 import pandas
 import plotly.graph_objects
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ssdd.benchmarking.benchmark_figures import quality_figure
 from ssdd.reporting.report_page import write_report
@@ -27,8 +29,27 @@ PROTOCOL = {
 STATISTICS = {"overall_mean": -0.25, "overall_std": 1.5, "mean": [0.125, -0.5], "std": [1, 2.25]}
 
 
+ROWS = ("resize by 8", "resize to as many numbers", "teacher, 8 steps", "teacher, 1 step", "student, 1 step")
+
+
 @pytest.fixture
-def page():
+def photographs(tmp_path):
+    """Two photographs with pictures of one colour each, and their table: the student gains 3 and 5 dB."""
+    pictures, rows = {}, []
+    for number, (name, width) in enumerate((("boat.jpg", 96), ("cat.png", 24))):
+        pictures[f"{number}.input"] = torch.full((3, 32, width), 200, dtype=torch.uint8)
+        for place, row in enumerate(ROWS):
+            pictures[f"{number}.{row}"] = torch.full((3, 32, width), 40 * place, dtype=torch.uint8)
+            gain = (3 + 2 * number) * (row == "student, 1 step")
+            figures = {"psnr": 20.0 + 10 * number + gain, "ssim_gaussian": 0.5, "border_ratio": 1.25}
+            rows.append({"number": number, "photograph": name, "width": width, "height": 32, "row": row, **figures})
+    file = tmp_path / "photographs.safetensors"
+    save_file(pictures, file)
+    return file, pandas.DataFrame(rows)
+
+
+@pytest.fixture
+def page(photographs):
     """Returns the page's text as a reader sees it, and its HTML."""
 
     def write(statistics=STATISTICS, **values):
@@ -36,7 +57,7 @@ def page():
         metrics = pandas.DataFrame([{**row, **values, "protocol": json.dumps(PROTOCOL)}])
         picture = Image.new("RGB", (8, 8))
         figure = plotly.graph_objects.Figure()
-        html = write_report(metrics, picture, picture, figure, statistics, "mine <1>")
+        html = write_report(metrics, *photographs, picture, picture, figure, statistics, "mine <1>")
         seen = re.sub(r"<(script|style|head).*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
         return " ".join(seen.split()), html
 
@@ -53,6 +74,78 @@ def test_figures_stand_above_the_protocol_that_they_hold_for(page):
     details = html.partition("<details>")[2]
     assert "sha256:eaa8" in details
     assert "sha256:eaa8" not in html.partition("<details>")[0]
+
+
+def test_photographs_are_summed_up_by_row(page):
+    seen, _ = page()
+    assert "2 photographs PSNR over the resize dB, median the same dB, worst photograph PSNR (dB) mean," in seen
+    assert "resize to as many numbers +0.00 +0.00 25.00 0.500 1.250 teacher, 8 steps" in seen
+    assert "student, 1 step +4.00 +3.00 29.00 0.500 1.250" in seen
+    assert "Best photograph of the student by PSNR: cat.png , 35.00 dB." in seen
+    assert "Worst photograph of the student by PSNR: boat.jpg , 23.00 dB." in seen
+
+
+# Does what a reader does, and leaves a record of it in the page.
+READER = """
+<script>
+  const element = (id) => document.getElementById(id);
+  const state = () => ({
+    left: element("left-image").alt, right: element("right-image").alt, zoom: element("zoom").textContent,
+    width: element("box").offsetWidth, cut: element("box").style.getPropertyValue("--cut"),
+    clip: getComputedStyle(element("right-image")).clipPath, note: element("right-note").textContent,
+    scroll: element("frame").scrollWidth - element("frame").clientWidth,
+  });
+  const record = { first: state() };
+  window.addEventListener("load", () => {
+    const colour = (image) => {
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+      canvas.getContext("2d").drawImage(image, 0, 0);
+      return [image.naturalWidth, canvas.getContext("2d").getImageData(0, 0, 1, 1).data[0]];
+    };
+    record.pictures = [colour(element("left-image")), colour(element("right-image"))];
+    for (let i = 0; i < 6; i += 1) element("larger").click();
+    record.enlarged = state();
+    element("fit").click();
+    element("left").value = "input";
+    element("left").dispatchEvent(new Event("change"));
+    element("wipe").value = 20;
+    element("wipe").dispatchEvent(new Event("input"));
+    document.querySelectorAll("#choice button")[1].click();
+    record.second = state();
+    const area = element("box").getBoundingClientRect();
+    element("box").setPointerCapture = () => {};
+    element("box").dispatchEvent(new PointerEvent("pointerdown", { clientX: area.left + 0.75 * area.width }));
+    record.dragged = state();
+    document.querySelector('a[data-photograph="0"]').click();
+    record.linked = state();
+    const note = document.createElement("pre");
+    note.id = "record";
+    note.textContent = JSON.stringify(record);
+    document.body.append(note);
+  });
+</script>
+"""
+
+
+@pytest.mark.parametrize("window", ["1200,900", "390,800"])  # a desk and a phone
+def test_a_reader_wipes_between_two_pictures(page, browse, tmp_path, window):
+    _, html = page()
+    (tmp_path / "page.html").write_text(html.replace("</body>", f"{READER}</body>"))
+    drawn = browse(f"file://{tmp_path}/page.html", f"window-size={window}", "dump-dom")
+    record = json.loads(unescape(re.search(r'<pre id="record">(.*?)</pre>', drawn)[1]))
+    first = record["first"]
+    assert (first["left"], first["right"]) == ("boat.jpg: resize to as many numbers", "boat.jpg: student, 1 step")
+    assert (first["zoom"], first["width"], first["cut"]) == ("100 %", 96, "50%")
+    assert first["clip"] == "inset(0px 0px 0px 50%)"
+    assert first["note"] == "student, 1 step: PSNR (dB) 23.00, SSIM 0.500"
+    assert record["pictures"] == [[96, 40], [96, 160]]
+    assert (record["enlarged"]["zoom"], record["enlarged"]["width"]) == ("800 %", 8 * 96)
+    assert (record["enlarged"]["scroll"] > 0) == (window == "390,800")  # there it is wider than the page
+    second = record["second"]
+    assert (second["left"], second["width"], second["cut"]) == ("cat.png: input", 24, "20%")
+    assert record["dragged"]["cut"] == "75%"
+    assert record["linked"]["right"] == "boat.jpg: student, 1 step"
 
 
 def test_units_and_directions_stand_in_the_heading(page):
@@ -110,7 +203,7 @@ def test_a_new_metric_appears_by_itself(page, new_metric):
 def test_second_forms_of_a_metric_are_left_out(page):
     seen, _ = page(mse=0.01, ssim_uniform=0.5, lpips_vgg=0.2)
     assert "PSNR (dB)" in seen
-    assert not {"MSE", "SSIM", "LPIPS"} & set(seen.split())
+    assert not {"MSE", "SSIM", "LPIPS"} & set(seen.partition("Metrics over crops")[2].split())
 
 
 def test_panels_of_many_metrics_stand_in_rows():

@@ -241,6 +241,8 @@ class EvaluateParameters(Frozen):
     noise_seed: int = Field(default=0, ge=0, lt=2**63, description="of the sampler's starting noise")
     precision: Literal["float32", "bfloat16"] = "float32"
     shown: int = Field(default=8, ge=1, le=64, description="images kept to look at")
+    photographs: int = Field(default=8, ge=1, le=64, description="held-out images that are also decoded whole")
+    photograph_side: int = Field(default=512, ge=64, le=MOST_SIDE, description="their long side at most, pixels")
 
     @property
     def pretrained_networks(self) -> tuple[str, ...]:

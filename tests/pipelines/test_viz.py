@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
@@ -14,7 +12,6 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 from PIL import Image
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 STAGES = {"prepare", "train_encoder", "z_stats", "pretrain", "finetune", "distill", "evaluate", "report"}
 
 
@@ -73,7 +70,7 @@ def test_every_stage_is_a_box(graph):
 
 def test_every_dataset_lies_in_a_layer_and_layers_follow_the_data(graph):
     assert graph["layers"] == ["benchmark", "images", "models", "curves", "evaluation", "report"]
-    assert len(datasets(graph)) == 33
+    assert len(datasets(graph)) == 36
     assert [name for name, node in datasets(graph).items() if node["layer"] is None] == []
 
 
@@ -81,6 +78,8 @@ def test_every_dataset_lies_in_a_layer_and_layers_follow_the_data(graph):
     ("name", "kind"),
     [
         ("reconstruction_figure", "ImagePreview"),
+        ("photographs_figure", "ImagePreview"),
+        ("photograph_metrics", "TablePreview"),
         ("image_samples", "ImagePreview"),
         ("curves_figure", "PlotlyPreview"),
         ("metrics", "TablePreview"),
@@ -110,25 +109,15 @@ def test_skipped_nodes_are_shown_as_done(ask, graph):
         assert {entry["error"] for entry in status[kind].values()} == {None}
 
 
-def browse(page, folder, *options):
-    """Opens a page in a Chromium without a window, and returns what it says."""
-    quiet = ("disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync")
-    quiet += ("headless", "no-sandbox", "disable-component-update", f"user-data-dir={folder / 'profile'}")
-    settings = [f"--{name}" for name in (*quiet, "window-size=1500,1000", "virtual-time-budget=20000", *options)]
-    done = subprocess.run([CHROMIUM, *settings, page], capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on the path")
-def test_a_browser_draws_stages_layers_and_previews(address, graph, tmp_path):
+def test_a_browser_draws_stages_layers_and_previews(address, graph, browse, tmp_path):
     page = f"{address}/?pid=distill&expandAllPipelines=false&sid={datasets(graph)['reconstruction_figure']['id']}"
-    drawn = browse(page, tmp_path, "dump-dom")
+    drawn = browse(page, "dump-dom")
     assert set(re.findall(r'<text class="pipeline-node__text[^>]*>([^<]+)<', drawn)) >= STAGES
     assert {"images", "models", "curves", "evaluation", "report"} <= set(
         re.findall(r'class="pipeline-layer-name[^>]*>([^<]+)<', drawn)
     )
     assert re.search(r'<img[^>]*src="data:image/png;base64,', drawn)
     picture = tmp_path / "viz.png"  # to be looked at
-    browse(page, tmp_path, f"screenshot={picture}")
+    browse(page, f"screenshot={picture}")
     with Image.open(picture) as image:
         assert len(image.convert("RGB").getcolors(2**24)) > 4000  # the preview is a photograph's

@@ -148,6 +148,14 @@ class EmbeddedSample(Source):
             raise BadImage(Reason.MISSING, f"{path!r} is outside of its {whole.width} x {whole.height} canvas")
         return whole.crop((left, top, left + side, top + side))
 
+    def photograph_of(self, path: str) -> str:
+        """Returns the file name of the photograph that a crop is from."""
+        return path.partition("/")[0]
+
+    def open_photograph(self, name: str) -> Image.Image:
+        """Returns a whole photograph."""
+        return canvas(name)
+
     def examine(self, path: str) -> ImageFacts:
         """Returns the facts of one crop; size and hash are those of its raw pixels."""
         image = self.open(path)

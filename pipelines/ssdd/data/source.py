@@ -114,6 +114,18 @@ class Source(ABC):
         """
         return decode_image(self.read(path), self.max_pixels)
 
+    def photograph_of(self, path: str) -> str:
+        """Returns the name of the photograph that an image is a part of; most images are whole, and it is their own."""
+        return path
+
+    def open_photograph(self, name: str) -> Image.Image:
+        """Returns a photograph by the name that `photograph_of` gave.
+
+        Raises:
+            BadImage: the picture cannot be read or decoded.
+        """
+        return self.open(name)
+
     def examine(self, path: str) -> ImageFacts:
         """Reads and decodes one image completely and returns its facts.
 

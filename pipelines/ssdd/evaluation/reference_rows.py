@@ -1,13 +1,15 @@
 """Reference rows: codes that need no training, and that any tokenizer has to beat.
 
 * Resize: shrunk by F and enlarged again, 3 numbers for each F x F patch.
+* Resize to as many numbers as the latents have: by less than F where C is more than 3.
 * PCA: the best linear code of F x F patches with C numbers, fitted on training images.
 
-Both keep real numbers, as latents are, so rounding costs them nothing.
+All keep real numbers, as latents are, so rounding costs them nothing.
 """
 
 # B batch, H W pixels, F down-scale, C numbers for each patch, N patches, D = 3 F^2
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +33,17 @@ def resize(x: Tensor, downscale: int) -> Tensor:
     """Shrinks images (B, 3, H, W) by F (means of patches) and enlarges them again (bicubic)."""
     small = F.avg_pool2d(x, downscale)
     return F.interpolate(small, scale_factor=downscale, mode="bicubic", align_corners=False)
+
+
+def resize_to_numbers(x: Tensor, downscale: int, channels: int) -> Tensor:
+    """Shrinks images (B, 3, H, W) to as many numbers as F x F patches with C numbers hold, and enlarges them again.
+
+    Both ways are bicubic, the way down with antialiasing, for the factor is not a whole number.
+    """
+    factor = max(1.0, downscale * math.sqrt(3 / channels))
+    small = [max(1, round(side / factor)) for side in x.shape[2:]]
+    shrunk = F.interpolate(x, size=small, mode="bicubic", antialias=True)
+    return F.interpolate(shrunk, size=x.shape[2:], mode="bicubic")
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,22 @@ def fit_patch_pca(images: Iterable[Tensor], downscale: int, channels: int) -> Pa
     return PatchPca(downscale, mean, vectors[:, -channels:])
 
 
+def fit_on(training: ImageDataset, downscale: int, channels: int, runtime: RuntimeConfig) -> PatchPca:
+    """Fits the PCA of F x F patches with C numbers on training images."""
+    images = (batch["image"] for batch in batches(training, FITTED_BATCH, runtime.workers))
+    return fit_patch_pca(images, downscale, channels)
+
+
+def reference_codes(pca: PatchPca) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Returns all reference rows of a latent space by name, each a map of images (B, 3, H, W)."""
+    scale, numbers = pca.downscale, pca.basis.shape[1]
+    return {
+        f"resize by {scale}": lambda x: resize(x, scale),
+        "resize to as many numbers": lambda x: resize_to_numbers(x, scale, numbers),
+        f"PCA of {scale} x {scale} patches, {numbers} numbers": pca,
+    }
+
+
 def evaluate_references(
     training: ImageDataset,
     dataset: ImageDataset,
@@ -89,7 +118,7 @@ def evaluate_references(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> list[Evaluated]:
-    """Measures both reference rows on the held-out images, with the protocol of the models.
+    """Measures all reference rows on the held-out images, with the protocol of the models.
 
     Args:
         training: images to fit the principal components of.
@@ -98,7 +127,7 @@ def evaluate_references(
         parameters, references, pretrained_networks, runtime: see `evaluate`.
     """
     use_threads(runtime)
-    pca = fit_patch_pca((batch["image"] for batch in batches(training, FITTED_BATCH, runtime.workers)), *space)
+    pca = fit_on(training, *space, runtime)
     arguments = (pca, dataset, parameters, references, pretrained_networks, runtime)
     return launch(_evaluate_references, runtime.processes, *arguments)
 
@@ -111,11 +140,7 @@ def _evaluate_references(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> list[Evaluated]:
-    scale, numbers = pca.downscale, pca.basis.shape[1]
-    rows: dict[str, Callable[[Tensor], Tensor]] = {
-        f"resize by {scale}": lambda x: resize(x, scale),
-        f"PCA of {scale} x {scale} patches, {numbers} numbers": pca,
-    }
+    rows = reference_codes(pca)
 
     def decode(x: Tensor, _: list[int]) -> Iterator[tuple[Row, Tensor]]:
         for name, code in rows.items():

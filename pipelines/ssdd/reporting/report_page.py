@@ -3,16 +3,26 @@
 import base64
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 
 def write_report(
-    metrics: Any, reconstruction_figure: Any, extremes_figure: Any, curves_figure: Any, latent_stats: Any, run_name: str
+    metrics: Any,
+    photographs: Path,
+    photograph_metrics: Any,
+    reconstruction_figure: Any,
+    extremes_figure: Any,
+    curves_figure: Any,
+    latent_stats: Any,
+    run_name: str,
 ) -> str:
     """Puts everything on one page that needs no other file.
 
     Args:
         metrics: table of `collect_metrics`.
+        photographs: pictures of `decode_photographs`, safetensors.
+        photograph_metrics: table of `decode_photographs`.
         reconstruction_figure, extremes_figure: PIL images.
         curves_figure: plotly figure.
         latent_stats: of the encoder, or None.
@@ -25,13 +35,17 @@ def write_report(
     from importlib.resources import files
 
     from jinja2 import Template
+    from safetensors.torch import load_file
 
+    from ssdd.reporting.photograph_figures import compared_rows, summary, viewer_data
     from ssdd_metrics.registry import reported_metrics
 
-    shown = reported_metrics(metrics)
+    shown, of_photographs = reported_metrics(metrics), reported_metrics(photograph_metrics.columns)
     protocol = json.loads(metrics["protocol"].iloc[-1])
-    # The name as a literal next to this file: that is how the lineage notices an edited page.
+    resize, _, student = compared_rows(photograph_metrics)
+    # The names as literals next to this file: that is how the lineage notices an edited page.
     template = files("ssdd.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    viewer = files("ssdd.reporting").joinpath("photograph_viewer.js").read_text(encoding="utf-8")
     return Template(template, autoescape=True).render(
         run_name=run_name,
         columns=[(metric.title, metric.direction) for metric in shown],
@@ -39,6 +53,17 @@ def write_report(
             {"model": row["model"], "steps": row["steps"], "cells": [_cell(row, metric) for metric in shown]}
             for row in metrics.to_dict("records")
         ],
+        photographs=viewer_data(load_file(photographs), photograph_metrics),
+        viewer=viewer,
+        left=resize,
+        right=student,
+        extremes_of_photographs=_extremes(photograph_metrics[photograph_metrics["row"] == student]),
+        photograph_columns=[(metric.title, metric.direction) for metric in of_photographs],
+        photograph_rows=[
+            {**row, "cells": [f"{row[metric.name]:.{metric.digits}f}" for metric in of_photographs]}
+            for row in summary(photograph_metrics)
+        ],
+        photograph_side=int(photograph_metrics[["width", "height"]].to_numpy().max()),
         reconstructions=_embed(reconstruction_figure),
         extremes=_embed(extremes_figure),
         curves=curves_figure.to_html(full_html=False, include_plotlyjs=True),
@@ -46,6 +71,19 @@ def write_report(
         protocol=protocol,
         protocol_json=json.dumps(protocol, indent=2),
     )
+
+
+def _extremes(student: Any) -> list[dict[str, Any]]:
+    """Returns the best and the worst photograph by PSNR, with their positions in the viewer."""
+    order = student.reset_index(drop=True).sort_values("psnr", ascending=False, kind="stable")
+    return [
+        {"which": which, "position": position, "name": row["photograph"], "psnr": row["psnr"]}
+        for which, (position, row) in (("Best", _at(order, 0)), ("Worst", _at(order, -1)))
+    ]
+
+
+def _at(table: Any, place: int) -> tuple[int, Any]:
+    return int(table.index[place]), table.iloc[place]
 
 
 def _cell(row: dict[str, Any], metric: Any) -> tuple[str, str]:

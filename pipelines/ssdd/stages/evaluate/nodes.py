@@ -94,6 +94,36 @@ def evaluate_references(
     return _results("reference", found, dataset, finetuned)
 
 
+def decode_photographs(
+    finetuned: Path,
+    distilled: Path,
+    index: Any,
+    data: DataParameters,
+    evaluate: EvaluateParameters,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+) -> tuple[Path, Any]:
+    """Decodes whole held-out photographs with teacher, student and the reference rows: pictures, and a table."""
+    from safetensors.torch import save_file
+
+    from ssdd.data.image_sets import held_out_images, training_images
+    from ssdd.evaluation import photographs
+    from ssdd.evaluation.reference_rows import FITTED_IMAGES
+    from ssdd.files import atomic_write
+    from ssdd.lineage import state_folder
+    from ssdd.parameters import StageParameters
+
+    dataset = held_out_images(index, data, evaluate.im_size, evaluate.limit)
+    training = training_images(index, data, StageParameters(im_size=evaluate.im_size), FITTED_IMAGES)
+    pictures, table = photographs.decode_photographs(
+        finetuned, distilled, training, dataset, evaluate, pretrained_networks, runtime
+    )
+    file = state_folder() / "photographs.safetensors"
+    with atomic_write(file) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in pictures.items()}, temporary)
+    return file, table
+
+
 def collect_metrics(
     teacher: list[dict[str, Any]], student: list[dict[str, Any]], references: list[dict[str, Any]]
 ) -> Any:

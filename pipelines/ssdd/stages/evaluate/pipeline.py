@@ -5,6 +5,7 @@ from kedro.pipeline import Node, Pipeline
 from ssdd.stages.evaluate.nodes import (
     collect_metrics,
     compute_reference_statistics,
+    decode_photographs,
     evaluate_references,
     evaluate_student,
     evaluate_teacher,
@@ -61,6 +62,12 @@ def create_pipeline() -> Pipeline:
             ["reference_reconstructions", "reference_per_image", "reference_metrics"],
             name="evaluate_references",
             tags=["distributed"],
+        ),
+        Node(
+            decode_photographs,
+            ["finetuned", "distilled", *(name for name in _COMMON if name != "reference_statistics")],
+            ["photographs", "photograph_metrics"],
+            name="decode_photographs",
         ),
         Node(
             collect_metrics,

@@ -17,6 +17,15 @@ def draw_reconstructions(
     return reconstruction_figure(teacher, student, references), extremes_figure(student)
 
 
+def draw_photographs(photographs: Path, photograph_metrics: Any) -> Any:
+    """Draws whole photographs side by side, each with a detail: input, resize, teacher and student."""
+    from safetensors.torch import load_file
+
+    from ssdd.reporting.photograph_figures import photographs_figure
+
+    return photographs_figure(load_file(photographs), photograph_metrics)
+
+
 def draw_curves(encoder_history: Any, pretrain_history: Any, finetune_history: Any, distill_history: Any) -> Any:
     """Draws the training curves of the stages that ran."""
     from ssdd.reporting.run_figures import curves_figure

@@ -4,7 +4,7 @@ from kedro.pipeline import Node, Pipeline
 
 from ssdd.reporting.report_page import write_report
 from ssdd.stages.namespaces import stage
-from ssdd.stages.report.nodes import draw_curves, draw_reconstructions
+from ssdd.stages.report.nodes import draw_curves, draw_photographs, draw_reconstructions
 
 
 def create_pipeline() -> Pipeline:
@@ -18,6 +18,12 @@ def create_pipeline() -> Pipeline:
             name="draw_reconstructions",
         ),
         Node(
+            draw_photographs,
+            ["photographs", "photograph_metrics"],
+            "photographs_figure",
+            name="draw_photographs",
+        ),
+        Node(
             draw_curves,
             ["encoder_history", "pretrain_history", "finetune_history", "distill_history"],
             "curves_figure",
@@ -25,7 +31,16 @@ def create_pipeline() -> Pipeline:
         ),
         Node(
             write_report,
-            ["metrics", "reconstruction_figure", "extremes_figure", "curves_figure", "latent_stats", "params:run_name"],
+            [
+                "metrics",
+                "photographs",
+                "photograph_metrics",
+                "reconstruction_figure",
+                "extremes_figure",
+                "curves_figure",
+                "latent_stats",
+                "params:run_name",
+            ],
             "report",
             name="write_report",
         ),

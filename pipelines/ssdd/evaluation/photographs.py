@@ -1,0 +1,149 @@
+"""Whole held-out photographs through every model and reference row: pictures to look at, with figures for each."""
+
+# H W pixels, F down-scale, C latent channels
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssdd.autoencoder import SSDD
+from ssdd.data.image_dataset import ImageDataset
+from ssdd.evaluation.pretrained_networks import load_networks
+from ssdd.evaluation.reference_rows import fit_on, reference_codes
+from ssdd.imaging.canvas import pad, picture_noise, to_images
+from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
+from ssdd.processes import choose_device, use_threads
+from ssdd.progress import bar
+from ssdd_metrics import MetricSuite, to_uint8
+from ssdd_metrics.registry import METRICS, metric_names
+
+INPUT = "input"
+Code = Callable[[Tensor, str], Tensor]
+"""A photograph (1, 3, H, W) in [-1, 1] and its name -> its reconstruction, the same shape."""
+
+
+@torch.no_grad()
+def decode_photographs(
+    teacher: Path,
+    student: Path,
+    training: ImageDataset,
+    dataset: ImageDataset,
+    parameters: EvaluateParameters,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """Decodes whole photographs, shrunk to `photograph_side` and never enlarged, and measures each.
+
+    Args:
+        teacher, student: checkpoints of encoder and decoder.
+        training: images to fit the PCA's reference row of.
+        dataset: held-out images; `photographs` of them, spread evenly, are taken whole.
+        parameters: of the evaluation; of its metrics, those that one image has.
+        pretrained_networks: of the metrics.
+        runtime: device and threads.
+
+    Returns:
+        uint8 (3, H, W) by `<number>.<row>`, and a table with a row for each photograph and model.
+
+    Raises:
+        BadImage: a photograph cannot be read.
+    """
+    use_threads(runtime)
+    device = choose_device(runtime.device)
+    models = {
+        "teacher": (_load(teacher, device), parameters.teacher_steps),
+        "student": (_load(student, device), parameters.student_steps),
+    }
+    space = models["teacher"][0].encoder.config
+    rows: dict[str, Code] = {
+        name: lambda x, _, code=code: code(x)  # type: ignore[misc]
+        for name, code in reference_codes(fit_on(training, space.downscale, space.latent_channels, runtime)).items()
+    }
+    for name, (model, counts) in models.items():
+        for steps in sorted(counts, reverse=True):
+            rows[row_name(name, steps)] = _decoding(model, steps, parameters.noise_seed)
+    multiple = math.lcm(*(model.encoder.config.downscale for model, _ in models.values()))
+    cell = models["student"][0].decoder.config.patch_size
+    metrics = [name for name in metric_names(parameters.metrics) if METRICS[name].per_image]
+    networks = load_networks({METRICS[name].network for name in metrics if METRICS[name].network}, pretrained_networks)
+    suites = {row: MetricSuite(metrics, None, networks, device=device) for row in rows}
+
+    pictures: dict[str, Tensor] = {}
+    facts: list[dict[str, Any]] = []
+    chosen = choose_photographs(dataset, parameters.photographs)
+    with bar("whole photographs", len(chosen) * len(rows), show=runtime.progress) as advance:
+        for number, name in enumerate(chosen):
+            canvas = pad(name, _shrunk(dataset.source.open_photograph(name), parameters.photograph_side), multiple)
+            height, width = canvas.size
+            x = to_images([canvas], device)
+            clean = _levels(x)[:, :height, :width]
+            pictures[f"{number}.{INPUT}"] = clean
+            for row, code in rows.items():
+                decoded = _levels(code(x, name))[:, :height, :width]
+                pictures[f"{number}.{row}"] = decoded
+                suites[row].update(clean[None], decoded[None])
+                border = border_ratio(decoded, cell) if cell > 1 else math.nan
+                facts.append({"number": number, "photograph": name, "width": width, "height": height, "row": row})
+                facts[-1]["border_ratio"] = border
+                advance(1)
+    values = pd.concat([pd.DataFrame(suite.per_image()).assign(row=row) for row, suite in suites.items()])
+    return pictures, pd.DataFrame(facts).merge(values.rename(columns={"image": "number"}), on=["number", "row"])
+
+
+def choose_photographs(dataset: ImageDataset, count: int) -> list[str]:
+    """Returns the names of at most `count` photographs of a data set, spread evenly over it."""
+    names = list(dict.fromkeys(dataset.source.photograph_of(dataset.path(i)) for i in range(len(dataset))))
+    return [names[i] for i in np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)]
+
+
+def border_ratio(image: Tensor, cell: int) -> float:
+    """Mean absolute difference of neighbours across the borders of cells, over the one inside cells: 1 without a grid.
+
+    Args:
+        image: (3, H, W), any scale.
+        cell: side of a cell, pixels, at least 2.
+    """
+    sums = {True: 0.0, False: 0.0}
+    counts = {True: 0, False: 0}
+    for dim in (1, 2):
+        differences = image.double().diff(dim=dim).abs().mean(dim=[0, 3 - dim])
+        across = torch.arange(len(differences), device=image.device) % cell == cell - 1
+        for kind, chosen in ((True, differences[across]), (False, differences[~across])):
+            sums[kind] += float(chosen.sum())
+            counts[kind] += len(chosen)
+    inside = sums[False] / max(counts[False], 1)
+    return sums[True] / max(counts[True], 1) / inside if inside else math.nan
+
+
+def row_name(model: str, steps: int) -> str:
+    """Returns the label of a model's row: "teacher, 8 steps"."""
+    return f"{model}, {steps} step{'' if steps == 1 else 's'}"
+
+
+def _load(checkpoint: Path, device: torch.device) -> SSDD:
+    return SSDD.from_pretrained(checkpoint).to(device).to(memory_format=torch.channels_last)
+
+
+def _decoding(model: SSDD, steps: int, seed: int) -> Code:
+    def decode(x: Tensor, name: str) -> Tensor:
+        noise = picture_noise(seed, [name], (3, x.shape[2], x.shape[3])).to(x.device)
+        return model.reconstruct(x, steps, noise=noise, check_finite=True).float()
+
+    return decode
+
+
+def _shrunk(picture: Image.Image, side: int) -> Image.Image:
+    picture = picture.copy()  # the source may keep its own
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _levels(x: Tensor) -> Tensor:
+    return to_uint8(((x[0] + 1) / 2).clamp(0, 1)).cpu()
