@@ -25,8 +25,8 @@ def test_notebook_runs_from_top_to_bottom(finished, project, tmp_path, monkeypat
             cell.update(outputs=[], execution_count=None)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     text = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
-    assert "f4c4, 1," in text
-    assert "(3, 4, 32, 32): 12 times fewer" in text
+    assert "f8c16, 2," in text
+    assert "(3, 16, 16, 16): 12 times fewer" in text
     assert text.count("PSNR") == 3
     shown = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
     assert len(shown) == 2

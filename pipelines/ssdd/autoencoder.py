@@ -25,9 +25,9 @@ class SSDD(nn.Module):
     """An image tokenizer: convolutional encoder, flow-matching pixel decoder.
 
     Args:
-        encoder: its configuration or name: `f<F>c<C>`, `debug`, `quickstart`; or `sdvae`, SD-VAE's encoder, whose
-            weights come from `encoder_checkpoint`, or from `checkpoint` if it holds an encoder, or from the hub.
-        decoder: its configuration or size: XS, S, B, M, L, XL, H; `debug`, `quickstart`.
+        encoder: its configuration or name: `f<F>c<C>`, `debug`, `quickstart`, `demo`; or `sdvae`, SD-VAE's encoder,
+            whose weights come from `encoder_checkpoint`, or from `checkpoint` if it holds an encoder, or from the hub.
+        decoder: its configuration or size: XS, S, B, M, L, XL, H; `debug`, `quickstart`, `demo`.
         checkpoint: a safetensors file, a folder that holds one, or a hub id: with both parts, or the decoder alone.
         encoder_checkpoint: the same for the encoder, where it is not in `checkpoint`; or `sdvae`.
 

@@ -8,7 +8,7 @@ from ssdd.parameters import TEACHER_STEPS, Frozen
 
 Side = Literal["ssdd", "ssdd_compiled", "dense", "kl", "kl_compiled"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Size = Literal["debug", "quickstart", "XS", "S", "B", "M", "L", "XL", "H"]
+Size = Literal["debug", "quickstart", "demo", "XS", "S", "B", "M", "L", "XL", "H"]
 
 
 class DecodeSweep(Frozen):

@@ -40,7 +40,7 @@ def test_dense_form_computes_the_same(size):
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     scale = decoder.config.downscale
     x_t, noise = torch.randn(2, 2, 3, 5 * scale, 3 * scale).double().unbind()
-    z, t = torch.randn(2, 4, 5, 3).double(), torch.tensor([0.3, 0.9]).double()
+    z, t = torch.randn(2, decoder.config.latent_channels, 5, 3).double(), torch.tensor([0.3, 0.9]).double()
     dense = DenseForm(decoder)
     gradients = []
     for network in (decoder, dense):

@@ -57,9 +57,9 @@ def test_encode_then_decode_is_reconstruct(ssdd, small, tmp_path, checkpoint):
     assert (status, said) == (0, f"{latents}: 3 images, 0 skipped\n")
     assert beside.startswith("encoding \u2501")  # the progress bar
     assert {name: tuple(z.shape) for name, z in load_file(latents).items()} == {
-        "a.png": (4, 16, 16),
-        "b/c.png": (4, 23, 18),
-        "d.png": (4, 16, 16),
+        "a.png": (16, 8, 8),
+        "b/c.png": (16, 12, 9),
+        "d.png": (16, 8, 8),
     }
     one, two = tmp_path / "one", tmp_path / "two"
     assert ssdd("decode", latents, "-o", one, "--model", checkpoint, "--steps", 2, "--batch-size", 1)[0] == 0
@@ -200,7 +200,7 @@ def test_latents_for_another_decoder_are_refused(one_line, ssdd, small, tmp_path
     other = SSDD("f8c4", "debug").save_pretrained(tmp_path / "other.safetensors")
     status, _, error = ssdd("decode", latents, "-o", tmp_path / "out", "--model", other)
     assert status == 1
-    assert "expected f8c4 latents for this decoder, got f4c4, made by ssdd.safetensors" in one_line(error)
+    assert "expected f8c4 latents for this decoder, got f8c16, made by ssdd.safetensors" in one_line(error)
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/x.png", "a/../../x.png"])
@@ -223,7 +223,7 @@ def test_info_tells_what_a_file_holds(ssdd, small, tmp_path, checkpoint):
     assert status == 0
     text = " ".join(said.split())
     for part in (model.encoder, model.decoder):
-        assert f"f4c4, {sum(p.numel() for p in part.parameters()):,} parameters, float32" in text
+        assert f"f8c16, {sum(p.numel() for p in part.parameters()):,} parameters, float32" in text
     assert "holds encoder and decoder" in text
     assert "intact" in text
     assert "prediction=sample" in text
@@ -238,7 +238,7 @@ def test_info_tells_what_a_file_holds(ssdd, small, tmp_path, checkpoint):
     assert "not checked" in text
     ssdd("encode", small, "-o", tmp_path / "z.safetensors", "--model", checkpoint)
     text = " ".join(ssdd("info", tmp_path / "z.safetensors")[1].split())
-    assert "latents of 3 images, f4c4" in text
+    assert "latents of 3 images, f8c16" in text
 
 
 def test_only_files_of_latents_have_their_header(ssdd, small, tmp_path, checkpoint):

@@ -27,7 +27,7 @@ def check(**parameters):
         ({"encoder": "sdave"}, r"did you mean 'sdvae'\?"),
         ({"encoder": "f9c4"}, "F a power of two"),
         ({"decoder": "MM"}, r"'model\.decoder': there is no decoder 'MM'; did you mean 'M'\?"),
-        ({"decoder": "huge"}, r"there is no decoder 'huge'; known: debug, quickstart, XS, S, B, M, L, XL, H"),
+        ({"decoder": "huge"}, r"there is no decoder 'huge'; known: debug, quickstart, demo, XS, S, B, M, L, XL, H"),
     ],
 )
 def test_networks(model, said):

@@ -69,7 +69,7 @@ def test_registry_and_catalog_are_told(project):
 def test_a_notebook_session_runs_what_is_stale(finished, project):
     cells = 'print("model:", list(catalog.load("metrics")["model"]))\nsession.run(pipeline_names=["distill"])\n'
     done = project.kedro("ipython", "--env=tiny", "--simple-prompt", stdin=cells)
-    assert "4 numbers', 'teacher', 'teacher', 'student']" in done.stdout
+    assert "16 numbers', 'teacher', 'teacher', 'student']" in done.stdout
     assert "nothing to do: run 'quickstart' is up to date" in done.stdout
 
 

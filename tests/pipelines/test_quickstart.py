@@ -79,7 +79,8 @@ def test_first_run_is_free_of_noise_and_has_a_bar_for_each_stage(finished):
 
 def test_metrics_table_has_teacher_and_student(finished, project):
     table = pandas.read_csv(project.run_folder / "evaluation/metrics.csv")
-    rows = [("resize by 4", 0), ("PCA of 4 x 4 patches, 4 numbers", 0), ("teacher", 2), ("teacher", 1), ("student", 1)]
+    references = ("resize by 8", "PCA of 8 x 8 patches, 16 numbers")
+    rows = [*((name, 0) for name in references), ("teacher", 2), ("teacher", 1), ("student", 1)]
     assert list(zip(table["model"], table["steps"], strict=True)) == rows
     assert (table["psnr_low"] <= table["psnr"]).all()
     assert (table["psnr"] <= table["psnr_high"]).all()

@@ -37,7 +37,8 @@ def test_any_batch_shape_space_and_step_count(make_decoder, draw, batch, rows, c
 def test_decoding_is_euler_steps_of_the_network_on_the_grid(make_decoder, draw, size, steps):
     decoder = make_decoder(size).double()
     scale = decoder.config.downscale
-    z, x = draw(2, 4, 2, 3, dtype=torch.float64), draw(2, 3, 2 * scale, 3 * scale, seed=1, dtype=torch.float64)
+    z = draw(2, decoder.config.latent_channels, 2, 3, dtype=torch.float64)
+    x = draw(2, 3, 2 * scale, 3 * scale, seed=1, dtype=torch.float64)
     out = decoder.decode(z, steps=steps, noise=x)
     for t, s in pairwise(sampling_grid(steps)):
         x = x + (t - s) * decoder(x, torch.full((2,), t, dtype=torch.float64), z)

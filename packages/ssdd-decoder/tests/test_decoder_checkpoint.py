@@ -37,7 +37,8 @@ def test_saved_equals_loaded_bitwise(make_decoder, tmp_path, config, dtype):
     assert equal(loaded, decoder)
     assert loaded.config == decoder.config
     assert not loaded.training
-    z, noise = torch.ones(1, 4, 1, 1), torch.ones(1, 3, decoder.config.downscale, decoder.config.downscale)
+    side = decoder.config.downscale
+    z, noise = torch.ones(1, decoder.config.latent_channels, 1, 1), torch.ones(1, 3, side, side)
     assert torch.equal(loaded.decode(z, noise=noise), decoder.decode(z, noise=noise))
 
 

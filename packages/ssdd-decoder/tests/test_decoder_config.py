@@ -1,7 +1,7 @@
 """Shapes of decoders: the published sizes exactly, and shapes that are refused before any memory is used."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -54,10 +54,23 @@ def test_key_layout_of_a_size_follows_from_its_table_row(size):
     assert sum(k.endswith("relative_bias_table") for k in keys) == config.transformer_blocks
 
 
-def test_quickstart_decodes_the_quickstart_latent():
-    config = decoder_config("quickstart")
-    assert (config.downscale, config.patch_size, config.prediction) == (4, 4, "sample")
-    assert Decoder("quickstart").decode(torch.zeros(1, 4, 3, 2)).shape == (1, 3, 12, 8)
+@pytest.mark.parametrize(("size", "parameters"), [("quickstart", 1_694_955), ("demo", 3_222_287)])
+def test_quickstart_decodes_the_quickstart_latent(size, parameters):
+    config = decoder_config(size)
+    assert (config.downscale, config.latent_channels) == (8, 16)
+    assert (config.patch_size, config.prediction) == (4, "sample")
+    decoder = Decoder(size)
+    assert sum(p.numel() for p in decoder.parameters()) == parameters
+    assert decoder.decode(torch.zeros(1, 16, 3, 2)).shape == (1, 3, 24, 16)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_latent_space_is_the_sizes_own_unless_another_is_asked_for(size):
+    own = decoder_config(size)
+    assert own == SIZES[size]
+    assert (own.downscale, own.latent_channels) == (8, 16 if size in ("quickstart", "demo") else 4)
+    other = decoder_config(size, latent_channels=4, downscale=4)
+    assert other == replace(own, latent_channels=4, downscale=4)
 
 
 def test_configurations_are_named_in_messages():
@@ -75,7 +88,9 @@ def test_limit_is_on_a_fair_estimate_of_the_parameters(size):
 
 @pytest.mark.parametrize("size", ["m", "", "XXL", "f8c4"])
 def test_unknown_sizes_are_refused(size):
-    with pytest.raises(ValueError, match="expected a decoder size among debug, quickstart, XS, S, B, M, L, XL, H; got"):
+    with pytest.raises(
+        ValueError, match="expected a decoder size among debug, quickstart, demo, XS, S, B, M, L, XL, H; got"
+    ):
         Decoder(size)
 
 

@@ -45,7 +45,7 @@ def with_header(decoder: Decoder, file, **header) -> Decoder:
     return Decoder.from_pretrained(checkpoint.write(file, decoder.state_dict(), {"decoder": fields | header}))
 
 
-@pytest.mark.parametrize("size", [size for size in SIZES if size != "quickstart"])
+@pytest.mark.parametrize("size", [size for size in SIZES if size not in ("quickstart", "demo")])
 def test_additions_are_off_in_published_sizes(size):
     config = decoder_config(size)
     assert (config.shortcut, config.overlap, config.refinement_channels) == (False, False, 0)
@@ -216,6 +216,13 @@ def test_a_quickstart_file_from_before_the_additions_goes_by_its_name(make_decod
     make_decoder("quickstart").save_pretrained(tmp_path / "new.safetensors")
     loaded = Decoder.from_pretrained(tmp_path / "new.safetensors", "quickstart").config
     assert (loaded.shortcut, loaded.overlap, loaded.refinement_channels) == (True, True, 16)
+
+
+def test_a_quickstart_file_of_the_earlier_latents_goes_by_its_name(make_decoder, tmp_path):
+    earlier = decoder_config("quickstart", latent_channels=4, downscale=4)
+    make_decoder(earlier).save_pretrained(tmp_path / "old.safetensors")
+    for asked in (None, "quickstart", earlier):
+        assert Decoder.from_pretrained(tmp_path / "old.safetensors", asked).config == earlier
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,10 @@ def test_names_spell_downscale_and_channels(name):
 
 
 def test_small_variants():
-    assert {name: config.name for name, config in VARIANTS.items()} == {"debug": "f8c4", "quickstart": "f4c4"}
-    assert parameters(encoder_config("quickstart")) == 75_392
-    assert [describe(encoder_config(name)) for name in VARIANTS] == ["encoder debug", "encoder quickstart"]
+    names = {"debug": "f8c4", "quickstart": "f8c16", "demo": "f8c16"}
+    assert {name: config.name for name, config in VARIANTS.items()} == names
+    assert (parameters(encoder_config("quickstart")), parameters(encoder_config("demo"))) == (319_712, 548_800)
+    assert [describe(encoder_config(name)) for name in VARIANTS] == [f"encoder {name}" for name in names]
 
 
 @pytest.mark.parametrize("config", [*NAMED, *VARIANTS])

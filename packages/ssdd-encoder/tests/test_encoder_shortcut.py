@@ -163,7 +163,16 @@ def test_a_quickstart_file_from_before_the_additions_goes_by_its_name(make_encod
         Encoder.from_pretrained(tmp_path / "old.safetensors", "f4c4")
     make_encoder("quickstart").save_pretrained(tmp_path / "new.safetensors")
     loaded = Encoder.from_pretrained(tmp_path / "new.safetensors", "quickstart").config
-    assert (loaded.shortcut, loaded.attention_window) == (True, 16)
+    assert (loaded.name, loaded.shortcut, loaded.attention_window) == ("f8c16", True, 8)
+
+
+def test_a_quickstart_file_of_the_earlier_latents_goes_by_its_name(make_encoder, tmp_path):
+    earlier = EncoderConfig(
+        base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8, attention_window=16, shortcut=True
+    )
+    make_encoder(earlier).save_pretrained(tmp_path / "old.safetensors")
+    for asked in (None, "quickstart", earlier):
+        assert Encoder.from_pretrained(tmp_path / "old.safetensors", asked).config == earlier
 
 
 @pytest.mark.parametrize(

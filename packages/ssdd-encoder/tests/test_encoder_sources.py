@@ -132,7 +132,7 @@ def test_folder_that_looks_like_a_hub_id_comes_first(make_encoder, hub_cache, tm
     monkeypatch.chdir(tmp_path)
     make_encoder("quickstart").save_pretrained(tmp_path / "some" / "model")
     make_encoder("debug").save_pretrained(hub_cache("some/model", NAME))
-    assert Encoder.from_pretrained("some/model").config.name == "f4c4"
+    assert Encoder.from_pretrained("some/model").config.name == "f8c16"
 
 
 def test_destination(tmp_path):

@@ -14,7 +14,7 @@ def reconstruction_figure(teacher: dict[str, Any], student: dict[str, Any], refe
     Args:
         teacher: tensors by name, uint8 (n, 3, S, S), as the evaluation keeps them (`steps8.shown`, ...).
         student: likewise.
-        references: likewise, by the names of the reference rows (`resize by 4.shown`, ...).
+        references: likewise, by the names of the reference rows (`resize by 8.shown`, ...).
 
     Returns:
         A PIL image.
