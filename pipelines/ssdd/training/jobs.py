@@ -96,7 +96,8 @@ def run_job(job: TrainingJob) -> TrainResult:
         # Once and here: workers would each download the same files, and report an error as a traceback.
         find_networks(job.stage.pretrained_networks, job.pretrained_networks)
         check_networks(job)
-    return launch(_train, job.runtime.processes, job)
+    with kept_threads():
+        return launch(_train, job.runtime.processes, job)
 
 
 def cache_targets(job: TrainingJob) -> Path:
@@ -174,7 +175,6 @@ def network_configs(job: TrainingJob) -> tuple[EncoderConfig | str, DecoderConfi
     return encoder, decoder
 
 
-@kept_threads()
 def _train(job: TrainingJob) -> TrainResult:
     model = build_model(job)
     step = build_step(job, model)
