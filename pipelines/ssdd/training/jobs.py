@@ -191,9 +191,6 @@ def _train(job: TrainingJob) -> TrainResult:
         networks = load_networks(networks_of(job.stage.eval_metrics), job.pretrained_networks)
         evaluate = Evaluator(model, job.validation, job.stage, job.runtime.workers, networks)
 
-    def export(path: Path) -> None:
-        model.save_pretrained(path)
-
     return train(
         step,
         images,
@@ -201,7 +198,7 @@ def _train(job: TrainingJob) -> TrainResult:
         job.runtime,
         job.folder,
         job.fingerprint,
-        export=export,
+        export=model.save_pretrained,
         evaluate=evaluate,
         title=TITLES[job.kind],
     )

@@ -166,7 +166,7 @@ def _new_state(step: TrainingStep, stage: StageParameters, accelerator: Accelera
 def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator) -> bool:
     """Restores the newest usable state in every process; rank 0 removes half-written files before any of them looks."""
     if accelerator.is_main_process:
-        store.clean()
+        store.sweep()
     accelerator.wait_for_everyone()
     return store.load(state, last_step)
 
