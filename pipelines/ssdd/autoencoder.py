@@ -133,7 +133,7 @@ class SSDD(nn.Module):
         Raises:
             CheckpointError: there is no such file, or its header is damaged.
         """
-        return Encoder.config_in(_read(source, "encoder.safetensors", header_only=True))
+        return Encoder.config_in(_read(source, ENCODER_NAME, header_only=True))
 
     @classmethod
     def config_of(cls, source: str | os.PathLike[str]) -> tuple[EncoderConfig | None, DecoderConfig | None]:

@@ -167,8 +167,8 @@ def choose_device(name: str, rank: int = 0) -> torch.device:
 
 
 def use_threads(runtime: RuntimeConfig) -> None:
-    """Limits torch to `runtime.threads` CPU threads, which the processes of a stage then share."""
-    if runtime.threads is not None:
+    """Limits torch to `runtime.threads` CPU threads, if that is a number; the processes of a stage then share them."""
+    if isinstance(runtime.threads, int):
         torch.set_num_threads(runtime.threads)
 
 

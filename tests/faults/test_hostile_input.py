@@ -47,6 +47,7 @@ PARAMETERS = [
     "runtime.processes=-1",
     "runtime.workers=1000000",
     "runtime.threads=1000000000",
+    "runtime.threads=three",
     "runtime.save_every=-1",
     "model.decoder=XXXXXXXX",
     "model.encoder=f8c100000000",

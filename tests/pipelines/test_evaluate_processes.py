@@ -8,7 +8,7 @@ import torch
 
 from ssdd import SSDD
 from ssdd.data import EvalTransform, ImageDataset, index_images, open_source
-from ssdd.evaluation.final import evaluate
+from ssdd.evaluation.final import Measurement, evaluate
 from ssdd.evaluation.reference_rows import evaluate_references, fit_patch_pca, resize
 from ssdd.evaluation.reference_statistics import write_references
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
@@ -19,6 +19,16 @@ STEPS = (2, 1)
 PARAMETERS = EvaluateParameters(im_size=32, batch_size=4, metrics="offline", shown=3, noise_seed=4)
 IMAGES = 11  # two processes share eight of them evenly, the last three fall to one
 ROUNDED = ("frechet_random_conv",)  # float64 sums, in another order
+
+
+def measured(images, parameters, references, runtime):
+    return Measurement(
+        dataset=images,
+        parameters=parameters,
+        references=references,
+        pretrained_networks=PretrainedNetworks(),
+        runtime=runtime,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +55,7 @@ def judged(images, checkpoint, tmp_path_factory):
         runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False, processes=processes)
         file = tmp_path_factory.mktemp("references") / "references.safetensors"
         write_references(file, images, 32, 4, PARAMETERS.metrics, PretrainedNetworks(), runtime)
-        found = evaluate(checkpoint, images, STEPS, PARAMETERS, file, PretrainedNetworks(), runtime, "judging")
+        found = evaluate(checkpoint, STEPS, measured(images, PARAMETERS, file, runtime), "judging")
         reports = [{"model": "teacher", "steps": part.steps, "report": part.report} for part in found]
         return found, collect_metrics(reports, [], []), file
 
@@ -73,7 +83,7 @@ def test_one_process_or_two_give_one_table(judged):
 def test_a_process_without_images_changes_nothing(judged, images, checkpoint):
     def call(processes):
         runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False, processes=processes)
-        return evaluate(checkpoint, images, [1], parameters, judged[1][2], PretrainedNetworks(), runtime, "judging")[0]
+        return evaluate(checkpoint, [1], measured(images, parameters, judged[1][2], runtime), "judging")[0]
 
     parameters = PARAMETERS.model_copy(update={"batch_size": 16, "metrics": ("psnr", "frechet_random_conv")})
     one, two = call(1), call(2)
@@ -97,12 +107,12 @@ def test_references_of_another_image_decoder_are_refused(judged, images, checkpo
     monkeypatch.setattr("ssdd.evaluation.reference_statistics.decoding_libraries", lambda: "Pillow 1.0, libjpeg 6b")
     runtime = RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False)
     with pytest.raises(ValueError, match=r"another protocol \(decoding: expected 'Pillow 1.0, libjpeg 6b', the file"):
-        evaluate(checkpoint, images, [1], PARAMETERS, judged[1][2], PretrainedNetworks(), runtime, "judging")
+        evaluate(checkpoint, [1], measured(images, PARAMETERS, judged[1][2], runtime), "judging")
 
 
 def test_reference_rows_have_the_protocol_of_the_models(judged, images):
     runtime = RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress=False)
-    found = evaluate_references(images, images, (4, 4), PARAMETERS, judged[1][2], PretrainedNetworks(), runtime)
+    found = evaluate_references(images, (4, 4), measured(images, PARAMETERS, judged[1][2], runtime))
     assert [part.name for part in found] == ["resize by 4", "PCA of 4 x 4 patches, 4 numbers"]
     model = judged[1][0][0].report["protocol"]
     for part in found:

@@ -109,6 +109,7 @@ def test_second_run_does_nothing(finished, project):
         ("z_stats.batch_size=7", {"z_stats.compute_latent_statistics", "report.write_report"}),
         ("runtime.workers=1", set()),
         ("runtime.threads=2", set()),
+        ("runtime.threads=auto", set()),
     ],
 )
 def test_plan_reruns_what_a_parameter_reaches(finished, project, parameters, expected):

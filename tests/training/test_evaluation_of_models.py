@@ -7,9 +7,10 @@ from accelerate import Accelerator
 
 from ssdd import SSDD
 from ssdd.data import EvalTransform, ImageDataset, ImageFolder, index_images, open_source
-from ssdd.evaluation.final import evaluate
+from ssdd.data.loader import batches
+from ssdd.evaluation.final import Measurement, evaluate
 from ssdd.evaluation.latent_statistics import latent_statistics
-from ssdd.evaluation.passes import batches, reconstruct
+from ssdd.evaluation.passes import reconstruct
 from ssdd.evaluation.periodic import Evaluator
 from ssdd.evaluation.reference_statistics import image_protocol, write_references
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig, StageParameters
@@ -31,6 +32,16 @@ DECODER = DecoderConfig(
 METRICS = ("psnr", "ssim_gaussian", "frechet_random_conv", "swd")
 RUNTIME = RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False)
 PARAMETERS = EvaluateParameters(im_size=32, batch_size=3, metrics=METRICS, shown=2, noise_seed=4)
+
+
+def measured(images, parameters, references, runtime):
+    return Measurement(
+        dataset=images,
+        parameters=parameters,
+        references=references,
+        pretrained_networks=PretrainedNetworks(),
+        runtime=runtime,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +72,7 @@ def references(images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(checkpoint, images, references):
-    return evaluate(checkpoint, images, [2, 1], PARAMETERS, references, PretrainedNetworks(), RUNTIME, "judging")
+    return evaluate(checkpoint, [2, 1], measured(images, PARAMETERS, references, RUNTIME), "judging")
 
 
 def test_the_periodic_evaluation_gives_the_figures_of_the_final_one(checkpoint, images, evaluated):
@@ -116,14 +127,14 @@ def test_stored_references_give_the_streamed_distance(checkpoint, images, evalua
 def test_references_of_other_images_or_sizes_are_refused(checkpoint, index, images, references, tmp_path):
     fewer = ImageDataset(index, images.source, images.transform, split="validation", limit=6)
     with pytest.raises(ValueError, match=r"another protocol \(dataset: expected"):
-        evaluate(checkpoint, fewer, [1], PARAMETERS, references, PretrainedNetworks(), RUNTIME, "judging")
+        evaluate(checkpoint, [1], measured(fewer, PARAMETERS, references, RUNTIME), "judging")
     smaller = ImageDataset(index, images.source, EvalTransform(im_size=16), split="validation")
     sixteen = PARAMETERS.model_copy(update={"im_size": 16})
     with pytest.raises(ValueError, match=r"resolution: expected '16x16', the file has '32x32'"):
-        evaluate(checkpoint, smaller, [1], sixteen, references, PretrainedNetworks(), RUNTIME, "judging")
+        evaluate(checkpoint, [1], measured(smaller, sixteen, references, RUNTIME), "judging")
     none = write_references(tmp_path / "none.safetensors", images, 32, 4, ["psnr"], PretrainedNetworks(), RUNTIME)
     with pytest.raises(ValueError, match="frechet_random_conv"):
-        evaluate(checkpoint, images, [1], PARAMETERS, none, PretrainedNetworks(), RUNTIME, "judging")
+        evaluate(checkpoint, [1], measured(images, PARAMETERS, none, RUNTIME), "judging")
 
 
 def test_the_protocol_names_images_by_content_not_by_place(index, images, tmp_path):

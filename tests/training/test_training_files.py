@@ -146,7 +146,7 @@ def test_leftovers_of_a_killed_save_go(tmp_path):
     for name in (*ours, ".tmpa1B2c3"):  # the last is of safetensors' own writer
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "mine.txt").write_text("stays")
-    StateStore(tmp_path, "f").clean()
+    StateStore(tmp_path, "f").sweep()
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -21,9 +21,10 @@ from ssdd.parameters import (
     StageParameters,
     TargetParameters,
 )
-from ssdd.training import loss_terms, sealed
+from ssdd.training import jobs, loss_terms, sealed
 from ssdd.training.history import read_rows
 from ssdd.training.jobs import TrainingJob, build_model, build_step, cache_targets, run_job
+from ssdd.training.loop import trial_step
 from ssdd.training.loss_terms import LossTerm
 from ssdd.training.nonfinite import NotFiniteError, first_bad, replay
 from ssdd.training.steps import DecoderStep
@@ -211,6 +212,70 @@ def test_a_finished_job_trains_no_more_and_mends_its_checkpoint(job, monkeypatch
     again = run_job(done)
     assert again.step == first.step == 8
     assert all(torch.equal(value, before[name]) for name, value in weights(again.last).items())
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timings.csv"}
+
+
+@pytest.mark.parametrize("chosen", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_measured_number_of_threads_gives_the_bits_of_the_fixed_one(job, two_threads, monkeypatch, chosen):
+    at_build, tried = [], []
+
+    def build(job):
+        at_build.append(torch.get_num_threads())
+        return build_model(job)
+
+    def choose(step, title):
+        tried.extend((step(), step()))  # real steps
+        torch.set_num_threads(chosen)
+
+    # A discriminator, whose buffers move in every step, and a shortcut, which starts from a threaded decomposition.
+    stage = STAGE.model_copy(update={"gan": GanConfig(enabled=True, start_step=0), "batch_size": 8})
+    decoder = dataclasses.replace(DECODER, prediction="sample", shortcut=True)
+    fixed = job("autoencoder", "fixed", encoder=ENCODER, decoder=decoder, stage=stage, validation=None)
+    auto = fixed.runtime.model_copy(update={"threads": "auto"})
+    measured = dataclasses.replace(fixed, runtime=auto, folder=fixed.folder.with_name("measured"))
+    torch.set_num_threads(chosen)
+    run_job(fixed)
+
+    torch.set_num_threads(2)
+    monkeypatch.setattr(jobs, "choose_threads", choose)
+    monkeypatch.setattr(jobs, "build_model", build)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = stage.model_copy(update={"epochs": 1})
+    assert run_job(dataclasses.replace(measured, stage=first)).step == 2
+    assert run_job(measured).step == 4  # goes on from there
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(tried) == 4
+    assert at_build == [2, chosen, 2, chosen]
+    assert torch.get_num_threads() == 2
+    assert files(measured.folder) == files(fixed.folder)
+
+
+def test_steps_that_are_timed_are_those_of_training_and_move_no_weight(job):
+    stage = STAGE.model_copy(update={"gan": GanConfig(enabled=True, start_step=0), "log_every": 1})
+    one = job("autoencoder", "one", encoder=ENCODER, decoder=DECODER, stage=stage)
+    row = losses_of(run_job(one))[0]
+    step = build_step(one, build_model(one))
+    before = {name: value.clone() for name, value in step.named_parameters()}
+    folder = one.folder.with_name("trial")
+    trial = trial_step(step, one.images, stage, one.runtime, folder)
+    figures, _ = trial()
+    assert {name: figures[name] for name in row} == row
+    for _ in range(8):  # the optimiser's first five leave the weights as they are
+        trial()
+    assert all(torch.equal(value, before[name]) for name, value in step.named_parameters())
+    assert not folder.exists() or not list(folder.iterdir())
 
 
 def losses_of(result) -> list[dict[str, float]]:

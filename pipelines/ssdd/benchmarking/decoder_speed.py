@@ -5,7 +5,7 @@ gradients.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from typing import Any
@@ -34,7 +34,11 @@ def measure_decoding(
         progress: whether to show a bar.
     """
     device = torch.device(machine["kind"])
-    cases = [case for sweep in sweeps for case in _cases(sweep)]
+    cases = [
+        (sweep, *case)
+        for sweep in sweeps
+        for case in product(sweep.sizes, sweep.dtypes, sweep.pixels, sweep.batch_sizes, sweep.steps)
+    ]
     rows = []
     with bar("decoding", sum(sweep.rounds for sweep, *_ in cases), progress) as advance:
         for sweep, size, dtype, pixels, batch, steps in cases:
@@ -137,10 +141,3 @@ def kl_decoder() -> nn.Module:
 @torch.no_grad()
 def _without_gradient(network: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     return network(z)
-
-
-def _cases(sweep: DecodeSweep) -> Iterator[tuple[DecodeSweep, str, str, int, int, int]]:
-    for size, dtype, pixels, batch, steps in product(
-        sweep.sizes, sweep.dtypes, sweep.pixels, sweep.batch_sizes, sweep.steps
-    ):
-        yield sweep, size, dtype, pixels, batch, steps

@@ -1,6 +1,7 @@
 """`ssdd info`: describes a checkpoint or a file of latents."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,13 @@ def info(file: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from ssdd.imaging.latent_files import read_header
     from ssdd_decoder import checkpoint, sources
 
     path = sources.resolve(file, "ssdd.safetensors")
-    header = _latents(path)
+    header = None
+    with suppress(OSError):  # the reader of checkpoints meets it again, and its error is about checkpoints
+        header = read_header(path)
     facts = _of_latents(header) if header is not None else _of_checkpoint(checkpoint.read(path))
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
@@ -43,23 +47,9 @@ def info(file: str) -> None:
     Console().print(table)
 
 
-def _latents(path: Path) -> "LatentHeader | None":
-    from safetensors import SafetensorError, safe_open
-
-    from ssdd.imaging.latent_files import HEADER, read_header
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            is_latents = HEADER in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return None  # the reader of checkpoints finds the same fault, and its error is about checkpoints
-    return read_header(path) if is_latents else None
-
-
 def _of_latents(header: "LatentHeader") -> dict[str, str]:
-    count = len(header.sizes)
     return {
-        "holds": f"latents of {count} image{'' if count == 1 else 's'}, f{header.downscale}c{header.latent_channels}",
+        "holds": f"latents of {options.count(len(header.sizes))}, f{header.downscale}c{header.latent_channels}",
         "made by": f"{header.model.get('file')} (sha256 {header.model.get('sha256')}), in {header.precision}",
         "encoder": _pairs(header.encoder),
         "version": header.version,

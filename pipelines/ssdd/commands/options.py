@@ -84,7 +84,7 @@ def encoder_file(source: str) -> Path:
     """
     from ssdd_encoder import sdvae, sources
 
-    return sources.resolve(sdvae.HUB_ID if source == "sdvae" else source, "encoder.safetensors")
+    return sources.resolve(sdvae.checkpoint_of(source), "encoder.safetensors")
 
 
 def check_output(output: Path, images: tuple[Path, ...]) -> None:

@@ -9,34 +9,21 @@ from typing import Any
 
 # Loading everything at once would cost 5 s for torch, even to list the files of a folder. The modules have their full
 # names, because the lineage follows such strings to the code that a node uses.
-_MODULES = {
-    "TRAIN": "ssdd.data.source",
-    "VALIDATION": "ssdd.data.source",
-    "BadImage": "ssdd.data.decoding",
-    "EmbeddedSample": "ssdd.data.embedded_sample",
-    "EvalTransform": "ssdd.data.transforms",
-    "Example": "ssdd.data.image_dataset",
-    "HuggingFaceImages": "ssdd.data.huggingface",
-    "ImageDataset": "ssdd.data.image_dataset",
-    "ImageFolder": "ssdd.data.image_folders",
-    "ImageNetFolder": "ssdd.data.image_folders",
-    "IndexedImages": "ssdd.data.image_index",
-    "Key": "ssdd.data.image_dataset",
-    "Reason": "ssdd.data.decoding",
-    "Source": "ssdd.data.source",
-    "StepSampler": "ssdd.data.step_sampler",
-    "TrainTransform": "ssdd.data.transforms",
-    "Transform": "ssdd.data.transforms",
-    "close_loader": "ssdd.data.loader",
-    "contact_sheet": "ssdd.data.contact_sheets",
-    "decode_image": "ssdd.data.decoding",
-    "decoding_libraries": "ssdd.data.decoding",
-    "index_images": "ssdd.data.image_index",
-    "make_loader": "ssdd.data.loader",
-    "open_source": "ssdd.data.image_sets",
-    "select": "ssdd.data.image_index",
-    "to_picture": "ssdd.data.contact_sheets",
+_NAMES = {
+    "ssdd.data.contact_sheets": ("contact_sheet", "to_picture"),
+    "ssdd.data.decoding": ("BadImage", "Reason", "decode_image", "decoding_libraries"),
+    "ssdd.data.embedded_sample": ("EmbeddedSample",),
+    "ssdd.data.huggingface": ("HuggingFaceImages",),
+    "ssdd.data.image_dataset": ("Example", "ImageDataset", "Key"),
+    "ssdd.data.image_folders": ("ImageFolder", "ImageNetFolder"),
+    "ssdd.data.image_index": ("IndexedImages", "index_images", "select"),
+    "ssdd.data.image_sets": ("open_source",),
+    "ssdd.data.loader": ("close_loader", "make_loader"),
+    "ssdd.data.source": ("TRAIN", "VALIDATION", "Source"),
+    "ssdd.data.step_sampler": ("StepSampler",),
+    "ssdd.data.transforms": ("EvalTransform", "TrainTransform", "Transform"),
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = list(_MODULES)
 
 

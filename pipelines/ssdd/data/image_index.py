@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -14,7 +14,8 @@ from ssdd.data.decoding import BadImage, Reason
 from ssdd.data.source import VALIDATION, ImageFacts, Rejection, Source
 from ssdd.progress import bar
 
-INDEX_COLUMNS = ("path", "split", "width", "height", "bytes", "sha256")
+_TYPES = {"path": "str", "split": "str", "width": "int32", "height": "int32", "bytes": "int64", "sha256": "str"}
+INDEX_COLUMNS = tuple(_TYPES)
 REJECTED_COLUMNS = ("path", "reason", "detail")
 MAX_ASPECT = 32
 """Longer pictures are refused: with the short side resized to a fixed size, the long one would have no bound."""
@@ -74,7 +75,7 @@ def index_images(
     if not 0 <= held_out < 1 or not 0 <= max_rejected <= 1:
         raise ValueError(f"expected 0 <= held_out < 1 and 0 <= max_rejected <= 1, got {held_out} and {max_rejected}")
     listing = source.listing()
-    wanted = [(split, name) for split, names in listing.names.items() for name in _choose(names, limit)]
+    wanted = [(split, names[i]) for split, names in listing.names.items() for i in _choice(len(names), limit)]
     rejected = list(listing.rejected)
     rows = []
     source.preload()
@@ -82,14 +83,14 @@ def index_images(
     def examine(item: tuple[str, str]) -> ImageFacts | Rejection:
         return _examine(source, item[1], min_side)
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), bar("images", len(wanted), progress) as advance:
         warnings.simplefilter("ignore")  # Pillow warns of damaged metadata (harmless) and of bombs (rejected below)
-        results = _in_order(examine, wanted, workers)
-        for (split, name), result in zip(wanted, _with_progress(results, len(wanted), progress), strict=True):
+        for (split, name), result in zip(wanted, _in_order(examine, wanted, workers), strict=True):
             if isinstance(result, Rejection):
                 rejected.append(result)
             else:
                 rows.append((name, split, result.width, result.height, result.size, result.sha256))
+            advance(1)
 
     _check_rejected(rejected, len(rows), max_rejected, source)
     index = _hold_out(_index_table(rows), held_out)
@@ -129,10 +130,6 @@ def _choice(count: int, limit: int | None) -> np.ndarray:
     return np.sort(np.argsort(keys, kind="stable")[:limit])
 
 
-def _choose(names: list[str], limit: int | None) -> list[str]:
-    return [names[i] for i in _choice(len(names), limit)]
-
-
 def _examine(source: Source, name: str, min_side: int) -> ImageFacts | Rejection:
     try:
         facts = source.examine(name)
@@ -160,15 +157,6 @@ def _in_order(
             yield from pool.map(function, items[start : start + _CHUNK])
 
 
-def _with_progress(
-    results: Iterable[ImageFacts | Rejection], total: int, show: bool
-) -> Iterator[ImageFacts | Rejection]:
-    with bar("images", total, show) as advance:
-        for result in results:
-            yield result
-            advance(1)
-
-
 def _check_rejected(rejected: list[Rejection], accepted: int, max_rejected: float, source: Source) -> None:
     seen = len(rejected) + accepted
     if seen == 0:
@@ -184,15 +172,8 @@ def _check_rejected(rejected: list[Rejection], accepted: int, max_rejected: floa
 
 
 def _index_table(rows: list[tuple[str, str, int, int, int, str]]) -> pd.DataFrame:
-    types = {  # stated, since an empty table would have none and Parquet keeps them
-        "path": "str",
-        "split": "str",
-        "width": "int32",
-        "height": "int32",
-        "bytes": "int64",
-        "sha256": "str",
-    }
-    return pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).astype(types)
+    # The types are stated, since an empty table would have none and Parquet keeps them.
+    return pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).astype(_TYPES)
 
 
 def _rejected_table(rejected: list[Rejection]) -> pd.DataFrame:

@@ -1,11 +1,15 @@
 """Loading of batches, in this process or in workers, with equal results."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ssdd.data.image_dataset import Example, ImageDataset
 from ssdd.data.step_sampler import StepSampler
+from ssdd.progress import bar
 
 
 def make_loader(
@@ -40,6 +44,36 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # by default every iter() draws from torch's global generator
     )
+
+
+def batches(
+    dataset: ImageDataset,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    processes: int = 1,
+    title: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """One pass over the images that fall to a process, in order, none twice.
+
+    Every batch has the same size with one process or many, except the last ones. A network rounds its last digit by the
+    shape of its batch, so one process or many give the same bits (with as many threads each).
+
+    Args:
+        dataset: images with an `EvalTransform`.
+        batch_size: images at a time per process.
+        workers: loader processes.
+        rank: this process.
+        processes: how many share the images.
+        title: of a progress bar; None shows none.
+    """
+    sampler = StepSampler(
+        len(dataset), batch_size * processes, shuffle=False, drop_last=False, rank=rank, world_size=processes
+    )
+    with bar(title or "", len(dataset), show=title is not None) as advance:
+        for batch in make_loader(dataset, sampler, workers=workers):
+            yield batch
+            advance(len(batch["index"]) * processes)
 
 
 def close_loader(loader: DataLoader[Example]) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ssdd.autoencoder import SSDD
 from ssdd.data.image_dataset import ImageDataset
-from ssdd.evaluation.passes import batches, reconstruct
+from ssdd.data.loader import batches
+from ssdd.evaluation.passes import reconstruct
 from ssdd.evaluation.pretrained_networks import load_networks
 from ssdd.evaluation.reference_statistics import image_protocol
 from ssdd.files import sha256_file
@@ -53,26 +54,32 @@ class Evaluated:
     name: str = ""
 
 
-def evaluate(
-    checkpoint: Path,
-    dataset: ImageDataset,
-    steps: Sequence[int],
-    parameters: EvaluateParameters,
-    references: Path,
-    pretrained_networks: PretrainedNetworks,
-    runtime: RuntimeConfig,
-    title: str,
-) -> list[Evaluated]:
-    """Reconstructs every image with each number of steps, and measures the reconstructions.
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The images that reconstructions are measured on, and how: the same for all rows of a table.
 
     Args:
-        checkpoint: of encoder and decoder.
         dataset: images with an `EvalTransform`.
-        steps: numbers of sampler steps.
         parameters: of the evaluation; the noise of an image depends on `noise_seed` and its number alone.
         references: statistics of the same images, see `write_references`.
         pretrained_networks: the pretrained networks of the metrics.
         runtime: device, processes, threads.
+    """
+
+    dataset: ImageDataset
+    parameters: EvaluateParameters
+    references: Path
+    pretrained_networks: PretrainedNetworks
+    runtime: RuntimeConfig
+
+
+def evaluate(checkpoint: Path, steps: Sequence[int], measurement: Measurement, title: str) -> list[Evaluated]:
+    """Reconstructs every image with each number of steps, and measures the reconstructions.
+
+    Args:
+        checkpoint: of encoder and decoder.
+        steps: numbers of sampler steps.
+        measurement: of the reconstructions.
         title: text before the progress bar.
 
     Raises:
@@ -80,37 +87,18 @@ def evaluate(
         ValueError: the reference statistics are of other images, or of another network or resolution.
         NetworkUnavailable: a metric's network is missing; the message says where to put it.
     """
-    use_threads(runtime)
-    return launch(
-        _evaluate,
-        runtime.processes,
-        checkpoint,
-        dataset,
-        list(steps),
-        parameters,
-        references,
-        pretrained_networks,
-        runtime,
-        title,
-    )
+    use_threads(measurement.runtime)
+    return launch(_evaluate, measurement.runtime.processes, checkpoint, list(steps), measurement, title)
 
 
-def _evaluate(
-    checkpoint: Path,
-    dataset: ImageDataset,
-    steps: list[int],
-    parameters: EvaluateParameters,
-    references: Path,
-    pretrained_networks: PretrainedNetworks,
-    runtime: RuntimeConfig,
-    title: str,
-) -> list[Evaluated]:
+def _evaluate(checkpoint: Path, steps: list[int], measurement: Measurement, title: str) -> list[Evaluated]:
+    parameters = measurement.parameters
     rank, _ = join_group()
-    device = choose_device(runtime.device, rank)
+    device = choose_device(measurement.runtime.device, rank)
     dtype = getattr(torch, parameters.precision)
     model = SSDD.from_pretrained(checkpoint).to(device, dtype).to(memory_format=torch.channels_last)
     protocol = dataclasses.replace(
-        image_protocol(dataset, parameters.im_size),
+        image_protocol(measurement.dataset, parameters.im_size),
         noise_seed=parameters.noise_seed,
         dtype=parameters.precision,
         model=f"sha256:{sha256_file(checkpoint)}",
@@ -121,31 +109,25 @@ def _evaluate(
             yield ("", count), decoded
 
     protocols = {("", count): dataclasses.replace(protocol, steps=count) for count in steps}
-    return measure(decode, protocols, dataset, parameters, references, pretrained_networks, runtime, title)
+    return measure(decode, protocols, measurement, title)
 
 
 def measure(
-    decode: Reconstruct,
-    protocols: dict[Row, Protocol],
-    dataset: ImageDataset,
-    parameters: EvaluateParameters,
-    references: Path,
-    pretrained_networks: PretrainedNetworks,
-    runtime: RuntimeConfig,
-    title: str,
+    decode: Reconstruct, protocols: dict[Row, Protocol], measurement: Measurement, title: str
 ) -> list[Evaluated]:
     """Measures the reconstructions of a process's share of the images; rank 0 returns the results of all.
 
     Args:
         decode: the reconstructions of a batch.
         protocols: of each row.
-        dataset, parameters, references, pretrained_networks, runtime, title: see `evaluate`.
+        measurement, title: see `evaluate`.
     """
+    dataset, parameters, runtime = measurement.dataset, measurement.parameters, measurement.runtime
     rank, processes = join_group()
     device = choose_device(runtime.device, rank)
-    loaded = load_networks(parameters.pretrained_networks, pretrained_networks)
+    loaded = load_networks(parameters.pretrained_networks, measurement.pretrained_networks)
     stored = load_references(
-        references, reference_protocols(parameters.metrics, next(iter(protocols.values())), loaded)
+        measurement.references, reference_protocols(parameters.metrics, next(iter(protocols.values())), loaded)
     )
     suites = {
         row: MetricSuite(parameters.metrics, protocol, loaded, stored, device) for row, protocol in protocols.items()

@@ -5,9 +5,7 @@ from pathlib import Path
 import torch
 
 from ssdd.data.image_dataset import ImageDataset
-from ssdd.data.loader import make_loader
-from ssdd.data.step_sampler import StepSampler
-from ssdd.progress import bar
+from ssdd.data.loader import batches
 from ssdd_encoder import Encoder, LatentAccumulator, LatentStatistics
 
 
@@ -35,9 +33,6 @@ def latent_statistics(
     """
     encoder = Encoder.from_pretrained(checkpoint).to(device)
     accumulator = LatentAccumulator(encoder.config.latent_channels)
-    sampler = StepSampler(len(dataset), batch_size, shuffle=False, drop_last=False)
-    with bar("latent statistics", len(dataset), show=progress) as advance:
-        for batch in make_loader(dataset, sampler, workers=workers):
-            accumulator.update(encoder(batch["image"].to(device)).mode())
-            advance(len(batch["index"]))
+    for batch in batches(dataset, batch_size, workers, title="latent statistics" if progress else None):
+        accumulator.update(encoder(batch["image"].to(device)).mode())
     return accumulator.compute()

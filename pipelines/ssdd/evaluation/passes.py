@@ -1,19 +1,14 @@
-"""Passes over held-out images, through encoder and decoder: shared by the periodic and the final evaluation."""
+"""Held-out images through encoder and decoder: shared by the periodic and the final evaluation."""
 
 # B batch, S side in pixels
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.data.image_dataset import ImageDataset
-from ssdd.data.loader import make_loader
-from ssdd.data.step_sampler import StepSampler
 from ssdd.noise import sample_noise, sample_seeds
-from ssdd.progress import bar
 
 
 def image_noise(seed: int, images: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -46,33 +41,3 @@ def reconstruct(
     noise = image_noise(seed, images, x.shape[1:], x.device)
     for count in steps:
         yield count, model.decode(z, steps=count, noise=noise, check_finite=True).float()
-
-
-def batches(
-    dataset: ImageDataset,
-    batch_size: int,
-    workers: int = 0,
-    rank: int = 0,
-    processes: int = 1,
-    title: str | None = None,
-) -> Iterator[dict[str, Any]]:
-    """One pass over the images that fall to a process, in order, none twice.
-
-    Every batch has the same size with one process or many, except the last ones. A network rounds its last digit by the
-    shape of its batch, so one process or many give the same bits (with as many threads each).
-
-    Args:
-        dataset: images with an `EvalTransform`.
-        batch_size: images at a time per process.
-        workers: loader processes.
-        rank: this process.
-        processes: how many share the images.
-        title: of a progress bar; None shows none.
-    """
-    sampler = StepSampler(
-        len(dataset), batch_size * processes, shuffle=False, drop_last=False, rank=rank, world_size=processes
-    )
-    with bar(title or "", len(dataset), show=title is not None) as advance:
-        for batch in make_loader(dataset, sampler, workers=workers):
-            yield batch
-            advance(len(batch["index"]) * processes)

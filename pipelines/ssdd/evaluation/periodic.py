@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ssdd.autoencoder import SSDD
 from ssdd.data.image_dataset import ImageDataset
-from ssdd.evaluation.passes import batches, reconstruct
+from ssdd.data.loader import batches
+from ssdd.evaluation.passes import reconstruct
 from ssdd.parameters import StageParameters
 from ssdd_metrics.suite import MetricSuite
 

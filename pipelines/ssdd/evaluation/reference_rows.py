@@ -12,17 +12,16 @@ All keep real numbers, as latents are, so rounding costs them nothing.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssdd.data.image_dataset import ImageDataset
-from ssdd.evaluation.final import Evaluated, Row, measure
-from ssdd.evaluation.passes import batches
+from ssdd.data.loader import batches
+from ssdd.evaluation.final import Evaluated, Measurement, Row, measure
 from ssdd.evaluation.reference_statistics import image_protocol
-from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
+from ssdd.parameters import RuntimeConfig
 from ssdd.processes import launch, use_threads
 
 FITTED_IMAGES = 1024  # far more patches than numbers in a patch
@@ -109,45 +108,26 @@ def reference_codes(pca: PatchPca) -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
-def evaluate_references(
-    training: ImageDataset,
-    dataset: ImageDataset,
-    space: tuple[int, int],
-    parameters: EvaluateParameters,
-    references: Path,
-    pretrained_networks: PretrainedNetworks,
-    runtime: RuntimeConfig,
-) -> list[Evaluated]:
+def evaluate_references(training: ImageDataset, space: tuple[int, int], measurement: Measurement) -> list[Evaluated]:
     """Measures all reference rows on the held-out images, with the protocol of the models.
 
     Args:
         training: images to fit the principal components of.
-        dataset: held-out images, see `evaluate`.
         space: F and C of the latent space that the rows are a reference for.
-        parameters, references, pretrained_networks, runtime: see `evaluate`.
+        measurement: the same as of the models.
     """
+    runtime = measurement.runtime
     use_threads(runtime)
-    pca = fit_on(training, *space, runtime)
-    arguments = (pca, dataset, parameters, references, pretrained_networks, runtime)
-    return launch(_evaluate_references, runtime.processes, *arguments)
+    return launch(_evaluate_references, runtime.processes, fit_on(training, *space, runtime), measurement)
 
 
-def _evaluate_references(
-    pca: PatchPca,
-    dataset: ImageDataset,
-    parameters: EvaluateParameters,
-    references: Path,
-    pretrained_networks: PretrainedNetworks,
-    runtime: RuntimeConfig,
-) -> list[Evaluated]:
+def _evaluate_references(pca: PatchPca, measurement: Measurement) -> list[Evaluated]:
     rows = reference_codes(pca)
 
     def decode(x: Tensor, _: list[int]) -> Iterator[tuple[Row, Tensor]]:
         for name, code in rows.items():
             yield (name, 0), code(x)
 
-    protocol = image_protocol(dataset, parameters.im_size)
+    protocol = image_protocol(measurement.dataset, measurement.parameters.im_size)
     protocols = {(name, 0): replace(protocol, model=name, steps=0, dtype="float32") for name in rows}
-    return measure(
-        decode, protocols, dataset, parameters, references, pretrained_networks, runtime, "evaluating the references"
-    )
+    return measure(decode, protocols, measurement, "evaluating the references")

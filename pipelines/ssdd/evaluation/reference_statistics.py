@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ssdd.data.decoding import decoding_libraries
 from ssdd.data.image_dataset import ImageDataset
+from ssdd.data.loader import batches
 from ssdd.data.transforms import EvalTransform
-from ssdd.evaluation.passes import batches
 from ssdd.evaluation.pretrained_networks import load_networks
 from ssdd.parameters import PretrainedNetworks, RuntimeConfig
 from ssdd.processes import choose_device, gather, is_main, join_group, launch, use_threads

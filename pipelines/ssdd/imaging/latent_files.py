@@ -71,12 +71,8 @@ class LatentWriter:
             raise ValueError(f"expected image names other than {_RESERVED!r}: rename that file")
         begin = self._spool.tell()
         self._spool.write(z.contiguous().view(torch.uint8).cpu().numpy().tobytes())
-        kind = _DTYPES[z.dtype]
-        self._tensors[name] = {
-            "dtype": kind,
-            "shape": list(z.shape),
-            "data_offsets": [begin, self._spool.tell()],
-        }
+        place = [begin, self._spool.tell()]
+        self._tensors[name] = {"dtype": _DTYPES[z.dtype], "shape": list(z.shape), "data_offsets": place}
         self.sizes[name] = list(size)
 
     def finish(self, path: str | os.PathLike[str], header: LatentHeader) -> None:

@@ -24,7 +24,8 @@ from ssdd.lineage.module_definitions import KEPT, Import, Module, Modules, hash_
 
 FIRST_PARTY = ("ssdd", "ssdd_encoder", "ssdd_decoder", "ssdd_metrics")
 # Modules, or `module:name`, that never change a result: writers of files (the content hash of what they wrote counts
-# instead), lineage itself, messages, bars and trackers, and the model of the parameters that count for nothing.
+# instead), lineage itself, messages, bars and trackers, the choice of threads, and the model of the parameters that
+# count for nothing.
 NEUTRAL = (
     "ssdd.lineage",
     "ssdd.files",
@@ -36,6 +37,7 @@ NEUTRAL = (
     "ssdd.progress",
     "ssdd.runs",
     "ssdd.suggestions",
+    "ssdd.training.threads",
     "ssdd.training.trackers",
     "ssdd.parameters:RuntimeConfig",
 )

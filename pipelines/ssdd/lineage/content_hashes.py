@@ -11,7 +11,6 @@ import os
 import sqlite3
 import time
 from pathlib import Path
-from types import TracebackType
 
 from ssdd.files import sha256_file
 
@@ -33,9 +32,7 @@ class Hashes:
     def __enter__(self) -> "Hashes":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -23,8 +23,7 @@ def describe(path: str | Path) -> RenderableType:
         ValueError: there is no such file, or no intact stamp next to it.
     """
     file = Path(path)
-    if file.name.endswith(SUFFIX):
-        file = file.with_name(file.name.removesuffix(SUFFIX))
+    file = file.with_name(file.name.removesuffix(SUFFIX))
     stamp = read_stamp(file)
     if stamp is None:
         what = "its stamp is damaged" if stamp_path(file).exists() else f"nothing at {stamp_path(file)}"

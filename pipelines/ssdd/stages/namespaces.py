@@ -1,6 +1,11 @@
-"""The namespace of a stage, which Kedro-Viz draws as one box, with all datasets and parameters outside it."""
+"""The namespace of a stage, which Kedro-Viz draws as one box with all datasets and parameters outside it; its nodes."""
+
+from collections.abc import Callable
+from typing import Any
 
 from kedro.pipeline import Node, Pipeline
+
+from ssdd.lineage.ranks import TAG
 
 
 def stage(name: str, *nodes: Node) -> Pipeline:
@@ -16,3 +21,13 @@ def stage(name: str, *nodes: Node) -> Pipeline:
         parameters=parameters,
         prefix_datasets_with_namespace=False,
     )
+
+
+def joint_node(function: Callable[..., Any], inputs: list[str], outputs: str | list[str]) -> Node:
+    """Makes a node of the function's name that all ranks of torchrun run together."""
+    return Node(function, inputs, outputs, name=function.__name__, tags=[TAG])
+
+
+def training_node(function: Callable[..., Any], inputs: list[str], outputs: list[str]) -> Node:
+    """Makes a joint node that trains; its last inputs are the parameters that all training stages take."""
+    return joint_node(function, [*inputs, "params:data", "params:pretrained_networks", "params:runtime"], outputs)

@@ -15,10 +15,11 @@ from ssdd.evaluation.pretrained_networks import find_networks, load_networks
 from ssdd.parameters import PretrainedNetworks, RuntimeConfig, StageParameters, TargetParameters
 from ssdd.processes import choose_device, is_main, join_group, launch, wait_for_all
 from ssdd.training.ledger import TrainResult
-from ssdd.training.loop import train
+from ssdd.training.loop import train, trial_step
 from ssdd.training.loss_networks import load_loss_networks
 from ssdd.training.steps import AutoencoderStep, DecoderStep, DistillationStep
 from ssdd.training.teacher_targets import CachedTargets, check_targets, clean_targets, sound_shards, write_targets
+from ssdd.training.threads import choose_threads, is_measured, kept_threads
 from ssdd_decoder import DecoderConfig, decoder_config
 from ssdd_encoder import EncoderConfig, encoder_config
 from ssdd_metrics import networks_of
@@ -95,7 +96,8 @@ def run_job(job: TrainingJob) -> TrainResult:
         # Once and here: workers would each download the same files, and report an error as a traceback.
         find_networks(job.stage.pretrained_networks, job.pretrained_networks)
         check_networks(job)
-    return launch(_train, job.runtime.processes, job)
+    with kept_threads():
+        return launch(_train, job.runtime.processes, job)
 
 
 def cache_targets(job: TrainingJob) -> Path:
@@ -179,13 +181,15 @@ def _train(job: TrainingJob) -> TrainResult:
     images: Dataset[Any] = job.images
     if job.is_cached:
         images = CachedTargets(job.images, _targets_folder(job), job.targets_fingerprint, step.needs_real)
+    if is_measured(job.stage, job.runtime):
+        choose_threads(trial_step(step, images, job.stage, job.runtime, job.folder), TITLES[job.kind])
+        # Anew, for the trial has used them, and the number of threads may change the last bits of fresh weights.
+        model = build_model(job)
+        step = build_step(job, model)
     evaluate = None
     if job.validation is not None:
         networks = load_networks(networks_of(job.stage.eval_metrics), job.pretrained_networks)
         evaluate = Evaluator(model, job.validation, job.stage, job.runtime.workers, networks)
-
-    def export(path: Path) -> None:
-        model.save_pretrained(path)
 
     return train(
         step,
@@ -194,7 +198,7 @@ def _train(job: TrainingJob) -> TrainResult:
         job.runtime,
         job.folder,
         job.fingerprint,
-        export=export,
+        export=model.save_pretrained,
         evaluate=evaluate,
         title=TITLES[job.kind],
     )

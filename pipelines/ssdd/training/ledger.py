@@ -36,7 +36,7 @@ class TrainResult:
 
 
 Evaluate = Callable[[Accelerator], Evaluation]
-Export = Callable[[Path], None]
+Export = Callable[[Path], object]
 
 
 class Ledger:

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,29 @@ def train(
     return ledger.finish()
 
 
+def trial_step(
+    step: TrainingStep, images: Dataset[Any], stage: StageParameters, runtime: RuntimeConfig, folder: Path
+) -> Callable[[], object]:
+    """Returns a function that makes one training step after another on the first batch, to be timed; it writes nothing.
+
+    Args:
+        step: networks for this use alone: gradients and the discriminator's buffers do not stay as they are.
+        images, stage, runtime, folder: as for `train`.
+    """
+    # With a rate of 0 a step computes as much, and no number of steps on one batch can make a loss diverge.
+    optim, gan = (group.model_copy(update={"lr": 0.0}) for group in (stage.optim, stage.gan))
+    stage = stage.model_copy(update={"optim": optim, "gan": gan})
+    accelerator = _accelerator(stage, runtime, folder)
+    sampler = _sampler(images, stage, accelerator)
+    state = _new_state(step, stage, accelerator)
+    networks = _prepare(step, state, accelerator, compiled=False)
+    store = StateStore(folder, fingerprint="")
+    ledger = Ledger(accelerator, stage, folder, store, state, step, lambda path: None, None, sampler.steps_per_epoch)
+    with closing(run_batches(images, sampler, 0, 1, workers=0)) as stream:
+        batch = next(stream)
+    return lambda: _step(networks, ledger, batch, Interrupts())
+
+
 @dataclass(frozen=True)
 class _Networks:
     """Step and discriminator with their optimisers, as accelerate wraps them, and the step's trained parameters."""
@@ -143,7 +166,7 @@ def _new_state(step: TrainingStep, stage: StageParameters, accelerator: Accelera
 def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator) -> bool:
     """Restores the newest usable state in every process; rank 0 removes half-written files before any of them looks."""
     if accelerator.is_main_process:
-        store.clean()
+        store.sweep()
     accelerator.wait_for_everyone()
     return store.load(state, last_step)
 

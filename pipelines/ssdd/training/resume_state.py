@@ -111,7 +111,7 @@ class TrainingState:
         self.progress = Progress(**progress, best=Best(**best) if best else None)
 
 
-class StateStore:
+class StateStore(SealedStore):
     """The folder where one run keeps its resume states.
 
     Args:
@@ -120,17 +120,7 @@ class StateStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str], fingerprint: str):
-        self.folder = Path(folder)
-        self._files = SealedStore(folder, "state", fingerprint)
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of the states that this store writes and reads."""
-        return self._files.fingerprint
-
-    def clean(self) -> None:
-        """Removes the half-written files of a killed run; only for the process that writes."""
-        self._files.sweep()
+        super().__init__(folder, "state", fingerprint)
 
     def save(self, state: TrainingState) -> Path:
         """Writes the state whole or not at all, then drops all but the last two.
@@ -139,11 +129,11 @@ class StateStore:
             OSError: the disk is full or not writable; earlier states are intact.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
-        final = self._files.write(f"{state.progress.step:08d}", tensors, state.document())
+        final = self.write(f"{state.progress.step:08d}", tensors, state.document())
         # States of later steps belong to a run of more epochs or of another fingerprint. They go too: otherwise they
         # would be the newest ones for ever, and push out the states that this run has to resume from.
-        earlier = [path for path in self._files.paths() if path.name < final.name[: len("state-00000000")]]
-        for path in self._files.paths():
+        earlier = [path for path in self.paths() if path.name < final.name[: len("state-00000000")]]
+        for path in self.paths():
             if path != final and path not in earlier[-(KEPT - 1) :]:
                 path.unlink(missing_ok=True)
         return final
@@ -154,7 +144,7 @@ class StateStore:
         Returns:
             False when there is none: the run starts from the beginning.
         """
-        for path, document in self._files.documents(newest_first=True):
+        for path, document in self.documents(newest_first=True):
             if document["progress"]["step"] > last_step:
                 continue
             if not self._best_is_there(document["progress"]["best"]):

@@ -10,20 +10,18 @@ from torch import Tensor
 
 from ssdd_metrics import to_uint8
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Makes sure that the requested trackers are installed.
+    """Makes sure that the requested trackers are installed, whose packages have the same names.
 
     Raises:
         ValueError: one is not.
     """
     for name in names:
-        if importlib.util.find_spec(PACKAGES[name]) is None:
+        if importlib.util.find_spec(name) is None:
             raise ValueError(
-                f"expected the tracker {name!r} to be installed, its package {PACKAGES[name]!r} is not: "
-                f"pip install {PACKAGES[name]}, or take it out of runtime.trackers"
+                f"expected the tracker {name!r} to be installed, it is not: "
+                f"pip install {name}, or take it out of runtime.trackers"
             )
 
 

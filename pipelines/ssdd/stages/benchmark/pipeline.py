@@ -16,18 +16,10 @@ def create_pipeline() -> Pipeline:
         "benchmark",
         Node(look_at_machine, _COMMON, "machine", name="look_at_machine", tags=["speed"]),
         Node(
-            benchmark_decoding,
-            ["machine", *_COMMON],
-            "decoding_benchmark",
-            name="benchmark_decoding",
-            tags=["speed"],
+            benchmark_decoding, ["machine", *_COMMON], "decoding_benchmark", name="benchmark_decoding", tags=["speed"]
         ),
         Node(
-            benchmark_training,
-            ["machine", *_COMMON],
-            "training_benchmark",
-            name="benchmark_training",
-            tags=["speed"],
+            benchmark_training, ["machine", *_COMMON], "training_benchmark", name="benchmark_training", tags=["speed"]
         ),
         Node(speed_figure, "decoding_benchmark", "speed_figure", name="draw_speed", tags=["speed"]),
         Node(

@@ -1,16 +1,16 @@
 """finetuned, image_index -> teacher_targets -> distilled, distill_history."""
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
 from ssdd.stages.distill.nodes import cache_teacher_targets, distill_teacher
-from ssdd.stages.namespaces import stage
+from ssdd.stages.namespaces import joint_node, stage, training_node
 
 
 def create_pipeline() -> Pipeline:
     """The stage `distill`."""
     return stage(
         "distill",
-        Node(
+        joint_node(
             cache_teacher_targets,
             [
                 "finetuned",
@@ -24,23 +24,10 @@ def create_pipeline() -> Pipeline:
                 "params:runtime",
             ],
             "teacher_targets",
-            name="cache_teacher_targets",
-            tags=["distributed"],
         ),
-        Node(
+        training_node(
             distill_teacher,
-            [
-                "finetuned",
-                "teacher_targets",
-                "image_index",
-                "params:distill",
-                "params:teacher_targets",
-                "params:data",
-                "params:pretrained_networks",
-                "params:runtime",
-            ],
+            ["finetuned", "teacher_targets", "image_index", "params:distill", "params:teacher_targets"],
             ["distilled", "distilled_best", "distill_history"],
-            name="distill_teacher",
-            tags=["distributed"],
         ),
     )

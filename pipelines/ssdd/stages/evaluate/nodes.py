@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssdd.parameters import DataParameters, EvaluateParameters, PretrainedNetworks, RuntimeConfig
+
+if TYPE_CHECKING:
+    from ssdd.evaluation.final import Measurement
 
 
 def compute_reference_statistics(
@@ -48,9 +51,8 @@ def evaluate_teacher(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Decodes the held-out images with the teacher: pictures, values per image, and figures per number of steps."""
-    return _evaluate(
-        "teacher", finetuned, index, references, data, evaluate, evaluate.teacher_steps, pretrained_networks, runtime
-    )
+    measurement = _measurement(index, references, data, evaluate, pretrained_networks, runtime)
+    return _evaluate("teacher", finetuned, evaluate.teacher_steps, measurement)
 
 
 def evaluate_student(
@@ -63,9 +65,8 @@ def evaluate_student(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Decodes the held-out images with the student: pictures, values per image, and figures per number of steps."""
-    return _evaluate(
-        "student", distilled, index, references, data, evaluate, evaluate.student_steps, pretrained_networks, runtime
-    )
+    measurement = _measurement(index, references, data, evaluate, pretrained_networks, runtime)
+    return _evaluate("student", distilled, evaluate.student_steps, measurement)
 
 
 def evaluate_references(
@@ -78,7 +79,7 @@ def evaluate_references(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Measures what a user has without training: a resize by the teacher's F, and a PCA of patches with C numbers."""
-    from ssdd.data.image_sets import held_out_images, training_images
+    from ssdd.data.image_sets import training_images
     from ssdd.evaluation.reference_rows import FITTED_IMAGES
     from ssdd.evaluation.reference_rows import evaluate_references as measure_rows
     from ssdd.parameters import StageParameters
@@ -87,11 +88,10 @@ def evaluate_references(
     # The encoder's header and no model: an edit to the decoder must not make these rows stale.
     encoder = Encoder.config_in(checkpoint.read_header(finetuned))
     assert encoder is not None
-    dataset = held_out_images(index, data, evaluate.im_size, evaluate.limit)
     training = training_images(index, data, StageParameters(im_size=evaluate.im_size), FITTED_IMAGES)
     space = (encoder.downscale, encoder.latent_channels)
-    found = measure_rows(training, dataset, space, evaluate, references, pretrained_networks, runtime)
-    return _results("reference", found, dataset, finetuned)
+    measurement = _measurement(index, references, data, evaluate, pretrained_networks, runtime)
+    return _results("reference", measure_rows(training, space, measurement), measurement.dataset, finetuned)
 
 
 def decode_photographs(
@@ -104,13 +104,9 @@ def decode_photographs(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any]:
     """Decodes whole held-out photographs with teacher, student and the reference rows: pictures, and a table."""
-    from safetensors.torch import save_file
-
     from ssdd.data.image_sets import held_out_images, training_images
     from ssdd.evaluation import photographs
     from ssdd.evaluation.reference_rows import FITTED_IMAGES
-    from ssdd.files import atomic_write
-    from ssdd.lineage import state_folder
     from ssdd.parameters import StageParameters
 
     dataset = held_out_images(index, data, evaluate.im_size, evaluate.limit)
@@ -118,10 +114,7 @@ def decode_photographs(
     pictures, table = photographs.decode_photographs(
         finetuned, distilled, training, dataset, evaluate, pretrained_networks, runtime
     )
-    file = state_folder() / "photographs.safetensors"
-    with atomic_write(file) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in pictures.items()}, temporary)
-    return file, table
+    return _save("photographs", pictures), table
 
 
 def collect_metrics(
@@ -140,43 +133,46 @@ def collect_metrics(
     return pandas.DataFrame(rows)
 
 
-def _evaluate(
-    model: str,
-    checkpoint: Path,
+def _measurement(
     index: Any,
     references: Path,
     data: DataParameters,
     parameters: EvaluateParameters,
-    steps: tuple[int, ...],
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
+) -> "Measurement":
+    from ssdd.data.image_sets import held_out_images
+    from ssdd.evaluation.final import Measurement
+
+    return Measurement(
+        dataset=held_out_images(index, data, parameters.im_size, parameters.limit),
+        parameters=parameters,
+        references=references,
+        pretrained_networks=pretrained_networks,
+        runtime=runtime,
+    )
+
+
+def _evaluate(
+    model: str, checkpoint: Path, steps: tuple[int, ...], measurement: "Measurement"
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Returns pictures (safetensors, by path), a table of per-image values, and a report per number of steps."""
-    from ssdd.data.image_sets import held_out_images
     from ssdd.evaluation.final import evaluate
 
-    dataset = held_out_images(index, data, parameters.im_size, parameters.limit)
-    found = evaluate(
-        checkpoint, dataset, steps, parameters, references, pretrained_networks, runtime, f"evaluating the {model}"
-    )
-    return _results(model, found, dataset, checkpoint)
+    found = evaluate(checkpoint, steps, measurement, f"evaluating the {model}")
+    return _results(model, found, measurement.dataset, checkpoint)
 
 
 def _results(model: str, found: list[Any], dataset: Any, checkpoint: Path) -> tuple[Path, Any, list[dict[str, Any]]]:
     import pandas
-    from safetensors.torch import save_file
 
-    from ssdd.files import atomic_write
-    from ssdd.lineage import state_folder
     from ssdd.processes import is_main
 
     if not is_main():
         return checkpoint, None, []
     rows = [(part.name or f"steps{part.steps}", part.pictures) for part in found]
     pictures = {f"{row}.{name}": tensor for row, kept in rows for name, tensor in kept.items()}
-    file = state_folder() / f"{model}_reconstructions.safetensors"
-    with atomic_write(file) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in pictures.items()}, temporary)
+    file = _save(f"{model}_reconstructions", pictures)
     tables = [
         pandas.DataFrame(
             {"model": part.name or model, "steps": part.steps, "path": _paths(dataset, part), **part.per_image}
@@ -185,6 +181,18 @@ def _results(model: str, found: list[Any], dataset: Any, checkpoint: Path) -> tu
     ]
     reports = [{"model": part.name or model, "steps": part.steps, "report": part.report} for part in found]
     return file, pandas.concat(tables, ignore_index=True), reports
+
+
+def _save(name: str, pictures: dict[str, Any]) -> Path:
+    from safetensors.torch import save_file
+
+    from ssdd.files import atomic_write
+    from ssdd.lineage import state_folder
+
+    file = state_folder() / f"{name}.safetensors"
+    with atomic_write(file) as temporary:
+        save_file({key: tensor.contiguous() for key, tensor in pictures.items()}, temporary)
+    return file
 
 
 def _paths(dataset: Any, part: Any) -> list[str]:

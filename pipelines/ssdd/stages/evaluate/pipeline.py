@@ -10,7 +10,7 @@ from ssdd.stages.evaluate.nodes import (
     evaluate_student,
     evaluate_teacher,
 )
-from ssdd.stages.namespaces import stage
+from ssdd.stages.namespaces import joint_node, stage
 
 _COMMON = [
     "image_index",
@@ -26,7 +26,7 @@ def create_pipeline() -> Pipeline:
     """The stage `evaluate`."""
     return stage(
         "evaluate",
-        Node(
+        joint_node(
             compute_reference_statistics,
             [
                 "image_index",
@@ -39,29 +39,21 @@ def create_pipeline() -> Pipeline:
                 "params:runtime",
             ],
             "reference_statistics",
-            name="compute_reference_statistics",
-            tags=["distributed"],
         ),
-        Node(
+        joint_node(
             evaluate_teacher,
             ["finetuned", *_COMMON],
             ["teacher_reconstructions", "teacher_per_image", "teacher_metrics"],
-            name="evaluate_teacher",
-            tags=["distributed"],
         ),
-        Node(
+        joint_node(
             evaluate_student,
             ["distilled", *_COMMON],
             ["student_reconstructions", "student_per_image", "student_metrics"],
-            name="evaluate_student",
-            tags=["distributed"],
         ),
-        Node(
+        joint_node(
             evaluate_references,
             ["finetuned", *_COMMON],
             ["reference_reconstructions", "reference_per_image", "reference_metrics"],
-            name="evaluate_references",
-            tags=["distributed"],
         ),
         Node(
             decode_photographs,

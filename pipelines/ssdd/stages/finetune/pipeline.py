@@ -1,27 +1,18 @@
 """pretrained, image_index -> finetuned, finetune_history."""
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
 from ssdd.stages.finetune.nodes import finetune
-from ssdd.stages.namespaces import stage
+from ssdd.stages.namespaces import stage, training_node
 
 
 def create_pipeline() -> Pipeline:
     """The stage `finetune`."""
     return stage(
         "finetune",
-        Node(
+        training_node(
             finetune,
-            [
-                "pretrained",
-                "image_index",
-                "params:finetune",
-                "params:data",
-                "params:pretrained_networks",
-                "params:runtime",
-            ],
+            ["pretrained", "image_index", "params:finetune"],
             ["finetuned", "finetuned_best", "finetune_history"],
-            name="finetune",
-            tags=["distributed"],
         ),
     )

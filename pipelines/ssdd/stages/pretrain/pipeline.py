@@ -1,8 +1,8 @@
 """encoder, image_index -> pretrained, pretrain_history."""
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
-from ssdd.stages.namespaces import stage
+from ssdd.stages.namespaces import stage, training_node
 from ssdd.stages.pretrain.nodes import pretrain
 
 
@@ -10,19 +10,9 @@ def create_pipeline() -> Pipeline:
     """The stage `pretrain`."""
     return stage(
         "pretrain",
-        Node(
+        training_node(
             pretrain,
-            [
-                "encoder",
-                "image_index",
-                "params:model",
-                "params:pretrain",
-                "params:data",
-                "params:pretrained_networks",
-                "params:runtime",
-            ],
+            ["encoder", "image_index", "params:model", "params:pretrain"],
             ["pretrained", "pretrained_best", "pretrain_history"],
-            name="pretrain",
-            tags=["distributed"],
         ),
     )

@@ -1,8 +1,8 @@
 """image_index -> encoder, encoder_history."""
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
-from ssdd.stages.namespaces import stage
+from ssdd.stages.namespaces import stage, training_node
 from ssdd.stages.train_encoder.nodes import train_encoder
 
 
@@ -10,18 +10,9 @@ def create_pipeline() -> Pipeline:
     """The stage `train_encoder`."""
     return stage(
         "train_encoder",
-        Node(
+        training_node(
             train_encoder,
-            [
-                "image_index",
-                "params:model",
-                "params:train_encoder",
-                "params:data",
-                "params:pretrained_networks",
-                "params:runtime",
-            ],
+            ["image_index", "params:model", "params:train_encoder"],
             ["encoder", "encoder_best", "encoder_history"],
-            name="train_encoder",
-            tags=["distributed"],
         ),
     )

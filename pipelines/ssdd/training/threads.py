@@ -1,0 +1,65 @@
+"""`runtime.threads: auto`: the faster of one thread and all cores, measured on steps of the stage itself.
+
+No rule replaces the measurement. All cores are faster on an idle machine, but far slower beside another busy process,
+because every operation of a small network waits for its slowest thread.
+"""
+
+import logging
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ssdd.parameters import RuntimeConfig, StageParameters
+from ssdd.processes import choose_device
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 9
+SECONDS = 5.0  # no round begins later
+GAIN = 1.1  # a smaller one may be chance, and more threads suffer more from a process that starts later
+
+
+def is_measured(stage: StageParameters, runtime: RuntimeConfig) -> bool:
+    """Says whether `auto` has a choice: one process on several cores, without code that is compiled for a number."""
+    alone = "RANK" not in os.environ  # set in the workers of `launch` and of torchrun
+    on_cpu = choose_device(runtime.device).type == "cpu"
+    return runtime.threads == "auto" and alone and on_cpu and not stage.compile and torch.get_num_threads() > 1
+
+
+def choose_threads(step: Callable[[], object], title: str) -> None:
+    """Times a step with one thread and with as many as there are now, in turn, and sets the better number.
+
+    Args:
+        step: makes one training step.
+        title: of the stage, for the log.
+    """
+    most = torch.get_num_threads()
+    seconds: dict[int, list[float]] = {1: [], most: []}
+    end = time.perf_counter() + SECONDS
+    while len(seconds[1]) < ROUNDS and (not seconds[1] or time.perf_counter() < end):
+        for threads, times in seconds.items():
+            torch.set_num_threads(threads)
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+    # The first call of each side allocates and chooses algorithms, but steps of seconds have no second call.
+    one, all_cores = (statistics.median(times[1:] or times) for times in seconds.values())
+    chosen = most if one >= GAIN * all_cores else 1
+    torch.set_num_threads(chosen)
+    log.info(
+        "%s: a step takes %.3g s with 1 thread and %.3g s with %d; %d from now on", title, one, all_cores, most, chosen
+    )
+
+
+@contextmanager
+def kept_threads() -> Iterator[None]:
+    """Gives torch its number of threads back at the end."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
