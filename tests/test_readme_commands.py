@@ -105,6 +105,7 @@ def house(tmp_path_factory) -> Path:
     shutil.copytree(ROOT, folder, ignore=lambda place, names: left_out(place, names) | runs.get(place, set()))
     for name, more in (
         ("base", {"data": {"sample": SMALL_SAMPLE}}),
+        ("demo", {"data": {"sample": SMALL_SAMPLE}}),
         ("imagenet", {"evaluate": {"teacher_steps": [2, 1]}}),
     ):
         file = folder / "conf" / name / "parameters.yml"
@@ -274,6 +275,8 @@ RESULTS = {
         "data/imagenet/report/report.html",
         "data/at256/models/distilled_best.safetensors",
         "data/compared/evaluation/metrics.csv",
+        "pipelines/ssdd/models/demo.safetensors.lineage.json",
+        "pipelines/ssdd/models/demo.md",
     ),
 }
 

@@ -127,6 +127,23 @@ def test_an_sdist_unpacked_elsewhere_makes_the_same_wheel(uv, tmp_path, name):
         assert contents(wheel)[f"{name.replace('-', '_')}/{module}.py"] == original.read_bytes()
 
 
+def test_models_that_come_along_are_in_the_wheel_and_the_sdist(uv, tmp_path):
+    """In a copy with files in their places, as they are not made yet everywhere."""
+    copy = tmp_path / "copy"
+    for name in ("pipelines", "packages"):
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, copy)
+    names = {f"ssdd/models/demo.{suffix}" for suffix in ("safetensors", "safetensors.lineage.json", "md")}
+    for name in names:
+        (copy / "pipelines" / name).parent.mkdir(exist_ok=True)
+        (copy / "pipelines" / name).write_text(name)
+    run(uv, "build", "--quiet", "--out-dir", tmp_path, copy, cwd=tmp_path)  # the sdist, and the wheel from it
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name: content for name, content in contents(wheel).items() if name.startswith("ssdd/models/")}
+    assert held == {name: name.encode() for name in names}
+
+
 @pytest.mark.parametrize("name", [name for name in LINKED if name in DECLARED])
 def test_editable_install_sees_edits_of_the_one_source(uv, tmp_path, name):
     """In a copy of the packages, with links as they are; alone, as nothing but this package is installed."""

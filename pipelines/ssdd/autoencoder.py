@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssdd.packaged import resolve
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig, decoder_config
 from ssdd_decoder.checkpoint import read, read_header, write
-from ssdd_decoder.sources import destination, resolve
+from ssdd_decoder.sources import destination
 from ssdd_encoder import Encoder, EncoderConfig, Posterior, encoder_config, sdvae
 from ssdd_encoder.encoder import CHECKPOINT_NAME as ENCODER_NAME
 
@@ -28,7 +29,8 @@ class SSDD(nn.Module):
         encoder: its configuration or name: `f<F>c<C>`, `debug`, `quickstart`, `demo`; or `sdvae`, SD-VAE's encoder,
             whose weights come from `encoder_checkpoint`, or from `checkpoint` if it holds an encoder, or from the hub.
         decoder: its configuration or size: XS, S, B, M, L, XL, H; `debug`, `quickstart`, `demo`.
-        checkpoint: a safetensors file, a folder that holds one, or a hub id: with both parts, or the decoder alone.
+        checkpoint: a safetensors file, a folder that holds one, a hub id, or a packaged model (`demo`): with both
+            parts, or the decoder alone.
         encoder_checkpoint: the same for the encoder, where it is not in `checkpoint`; or `sdvae`.
 
     Raises:
@@ -104,7 +106,8 @@ class SSDD(nn.Module):
         """Loads a model, in evaluation mode; its configurations come from the header or, without one, from the shapes.
 
         Args:
-            source: a safetensors file with both parts, a folder that holds one, or a hub id (`owner/name`).
+            source: a safetensors file with both parts, a folder that holds one, a hub id (`owner/name`), or a model
+                that comes with the package (`demo`).
 
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds no known encoder and decoder.
@@ -140,7 +143,7 @@ class SSDD(nn.Module):
         """Reads the configurations in a checkpoint from its header alone, without its weights.
 
         Args:
-            source: a safetensors file, a folder that holds one, a hub id (`owner/name`), or `sdvae`.
+            source: a safetensors file, a folder that holds one, a hub id (`owner/name`), `sdvae`, or `demo`.
 
         Returns:
             those of the encoder and of the decoder, each None where the file holds none, or none that is known here.

@@ -99,3 +99,45 @@ def test_commands_take_runs(ssdd, small, project, checkpoint, command):
     status, _, error = ssdd(command, *arguments, "whale@best", *options)
     assert status == 1
     assert error.splitlines()[-1].startswith("Error: there is no file or folder 'whale@best', and no run")
+
+
+@pytest.fixture
+def packaged(tmp_path_factory, monkeypatch, checkpoint):
+    """The folder of the models that come with the package, with a `demo` in it."""
+    from ssdd import packaged
+
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path_factory.mktemp("packaged"))
+    (packaged.FOLDER / "demo.safetensors").write_bytes(checkpoint.read_bytes())
+    return packaged.FOLDER
+
+
+def test_a_packaged_model_comes_after_a_run_and_a_file_of_its_name(project, packaged):
+    assert Path(find_model("demo")) == packaged / "demo.safetensors"
+    file = project / "data/demo/models/distilled.safetensors"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert Path(find_model("demo")) == file
+    Path("demo").touch()
+    assert find_model("demo") == "demo"
+
+
+def test_a_missing_packaged_model_is_named_and_wrong_names_are_told_of_it(project, packaged):
+    with pytest.raises(ValueError, match=r"no run of that name in .*models that come with ssdd: demo$"):
+        find_model("dmo")
+    (packaged / "demo.safetensors").unlink()
+    with pytest.raises(ValueError, match="comes with ssdd, but this installation has no"):
+        find_model("demo")
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "z-stats", "info"])
+def test_commands_take_packaged_models_anywhere(ssdd, small, packaged, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)  # outside a project
+    out = {"reconstruct": "out", "encode": "z.safetensors", "z-stats": "stats.json"}
+    options = ["--im-size", 16] if command == "z-stats" else []
+    arguments = [small, "-o", out[command], "--model"] if command in out else []
+    status, _, error = ssdd(command, *arguments, "demo", *options)
+    assert status == 0, error
+    assert f"demo is {packaged / 'demo.safetensors'}" in error
+    if command == "encode":
+        status, _, error = ssdd("decode", "z.safetensors", "-o", "out", "--model", "demo")
+        assert status == 0, error

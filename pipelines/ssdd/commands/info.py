@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(short_help="What a checkpoint holds.")
 @options.held
 def info(file: str) -> None:
-    """Describe FILE: a checkpoint (or its folder, or RUN, RUN@best), or the latents of `ssdd encode`.
+    """Describe FILE: a checkpoint (or its folder, or RUN, RUN@best, demo), or the latents of `ssdd encode`.
 
     For a checkpoint: its parts, their configurations, parameter counts and number formats, whether its content matches
     the hash in its header, and the run that made it.

@@ -1,4 +1,4 @@
-"""The values of `--model`: a checkpoint's path or hub id, or a run of this project with one of its models."""
+"""The values of `--model`: a checkpoint's path or hub id, a run of this project, or a model that comes along."""
 
 import tomllib
 from pathlib import Path
@@ -8,16 +8,20 @@ STAGES = ("distilled", "finetuned", "pretrained", "encoder")
 
 
 def find_model(source: str, start: Path | None = None) -> str:
-    """Turns `<run>`, `<run>@last` and `<run>@best` into a file; leaves files, folders and hub ids as they are.
+    """Turns `<run>`, `<run>@last`, `<run>@best` and `demo` into a file; leaves files, folders and hub ids as they are.
+
+    A run goes before a packaged model of the same name: whoever trains one means that one.
 
     Args:
         source: the value of the option.
         start: a folder inside a project; the working directory by default.
 
     Raises:
-        ValueError: there is such a run, but it has no such model; or `source` can be nothing but a run, and is none.
+        ValueError: there is such a run, but it has no such model; `source` can be nothing but a run, and is none; or a
+            packaged model is not in this installation.
     """
     # Imported here: `ssdd --help` needs none of it and must start at once.
+    from ssdd.packaged import NAMES, model_file
     from ssdd.runs import data_folder, known_runs, looks_like_file, read_reference
     from ssdd.suggestions import nearest
 
@@ -27,11 +31,16 @@ def find_model(source: str, start: Path | None = None) -> str:
     runs = known_runs(project) if project else []
     reference = read_reference(source, runs)
     if project is None or reference is None:
+        if source in NAMES:
+            return str(model_file(source))
         if looks_like_file(source) or source == "sdvae":  # a hub id has a slash too
             return source
         where = f"in {project}" if project else "here, outside a project"
         near = nearest(source.partition("@")[0], runs)
-        raise ValueError(f"there is no file or folder {source[:200]!r}, and no run of that name {where}{near}")
+        raise ValueError(
+            f"there is no file or folder {source[:200]!r}, and no run of that name {where}{near}; "
+            f"models that come with ssdd: {', '.join(NAMES)}"
+        )
     folder = data_folder(project) / reference.run / "models"
     for stage in STAGES:
         file = folder / f"{stage}{'_best' if reference.best else ''}.safetensors"

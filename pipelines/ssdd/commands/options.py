@@ -32,8 +32,8 @@ model = click.option(
     required=True,
     metavar="MODEL",
     callback=_found_model,
-    help="Checkpoint: a safetensors file, its folder, or a hub id owner/name; or RUN or RUN@best, a run of the project "
-    "in the current folder (the model of its last finished stage).",
+    help="Checkpoint: a safetensors file, its folder, or a hub id owner/name; RUN or RUN@best, a run of the project "
+    "in the current folder (the model of its last finished stage); or demo, the model that comes along.",
 )
 held = click.argument("file", metavar="FILE", callback=_found_model)
 batch_size = click.option(

@@ -23,9 +23,9 @@ from ssdd.files import sha256_file
 from ssdd.lineage.module_definitions import KEPT, Import, Module, Modules, hash_statements, imports_of
 
 FIRST_PARTY = ("ssdd", "ssdd_encoder", "ssdd_decoder", "ssdd_metrics")
-# Modules, or `module:name`, that never change a result: writers of files (the content hash of what they wrote counts
-# instead), lineage itself, messages, bars and trackers, the choice of threads, and the model of the parameters that
-# count for nothing.
+# Modules, or `module:name`, that never change a result: writers and finders of files (content hashes count instead),
+# lineage itself, messages, bars and trackers, the choice of threads, and the model of the parameters that count for
+# nothing.
 NEUTRAL = (
     "ssdd.lineage",
     "ssdd.files",
@@ -34,6 +34,7 @@ NEUTRAL = (
     "ssdd_metrics.files",
     "ssdd.datasets",
     "ssdd.errors",
+    "ssdd.packaged",
     "ssdd.progress",
     "ssdd.runs",
     "ssdd.suggestions",

@@ -50,7 +50,7 @@ def write_report(
         run_name=run_name,
         columns=[(metric.title, metric.direction) for metric in shown],
         rows=[
-            {"model": row["model"], "steps": row["steps"], "cells": [_cell(row, metric) for metric in shown]}
+            {"model": row["model"], "steps": row["steps"], "cells": [cell(row, metric) for metric in shown]}
             for row in metrics.to_dict("records")
         ],
         photographs=viewer_data(load_file(photographs), photograph_metrics),
@@ -86,7 +86,7 @@ def _at(table: Any, place: int) -> tuple[int, Any]:
     return int(table.index[place]), table.iloc[place]
 
 
-def _cell(row: dict[str, Any], metric: Any) -> tuple[str, str]:
+def cell(row: dict[str, Any], metric: Any) -> tuple[str, str]:
     """Formats a value and its interval; a distance between whole sets of images has none."""
     name, digits = metric.name, metric.digits
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")

@@ -1,0 +1,1 @@
+"""The student as a file for others, with its card."""

@@ -1,0 +1,91 @@
+"""The student as a file for others: half the size, with a card that states what it is and what it is worth."""
+
+from pathlib import Path
+from typing import Any
+
+from ssdd.parameters import DataParameters, EvaluateParameters, RuntimeConfig
+
+COMPARED = 64  # held-out images; the difference between two roundings of the same weights hardly varies
+
+
+def pack_model(distilled: Path) -> Path:
+    """Writes encoder and decoder with their weights in bfloat16 and their vectors in float32."""
+    import torch
+
+    from ssdd.autoencoder import SSDD
+    from ssdd.lineage import state_folder
+
+    model = SSDD.from_pretrained(distilled)
+    # Biases and scales stay in float32. They are half a percent of the numbers, and a file of both dtypes loads as
+    # float32, which every CPU computes fast, wherever it is loaded: no reader needs to know about it.
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model.save_pretrained(state_folder() / "released.safetensors")
+
+
+def measure_rounding(
+    distilled: Path,
+    released_model: Path,
+    index: Any,
+    data: DataParameters,
+    evaluate: EvaluateParameters,
+    runtime: RuntimeConfig,
+) -> dict[str, float]:
+    """Compares the reconstructions of the student and of its released file, which lost digits of its weights."""
+    from ssdd.data.image_sets import held_out_images
+    from ssdd.evaluation.rounding import compare_reconstructions
+    from ssdd.processes import use_threads
+
+    use_threads(runtime)
+    images = held_out_images(index, data, evaluate.im_size, min(evaluate.limit or COMPARED, COMPARED))
+    return compare_reconstructions(distilled, released_model, images, evaluate, runtime)
+
+
+def write_card(
+    released_model: Path,
+    rounding: dict[str, float],
+    metrics: Any,
+    encoder_history: Any,
+    pretrain_history: Any,
+    finetune_history: Any,
+    distill_history: Any,
+    index: Any,
+    data: DataParameters,
+    run_name: str,
+) -> str:
+    """Writes the card of the released model: its use, data, figures and limits (Markdown)."""
+    from ssdd.reporting.model_card import model_card
+
+    histories = {
+        "train encoder": encoder_history,
+        "pretrain": pretrain_history,
+        "finetune": finetune_history,
+        "distill": distill_history,
+    }
+    return model_card(released_model, run_name, metrics, rounding, histories, index, data, _origin(released_model))
+
+
+def _origin(file: Path) -> dict[str, Any]:
+    """Returns command, commits and machines from the stamps of a file and of all that it is made of.
+
+    They are no inputs, since nothing that they say changes a result: a card keeps what was true when it was written.
+    """
+    from ssdd.lineage.stamps import read_stamp
+
+    stamps: dict[str, dict[str, Any]] = {}
+    to_read = [file]
+    while to_read:
+        here = to_read.pop()
+        stamp = read_stamp(here)
+        if stamp is not None and stamp.node not in stamps:
+            stamps[stamp.node] = stamp.about
+            to_read += [here.parent / name for name in stamp.about["files"].values()]
+    if not stamps:
+        return {}
+    commits: dict[str, list[str]] = {}
+    for node, about in sorted(stamps.items(), key=lambda item: item[1]["started"]):
+        changed = " with uncommitted changes" if about["dirty"] else ""
+        commits.setdefault(f"{about['commit'] or 'unknown'}{changed}", []).append(node)
+    machines = {", ".join([about["machine"]["cpu"], *about["machine"]["gpu"]]) for about in stamps.values()}
+    return {"command": next(iter(stamps.values()))["command"], "commits": commits, "machines": sorted(machines)}
