@@ -57,20 +57,10 @@ def decode_photographs(
     """
     use_threads(runtime)
     device = choose_device(runtime.device)
-    models = {
-        "teacher": (_load(teacher, device), parameters.teacher_steps),
-        "student": (_load(student, device), parameters.student_steps),
-    }
-    space = models["teacher"][0].encoder.config
-    rows: dict[str, Code] = {
-        name: lambda x, _, code=code: code(x)  # type: ignore[misc]
-        for name, code in reference_codes(fit_on(training, space.downscale, space.latent_channels, runtime)).items()
-    }
-    for name, (model, counts) in models.items():
-        for steps in sorted(counts, reverse=True):
-            rows[row_name(name, steps)] = _decoding(model, steps, parameters.noise_seed)
-    multiple = math.lcm(*(model.encoder.config.downscale for model, _ in models.values()))
-    cell = models["student"][0].decoder.config.patch_size
+    models = {"teacher": _load(teacher, device), "student": _load(student, device)}
+    rows = _codes(models, training, parameters, runtime)
+    multiple = math.lcm(*(model.encoder.config.downscale for model in models.values()))
+    cell = models["student"].decoder.config.patch_size
     metrics = [name for name in metric_names(parameters.metrics) if METRICS[name].per_image]
     networks = load_networks({METRICS[name].network for name in metrics if METRICS[name].network}, pretrained_networks)
     suites = {row: MetricSuite(metrics, None, networks, device=device) for row in rows}
@@ -83,18 +73,30 @@ def decode_photographs(
             canvas = pad(name, _shrunk(dataset.source.open_photograph(name), parameters.photograph_side), multiple)
             height, width = canvas.size
             x = to_images([canvas], device)
-            clean = _levels(x)[:, :height, :width]
-            pictures[f"{number}.{INPUT}"] = clean
+            clean = pictures[f"{number}.{INPUT}"] = _levels(x)[:, :height, :width]
             for row, code in rows.items():
-                decoded = _levels(code(x, name))[:, :height, :width]
-                pictures[f"{number}.{row}"] = decoded
+                decoded = pictures[f"{number}.{row}"] = _levels(code(x, name))[:, :height, :width]
                 suites[row].update(clean[None], decoded[None])
                 border = border_ratio(decoded, cell) if cell > 1 else math.nan
-                facts.append({"number": number, "photograph": name, "width": width, "height": height, "row": row})
-                facts[-1]["border_ratio"] = border
+                fact = {"number": number, "photograph": name, "width": width, "height": height, "row": row}
+                facts.append({**fact, "border_ratio": border})
                 advance(1)
     values = pd.concat([pd.DataFrame(suite.per_image()).assign(row=row) for row, suite in suites.items()])
     return pictures, pd.DataFrame(facts).merge(values.rename(columns={"image": "number"}), on=["number", "row"])
+
+
+def _codes(
+    models: dict[str, SSDD], training: ImageDataset, parameters: EvaluateParameters, runtime: RuntimeConfig
+) -> dict[str, Code]:
+    """Returns all rows by name: the reference rows of the teacher's latent space, then the models, most steps first."""
+    space = models["teacher"].encoder.config
+    references = reference_codes(fit_on(training, space.downscale, space.latent_channels, runtime))
+    rows: dict[str, Code] = {name: lambda x, _, code=code: code(x) for name, code in references.items()}  # type: ignore[misc]
+    for name, counts in (("teacher", parameters.teacher_steps), ("student", parameters.student_steps)):
+        for steps in sorted(counts, reverse=True):
+            label = f"{name}, {steps} step{'' if steps == 1 else 's'}"
+            rows[label] = _decoding(models[name], steps, parameters.noise_seed)
+    return rows
 
 
 def choose_photographs(dataset: ImageDataset, count: int) -> list[str]:
@@ -120,11 +122,6 @@ def border_ratio(image: Tensor, cell: int) -> float:
             counts[kind] += len(chosen)
     inside = sums[False] / max(counts[False], 1)
     return sums[True] / max(counts[True], 1) / inside if inside else math.nan
-
-
-def row_name(model: str, steps: int) -> str:
-    """Returns the label of a model's row: "teacher, 8 steps"."""
-    return f"{model}, {steps} step{'' if steps == 1 else 's'}"
 
 
 def _load(checkpoint: Path, device: torch.device) -> SSDD:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ssdd.autoencoder import SSDD
 from ssdd.data.image_dataset import ImageDataset
-from ssdd.evaluation.passes import batches, reconstruct
+from ssdd.data.loader import batches
+from ssdd.evaluation.passes import reconstruct
 from ssdd.parameters import EvaluateParameters, RuntimeConfig
 from ssdd.processes import choose_device
 from ssdd_metrics import to_uint8

@@ -12,6 +12,7 @@ def model_card(
     model: Path,
     run_name: str,
     metrics: Any,
+    photographs: Any,
     rounding: Mapping[str, float],
     histories: Mapping[str, Any],
     index: Any,
@@ -24,6 +25,7 @@ def model_card(
         model: the released file.
         run_name: the run that it comes from; a packaged model of that name is loaded by it.
         metrics: table of `collect_metrics`.
+        photographs: table of `decode_photographs`.
         rounding: of `compare_reconstructions`.
         histories: tables by stage in their order, None for stages that did not run.
         index: of the images.
@@ -36,6 +38,7 @@ def model_card(
     from jinja2 import Environment
 
     from ssdd.packaged import NAMES
+    from ssdd.reporting.photograph_figures import summary
     from ssdd.reporting.report_page import cell
     from ssdd_metrics.registry import reported_metrics
 
@@ -56,6 +59,9 @@ def model_card(
             {"model": row["model"], "steps": row["steps"], "cells": [cell(row, metric) for metric in shown]}
             for row in metrics.to_dict("records")
         ],
+        photographs=summary(photographs),
+        photograph_count=photographs["number"].nunique(),
+        photograph_side=int(photographs[["width", "height"]].to_numpy().max()),
         protocol=protocol,
         protocol_json=json.dumps(protocol, indent=2),
         rounding=rounding,
@@ -80,15 +86,17 @@ def _contents(model: Path) -> dict[str, Any]:
     }
 
 
-def _growth(histories: Mapping[str, Any]) -> list[tuple[str, int, float, float]]:
-    """Returns for each stage its name, the steps of all stages up to its end, and its first and last held-out PSNR."""
-    rows, steps = [], 0
+def _growth(histories: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """Returns up to three evaluations of each stage: its name, the steps of all stages so far, the held-out PSNR."""
+    rows, before = [], 0
     for stage, history in histories.items():
         if history is None or "psnr" not in history:
             continue
-        steps += int(history["step"].max())
-        values = history[history["split"] == "eval"]["psnr"].tolist()
-        rows.append((stage, steps, values[0], values[-1]))
+        evaluated = history[history["split"] == "eval"]
+        for place in sorted({0, len(evaluated) // 2, len(evaluated) - 1}):
+            row = evaluated.iloc[place]
+            rows.append((stage, before + int(row["step"]), float(row["psnr"])))
+        before += int(history["step"].max())
     return rows
 
 

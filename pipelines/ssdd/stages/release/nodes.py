@@ -46,6 +46,7 @@ def write_card(
     released_model: Path,
     rounding: dict[str, float],
     metrics: Any,
+    photograph_metrics: Any,
     encoder_history: Any,
     pretrain_history: Any,
     finetune_history: Any,
@@ -63,7 +64,8 @@ def write_card(
         "finetune": finetune_history,
         "distill": distill_history,
     }
-    return model_card(released_model, run_name, metrics, rounding, histories, index, data, _origin(released_model))
+    origin = _origin(released_model)
+    return model_card(released_model, run_name, metrics, photograph_metrics, rounding, histories, index, data, origin)
 
 
 def _origin(file: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def create_pipeline() -> Pipeline:
                 "released_model",
                 "rounding",
                 "metrics",
+                "photograph_metrics",
                 "encoder_history",
                 "pretrain_history",
                 "finetune_history",
