@@ -35,14 +35,11 @@ def write_report(
     from importlib.resources import files
 
     from jinja2 import Template
-    from safetensors.torch import load_file
 
-    from ssdd.reporting.photograph_figures import compared_rows, summary, viewer_data
     from ssdd_metrics.registry import reported_metrics
 
-    shown, of_photographs = reported_metrics(metrics), reported_metrics(photograph_metrics.columns)
+    shown = reported_metrics(metrics)
     protocol = json.loads(metrics["protocol"].iloc[-1])
-    resize, _, student = compared_rows(photograph_metrics)
     # The names as literals next to this file: that is how the lineage notices an edited page.
     template = files("ssdd.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
     viewer = files("ssdd.reporting").joinpath("photograph_viewer.js").read_text(encoding="utf-8")
@@ -53,17 +50,8 @@ def write_report(
             {"model": row["model"], "steps": row["steps"], "cells": [cell(row, metric) for metric in shown]}
             for row in metrics.to_dict("records")
         ],
-        photographs=viewer_data(load_file(photographs), photograph_metrics),
         viewer=viewer,
-        left=resize,
-        right=student,
-        extremes_of_photographs=_extremes(photograph_metrics[photograph_metrics["row"] == student]),
-        photograph_columns=[(metric.title, metric.direction) for metric in of_photographs],
-        photograph_rows=[
-            {**row, "cells": [f"{row[metric.name]:.{metric.digits}f}" for metric in of_photographs]}
-            for row in summary(photograph_metrics)
-        ],
-        photograph_side=int(photograph_metrics[["width", "height"]].to_numpy().max()),
+        **_whole_photographs(photographs, photograph_metrics),
         reconstructions=_embed(reconstruction_figure),
         extremes=_embed(extremes_figure),
         curves=curves_figure.to_html(full_html=False, include_plotlyjs=True),
@@ -71,6 +59,28 @@ def write_report(
         protocol=protocol,
         protocol_json=json.dumps(protocol, indent=2),
     )
+
+
+def _whole_photographs(pictures: Path, table: Any) -> dict[str, Any]:
+    """Returns the template's values of the viewer and of the table below it."""
+    from safetensors.torch import load_file
+
+    from ssdd.reporting.photograph_figures import compared_rows, summary, viewer_data
+    from ssdd_metrics.registry import reported_metrics
+
+    shown = reported_metrics(table.columns)
+    resize, _, student = compared_rows(table)
+    return {
+        "photographs": viewer_data(load_file(pictures), table),
+        "left": resize,
+        "right": student,
+        "extremes_of_photographs": _extremes(table[table["row"] == student]),
+        "photograph_columns": [(metric.title, metric.direction) for metric in shown],
+        "photograph_rows": [
+            {**row, "cells": [f"{row[metric.name]:.{metric.digits}f}" for metric in shown]} for row in summary(table)
+        ],
+        "photograph_side": int(table[["width", "height"]].to_numpy().max()),
+    }
 
 
 def _extremes(student: Any) -> list[dict[str, Any]]:
