@@ -115,6 +115,7 @@ def test_a_packaged_model_comes_after_a_run_and_a_file_of_its_name(project, pack
     assert Path(find_model("demo")) == packaged / "demo.safetensors"
     file = project / "data/demo/models/distilled.safetensors"
     file.parent.mkdir(parents=True)
+    assert Path(find_model("demo")) == packaged / "demo.safetensors"  # that run has only begun
     file.touch()
     assert Path(find_model("demo")) == file
     Path("demo").touch()

@@ -46,6 +46,8 @@ def find_model(source: str, start: Path | None = None) -> str:
         file = folder / f"{stage}{'_best' if reference.best else ''}.safetensors"
         if file.is_file():
             return str(file)
+    if source in NAMES:  # a run of that name has begun, and has no model yet
+        return str(model_file(source))
     which = "best" if reference.best else "last"
     raise ValueError(f"the run {reference.run!r} has no {which} model yet: expected one in {folder}")
 
