@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # torch is imported with the model, not with the package: commands that run nothing answer at once.
+    # torch is imported with the model, not with the package: commands that compute nothing start at once.
     if name == "SSDD":
         from ssdd.autoencoder import SSDD
 

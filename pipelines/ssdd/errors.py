@@ -1,6 +1,6 @@
-"""The one explanation of an error on the command line, for `kedro run` and for `ssdd`.
+"""The text of an error on the command line, for `kedro run` and for `ssdd`.
 
-Each command decides which errors are its user's business; this module only words them.
+Each command decides which errors its user can correct; this module only makes the message.
 """
 
 import errno
@@ -36,7 +36,7 @@ def explain(error: BaseException, when_disk_full: str = "") -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the host or on a device."""
-    # torch raises plain RuntimeErrors for it on some devices: the text is all there is.
+    # On some devices, torch raises a plain RuntimeError for it, which only its text identifies.
     torchs = isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _MEMORY_SIGNS)
     return torchs or isinstance(error, MemoryError)
 

@@ -17,7 +17,7 @@ def model_file(name: str) -> Path:
     """
     file = FOLDER / f"{name}.safetensors"
     if not file.is_file():
-        # Imported here, since torch comes with it: a command that only looks a name up must answer at once.
+        # Imported here, since torch comes with it: a command that only looks a name up must start at once.
         from ssdd_decoder import CheckpointError
 
         raise CheckpointError(

@@ -34,9 +34,9 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
     """Calls a function in `processes` processes that form one group, and returns what rank 0 returned.
 
     With one process, or if RANK is set (under torchrun, whose workers all call this together), the function is called
-    in this very process. If not, workers are spawned: the function must be importable, its arguments and result
-    picklable. If a worker fails or is killed, all end and the call fails with the traceback of the first; if this
-    process dies, the workers end too.
+    in this process. In all other cases, workers are spawned: the function must be importable, and its arguments and
+    result picklable. If a worker fails or is killed, all workers end, and the call fails with the traceback of the
+    first one. If this process ends, the workers end too.
 
     Raises:
         WorkerFailed: a worker raised or was killed.
@@ -59,9 +59,9 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
-            max_restarts=0,  # the same command resumes; a restart in here would hide why a worker died
+            max_restarts=0,  # a restart here would hide the reason of a failure; the same command resumes
             monitor_interval=0.2,
-            start_method="spawn",  # CUDA does not survive a fork
+            start_method="spawn",  # CUDA does not work in a forked process
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         threads = max(torch.get_num_threads() // processes, 1)  # more threads than cores slow all workers down
@@ -117,11 +117,11 @@ def _remove_leftovers() -> None:
 
 
 def _work(parent: int, threads: int, function: Callable[..., T], args: Any, kwargs: Any) -> T:
-    """One worker: ends with its parent, leaves its traceback to the launcher and its process group in order."""
+    """Runs the function in one worker, which ends with its parent; the launcher gets the traceback of an error."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    # `record` writes a traceback to the file that the launcher reads. It is no decorator of `_work`, because then this
-    # module would have to import it always.
+    # `record` writes a traceback to the file that the launcher reads. It is not a decorator of `_work`, because this
+    # module would then always import it.
     result: T = record(_call)(parent, threads, function, args, kwargs)  # type: ignore[assignment]
     return result
 
@@ -173,11 +173,11 @@ def use_threads(runtime: RuntimeConfig) -> None:
 
 
 def watch_parent(parent: int, every: float = 0.5) -> None:
-    """Ends this process soon after its parent is gone, even after a SIGKILL, of which nobody is notified.
+    """Ends this process soon after its parent has ended, even by SIGKILL, which sends no notice to child processes.
 
     Args:
         parent: process id of the parent, passed on by the parent: by now this process may have another one.
-        every: seconds between two looks.
+        every: seconds between two checks.
     """
 
     def look() -> None:

@@ -33,8 +33,8 @@ def bar(title: str, total: int, show: bool = True) -> Iterator[Callable[[int], N
         yield advance
 
 
-# Seconds over which rich averages the speed for the time left. Its own 30 would hold not one step of a large batch on a
-# CPU, and the estimate would jump at every evaluation.
+# Seconds over which rich averages the speed for the time left. Its default of 30 is less than one step of a large
+# batch on a CPU, and the estimate would jump at every evaluation.
 SPEED_PERIOD = 600.0
 
 

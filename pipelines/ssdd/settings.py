@@ -37,10 +37,10 @@ CONFIG_LOADER_ARGS = {
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
 }
 
-# A session that is given no runner constructs the class that its module calls SequentialRunner. No setting and no hook
-# changes that: SESSION_CLASS reaches the command line and notebooks, but a script that creates a plain KedroSession
-# would overwrite artefacts without stamps. The fixture of tests/lineage runs such sessions in nearly every test.
+# Without the argument `runner`, a session constructs the class that its module calls SequentialRunner. No setting and
+# no hook changes that. SESSION_CLASS has an effect on the command line and in notebooks, but a script that creates a
+# plain KedroSession would overwrite artefacts without stamps. Nearly every test in tests/lineage runs such a session.
 vars(kedro_session)["SequentialRunner"] = LineageRunner
 
-# a warning about Kedro's own use of OmegaConf, which no user can mend
+# a warning about Kedro's own use of OmegaConf, which users cannot correct
 warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)

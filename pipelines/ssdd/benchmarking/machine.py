@@ -79,7 +79,7 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _best(call: Any, device: torch.device, rounds: int = 8) -> float:
-    # The minimum and not the median: other load only ever slows a call down, and a limit is sought.
+    # The minimum, not the median: the result is a limit, and other load can only slow a call down.
     best = float("inf")
     for _ in range(rounds):
         synchronize(device)

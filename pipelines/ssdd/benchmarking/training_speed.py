@@ -20,8 +20,8 @@ from ssdd_decoder.losses import flow_matching_loss
 
 def measure_training(sweep: TrainingSweep, device: torch.device, progress: bool = True) -> list[dict[str, Any]]:
     """Returns one row per dtype, comparison and side, with the ratio of its time to the first side's."""
-    # Checkpointing pays where activations fill the memory, distillation is dear by the teacher's steps: so each
-    # comparison has a size of its own.
+    # Checkpointing pays if activations fill the memory, and distillation is expensive because of the teacher's steps.
+    # Therefore each comparison has its own size.
     comparisons = [
         ("step", sweep.pixels, sweep.batch_size, ("ssdd", "dense")),
         ("checkpointing", sweep.checkpointing_pixels, sweep.checkpointing_batch_size, ("kept", "checkpointed")),

@@ -45,7 +45,7 @@ class OneLineErrors(click.Group):
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    """Whether the user can mend the error; the others keep their traceback."""
+    """Whether the user can correct the error; other errors keep their traceback."""
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         return False  # the reader of a pipe has left, as `| head` does: click ends quietly
     if isinstance(error, RuntimeError):

@@ -37,7 +37,7 @@ def info(file: str) -> None:
 
     path = sources.resolve(file, "ssdd.safetensors")
     header = None
-    with suppress(OSError):  # the reader of checkpoints meets it again, and its error is about checkpoints
+    with suppress(OSError):  # raised again by the reader of checkpoints, whose message is about checkpoints
         header = read_header(path)
     facts = _of_latents(header) if header is not None else _of_checkpoint(checkpoint.read(path))
     table = Table(show_header=False, box=None, pad_edge=False)

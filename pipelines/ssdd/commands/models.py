@@ -17,8 +17,8 @@ def find_model(source: str, start: Path | None = None) -> str:
         start: a folder inside a project; the working directory by default.
 
     Raises:
-        ValueError: there is such a run, but it has no such model; `source` can be nothing but a run, and is none; or a
-            packaged model is not in this installation.
+        ValueError: the run has no such model; `source` can only be a run, and no run has that name; or a packaged model
+            is not in this installation.
     """
     # Imported here: `ssdd --help` needs none of it and must start at once.
     from ssdd.packaged import NAMES, model_file

@@ -4,7 +4,7 @@ A third of the training images are crops of the colour photographs inside scikit
 in the folder `photographs` (its ATTRIBUTION.csv names authors and licences), and a third of dead leaves. Eight
 photographs are held out whole: all validation images are crops of these eight, and no training image is.
 
-scikit-image's photographs alone have few colours, and an encoder that never met a colour draws it gray.
+scikit-image's photographs alone have few colours, and a colour that is not in the training images comes out gray.
 """
 
 import functools

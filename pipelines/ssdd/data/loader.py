@@ -54,7 +54,7 @@ def batches(
     processes: int = 1,
     title: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """One pass over the images that fall to a process, in order, none twice.
+    """Yields the batches of one pass over this process's share of the images, in order, each image once.
 
     Every batch has the same size with one process or many, except the last ones. A network rounds its last digit by the
     shape of its batch, so one process or many give the same bits (with as many threads each).
@@ -80,7 +80,7 @@ def close_loader(loader: DataLoader[Example]) -> None:
     """Ends a loader's worker processes now; a new iteration starts new ones.
 
     Without this call the workers end when the loader is freed. An exception's traceback can keep the loader in a
-    reference cycle: then that is late, and every worker takes five seconds.
+    reference cycle: the workers then end late, and each takes five seconds.
     """
     iterator, loader._iterator = loader._iterator, None
     if isinstance(iterator, _MultiProcessingDataLoaderIter):

@@ -1,6 +1,6 @@
 """Recolouring as an augmentation: hue, saturation and value of a whole picture.
 
-A small set of photographs has few colours. An encoder that has never met a colour draws it gray, so some training
+A small set of photographs has few colours. A colour that is not in the training images comes out gray, so some training
 images are turned to other hues and made paler or more vivid.
 """
 

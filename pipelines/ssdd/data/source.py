@@ -69,7 +69,7 @@ class ImageFacts:
 class Source(ABC):
     """Images that can be opened one by one, in any order, in any process.
 
-    A new source implements `listing` and `read`. Its instances have to survive pickling, since worker processes get a
+    A new source implements `listing` and `read`. Its instances must be picklable, since worker processes get a
     copy. This one is complete:
 
     ```python

@@ -19,7 +19,7 @@ class FolderDataset(LocalDataset):
         self._filepath = None if filepath is None else Path(filepath).expanduser()
         self.metadata = metadata
         if self._filepath is None:
-            # Without a path the lineage wants a token of the content; no folder is always the same content.
+            # Without a path, the lineage needs a token of the content, which is always the same here.
             self.lineage_token = lambda: "no folder"
 
     @property

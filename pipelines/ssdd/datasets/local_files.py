@@ -59,7 +59,7 @@ class FileDataset(LocalDataset):
     def save(self, data: Any) -> None:
         """Replaces the file as a whole.
 
-        A run can be killed at any moment. Half a table with a good name would be read by the next run.
+        A run can be killed at any moment, and the next run would read a half-written file under its final name.
 
         Raises:
             DatasetError: the disk is full or the data do not fit; the previous file is untouched.

@@ -1,6 +1,6 @@
 """Tables as catalog entries, read and written by kedro-datasets: CSV for people, Parquet for many rows.
 
-The preview is our own: the library shows every digit and the whole text of a cell, which Kedro-Viz cannot fit.
+The preview is written here: the library's has every digit and the whole text of a cell, too wide for Kedro-Viz.
 """
 
 import json

@@ -162,7 +162,7 @@ def _finish(
     table = suite.per_image()
     best, worst = extremes(table, "psnr" if "psnr" in table else list(table)[1], EXTREMES)
     pictures = _with_inputs(dataset, "shown", shown, torch.stack([kept[row, number] for number in shown]))
-    # Which images are best is known only now, so they are reconstructed again: keeping all would take the whole memory.
+    # The best images are known only now, so they are reconstructed again: all of them would not fit into memory.
     for name, numbers in (("best", best.tolist()), ("worst", worst.tolist())):
         x = torch.stack([dataset[number]["image"] for number in numbers]).to(device)
         decoded = dict(decode(x, numbers))[row]

@@ -51,7 +51,7 @@ class Evaluator:
         networks: Mapping[str, nn.Module] | None = None,
     ):
         self.model, self.dataset, self.stage, self.workers = model, dataset, stage, workers
-        # A suite keeps what it has seen, so each evaluation has its own; the networks are loaded once, here.
+        # A suite keeps the values of its images, so each evaluation has a new one; the networks are loaded once, here.
         self.networks = MetricSuite(stage.eval_metrics, networks=networks).networks
 
     def __call__(self, accelerator: Accelerator) -> Evaluation:

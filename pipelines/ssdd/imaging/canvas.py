@@ -14,7 +14,7 @@ from ssdd.noise import sample_noise, sample_seed
 from ssdd_decoder import Decoder
 from ssdd_metrics import to_uint8
 
-SMALLEST_SIDE = 64  # pixels of a canvas: networks were never trained on so few latent cells as a smaller one has
+SMALLEST_SIDE = 64  # pixels of a canvas: a smaller one has fewer latent cells than training images have
 BATCH_PIXELS = 2**22  # a batch of large pictures is cut before it is full: memory grows with pixels, not with pictures
 WAITING_PIXELS = 2**26  # pixels of all pictures that wait for a full batch: 192 MiB
 
@@ -43,7 +43,7 @@ def pad(name: str, picture: Image.Image, downscale: int) -> Canvas:
     """Mirrors a picture at its right and lower edge, repeatedly if needed, up to sides that a network accepts.
 
     Mirrored content continues the picture's own textures; a black or repeated border would show inside the picture,
-    since a network sees several cells around each pixel.
+    since each pixel of a result depends on several cells around it.
 
     Args:
         name: name of the picture.

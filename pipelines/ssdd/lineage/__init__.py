@@ -1,4 +1,4 @@
-"""Cached lineage: a record next to each artefact of everything it was made from, and a runner that reuses it.
+"""Cached lineage: each artefact has a record of its origin, and the runner skips every node that is up to date.
 
 Nodes use `current_fingerprint()` and `state_folder()`, exported here. A project uses
 `ssdd.lineage.runner.LineageRunner` and `ssdd.lineage.project_rules.ProjectRules`. A reader of results uses

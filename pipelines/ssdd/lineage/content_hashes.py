@@ -74,7 +74,7 @@ class Hashes:
         if known is not None:
             return known
         content = sha256_file(path)
-        # The second look at the signature finds a write that went on while the file was read.
+        # The signature is read twice: if a write goes on while the file is read, the two differ.
         settled = time.time_ns() - max(signature[1], signature[2]) > _SETTLED_NS
         if settled and signature == _signature(path):
             self._remember(name, signature, content)
@@ -104,7 +104,7 @@ def _signature(path: Path) -> _Signature:
 
 def _files(folder: Path) -> list[Path]:
     """Every file below a folder but hidden ones; links to folders are not followed."""
-    # Hidden files are the desktop's and the editor's own (.DS_Store): they come and go without a change of the images.
+    # Desktops and editors write and remove hidden files (.DS_Store) while the images stay the same.
     found = []
     for place, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -123,12 +123,12 @@ def _open(path: Path) -> sqlite3.Connection | None:
             database = sqlite3.connect(path, timeout=1.0)
             database.execute(
                 "PRAGMA synchronous = OFF"
-            )  # a power cut may cost the cache: no reason to wait for the disk
+            )  # without a wait for the disk: a power cut costs at most the cache
             database.execute(
                 "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, "
                 "ctime INTEGER, inode INTEGER, hash TEXT)"
             )
-            # Of an older or damaged table the columns differ, which only a query shows.
+            # An older or damaged table has other columns, and only a query shows it.
             database.execute("SELECT path, size, mtime, ctime, inode, hash FROM hashes LIMIT 1").fetchone()
             return database
         except (sqlite3.Error, OSError) as error:

@@ -87,8 +87,8 @@ class Fingerprints:
             ValueError: an input is missing, cannot be followed, or the node's function has no name.
             OSError: an input cannot be read.
         """
-        # All but the inputs is gathered once a run: it takes most of the time of a plan, and code that is edited
-        # during a run of hours is not the code that runs.
+        # Everything except the inputs is gathered once for each run. It takes most of the time of a plan, and code that
+        # is edited during a run is not the code that runs.
         if node.name not in self._fixed:
             self._fixed[node.name] = self._gather(node)
         fixed = self._fixed[node.name]

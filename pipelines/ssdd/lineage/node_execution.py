@@ -86,7 +86,7 @@ class NodeExecutor:
         try:
             with set_running_node(running):
                 if TAG in node.tags and world_size() > 1:
-                    state_folder()  # emptied, if need be, before the other ranks look into it
+                    state_folder()  # emptied here, if it must be, before the other ranks read it
                     self.announcements.announce(running)
                 task.execute()
         except Exception:
@@ -94,7 +94,7 @@ class NodeExecutor:
             raise
 
     def _stamp(self, node: Node, now: Ingredients, about: dict[str, Any]) -> None:
-        # After all outputs are saved: of a node that is killed in between, no output counts as finished.
+        # After all outputs are saved: if the node is killed in between, none of its outputs counts as finished.
         for name, path in self.fingerprints.output_files(node).items():
             content = self.fingerprints.hash_file(path)
             if path is None or content is None:
@@ -110,7 +110,7 @@ class NodeExecutor:
         return os.path.relpath(file, folder) if Path(file).is_relative_to(self.project) else file
 
     def _common_facts(self) -> dict[str, Any]:
-        if not self._facts:  # once a run: git takes its time in a large checkout
+        if not self._facts:  # once for each run: git is slow in a large checkout
             self._facts = {**commit(self.project), "command": command(), "packages": recorded()}
         # The machine each time: its GPUs are known only after a node has loaded torch.
         return {**self._facts, "machine": machine()}

@@ -1,9 +1,9 @@
 """Versions of the packages that can change a result.
 
 The packages of `COUNTED` whose names a node's code reaches enter its fingerprint, by release (`2.6.1`): patch
-releases do mend numerics. The local part of a version (`+cpu`, `+cu124`) distinguishes builds for devices and is
-left out, as the device itself is. The Python version and packages that only draw or print are recorded for the
-reader and enter no fingerprint.
+releases may change numerical results. The local part of a version (`+cpu`, `+cu124`) distinguishes builds for
+devices and is left out, as the device itself is. The Python version and packages that only draw or print are
+recorded for the reader and enter no fingerprint.
 """
 
 import functools

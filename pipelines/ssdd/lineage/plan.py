@@ -24,8 +24,9 @@ class Decision:
 
     Attributes:
         node: the node's name.
-        action: `if changed` runs only if an input comes out different; `resume` goes on from an interrupted
-            stage; `continue` goes on from a finished one.
+        action: `if changed` runs only if an input comes out different; `resume` continues an interrupted stage, and
+            `continue` a finished one with a higher value such as `epochs`; `not needed` is a node whose outputs stay in
+            memory and are not used.
         reasons: why.
         pending: inputs that an earlier node may still change; while there are any, the decision is not final.
     """
@@ -107,7 +108,7 @@ def plan(pipeline: Pipeline, fingerprints: Fingerprints, folder: Path, force: bo
         if undecided:
             pending |= {base_name(name) for name in node.outputs}
         decisions[node.name] = decision
-    # Backwards, so that a node that feeds a feeder finds that one decided already.
+    # In reverse order: the decision about a feeder needs the decisions about the nodes that it feeds.
     for node in reversed(pipeline.nodes):
         if decisions[node.name].action == "not needed":
             decisions[node.name] = _feeder_decision(node, pipeline, decisions)
@@ -115,7 +116,7 @@ def plan(pipeline: Pipeline, fingerprints: Fingerprints, folder: Path, force: bo
 
 
 def feeds_only(node: Node, pipeline: Pipeline, fingerprints: Fingerprints) -> bool:
-    """Whether a node is there only to feed others of the pipeline in memory."""
+    """Whether a node is a feeder: all its outputs stay in memory and are inputs of other nodes."""
     return bool(node.outputs) and not fingerprints.output_files(node) and not set(node.outputs) & pipeline.outputs()
 
 
@@ -143,7 +144,7 @@ def _feeder_decision(node: Node, pipeline: Pipeline, decisions: dict[str, Decisi
 
 
 def _check_outputs(outputs: dict[str, Path | None], fingerprints: Fingerprints) -> tuple[list[Stamp], list[str]]:
-    """The stamps of a node's outputs, and a reason to run for each output that is not as its stamp has it."""
+    """The stamps of a node's outputs, and a reason to run for each output that does not match its stamp."""
     stamps: list[Stamp] = []
     reasons: list[str] = []
     for name, path in outputs.items():

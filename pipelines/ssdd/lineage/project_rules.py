@@ -7,7 +7,7 @@
     HOOKS = (ProjectHooks(RULES), RULES)
 
 Kedro registers every entry of `HOOKS` with each session's plugin manager, and a runner is called with that
-manager. So the command line, notebooks and plain sessions all see the rules of their own project, and lineage
+manager. So the command line, notebooks and plain sessions all use the rules of their own project, and lineage
 imports no settings.
 """
 

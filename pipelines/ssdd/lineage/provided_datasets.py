@@ -26,7 +26,7 @@ class ProvidedDataset:
     Attributes:
         parameter: the parameter that provides it.
         written: the parameter's value.
-        replaced: what it stands for.
+        replaced: the dataset that it replaces.
         file: the file that the value means.
     """
 
@@ -86,7 +86,7 @@ def use_provided(pipeline: Pipeline, catalog: CatalogProtocol, provided: list[Pr
 def _file(
     parameter: str, written: str, replaced: ReplaceableDataset, catalog: CatalogProtocol, project: Path, run_name: str
 ) -> Path:
-    # A file comes before a run of the same name: a user who sees the file in their folder means it.
+    # A file takes precedence over a run of the same name, because users see the file in their folder.
     for place in (Path(written).expanduser(), project / written):
         if place.is_file():
             return place.resolve()

@@ -70,7 +70,7 @@ def join(
     while (announced := announcements.next())["node"] is not None:
         node = nodes[announced["node"]]
         inputs = _load_inputs(node, pipeline, catalog)
-        # Rank 0's fingerprint instead of one of our own: by now files may differ from those that rank 0 saw.
+        # The fingerprint of rank 0, not a new one: the files may have changed since rank 0 read them.
         running = RunningNode(
             node.name, run_name, run_folder, announced["fingerprint"], announced["extends"], joined=True
         )

@@ -1,8 +1,8 @@
 """One run at a time on one run name: a lock on the run's folder.
 
 The lock belongs to the process: the system frees it when the process ends, however it ends, and processes that
-it started do not keep it. The `filelock` library leaves its file behind in every run's folder and does not know
-its holder: with it, all of this module would stay except the call of `lockf`.
+it started do not keep it. The `filelock` library would replace only the call of `lockf`: it leaves its file
+behind in every run's folder, and does not record the holder.
 """
 
 import contextlib

@@ -133,7 +133,7 @@ class LineageRunner(SequentialRunner):
         run_id: str | None = None,
     ) -> None:
         fingerprints = Fingerprints(pipeline, catalog, self._hashes, kedro_project.PACKAGE_NAME)
-        # The whole plan comes first, so that the project's checks see all nodes that may run before the first one does.
+        # The whole plan comes first: the project's checks get all nodes that may run, before the first one runs.
         decisions = {item.node: item for item in plan(pipeline, fingerprints, self._folder, self._force)}
         if any(decision.runs for decision in decisions.values()):
             rules = find_rules(hook_manager)
@@ -165,7 +165,7 @@ class LineageRunner(SequentialRunner):
                 report_skipped(node)
                 if fingerprints.in_memory_outputs(node):
                     feeders.append(node)
-        # Only now: a feeder's consumer may have come much later.
+        # After the loop, since a node that uses a feeder's outputs may come much later.
         for node in feeders:
             if node.name not in done:
                 report_skipped(node)
@@ -199,7 +199,7 @@ def _stop_on_sigterm() -> Iterator[None]:
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, whose handlers are the caller's business
+    except ValueError:  # this is not the main thread, and only the main thread can set handlers
         yield
         return
     owner = os.getpid()

@@ -11,8 +11,8 @@ A node that trains for hours:
 
 The folder belongs to the node's fingerprint, which leaves out `extends` parameters (`epochs`). When anything
 else has changed, when an `extends` value was lowered, or on `--force`, the folder is emptied before the node
-sees it. The training code therefore compares nothing: an empty folder means start, a state in it means
-continue. The folder stays after the stage has finished, so that a higher `epochs` later continues it.
+runs. The training code therefore compares nothing: with an empty folder it starts, and with a state in the
+folder it continues. The folder stays after the stage has finished, so that a higher `epochs` later continues it.
 """
 
 import json

@@ -24,8 +24,8 @@ def begin_record(catalog: CatalogProtocol) -> None:
     """Empties Kedro-Viz's record before a run."""
     recorder = _recorder()
     if recorder is not None:
-        # One recorder serves all sessions of a process and never forgets: in a notebook, a second run would list the
-        # nodes of the first. Kedro-Viz has no reset, but its constructor takes nothing and sets everything.
+        # All sessions of a process share one recorder, which keeps everything: in a notebook, a second run would list
+        # the nodes of the first. Kedro-Viz has no reset, but its constructor takes nothing and sets everything.
         recorder.__init__()
         recorder.after_catalog_created(catalog=catalog)  # which Kedro has announced already
 
@@ -58,8 +58,8 @@ def keep_statistics(project: Path, before: dict[str, Any]) -> None:
     file = project / STATISTICS
     sweep(file.parent)
     now = read_statistics(project)
-    # All runs of a project share this file and no lock guards it. Where another run has just swept the temporary file,
-    # or the disk is full, a page of numbers is out of date: no reason to fail a run that has done its work.
+    # All runs of a project share this file and no lock guards it. If another run has just removed the temporary
+    # file, or the disk is full, the page of statistics is out of date, but a run that has done its work must not fail.
     if before.keys() - now.keys():
         with contextlib.suppress(OSError), atomic_write(file) as temporary:
             temporary.write_text(json.dumps({**before, **now}), encoding="utf-8")

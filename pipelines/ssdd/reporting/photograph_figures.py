@@ -97,7 +97,7 @@ def viewer_data(pictures: dict[str, Any], table: Any) -> list[dict[str, Any]]:
 def compared_rows(table: Any) -> tuple[str, str, str]:
     """Returns the rows that a reader compares first: the last resize, the teacher's most steps, the student's fewest.
 
-    The last resize has as many numbers as the latents, the first far fewer: beating that one would say little.
+    The last resize has as many numbers as the latents. The first has far fewer, and a comparison with it means little.
     """
     rows = list(dict.fromkeys(table["row"]))
     resizes, teachers, students = ([row for row in rows if row.startswith(k)] for k in ("resize", "teacher", "student"))

@@ -40,7 +40,7 @@ def write_report(
 
     shown = reported_metrics(metrics)
     protocol = json.loads(metrics["protocol"].iloc[-1])
-    # The names as literals next to this file: that is how the lineage notices an edited page.
+    # The names are literals of files next to this one: the lineage then detects an edited page.
     template = files("ssdd.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
     viewer = files("ssdd.reporting").joinpath("photograph_viewer.js").read_text(encoding="utf-8")
     return Template(template, autoescape=True).render(

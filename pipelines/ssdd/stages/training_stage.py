@@ -30,12 +30,12 @@ def make_job(
     """Makes the training job of a stage, with its images, its folder and its fingerprint.
 
     Args:
-        kind: see `TrainingJob`, as for all arguments that are not explained here.
+        kind: see `TrainingJob`, which explains these arguments in full.
         index: of the images.
-        stage: everything that decides the result.
+        stage: every parameter that decides the result.
         data: the images' source.
         pretrained_networks: the pretrained networks of losses and metrics.
-        runtime: everything that decides nothing.
+        runtime: device, processes, threads; without effect on the result.
         encoder: name.
         decoder: size.
         checkpoint: initial weights of both networks.

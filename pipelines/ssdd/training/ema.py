@@ -1,7 +1,7 @@
 """Moving average of the weights, with a warm-up.
 
 The average is taken of the usable weights (`optim.usable_weights`): the live ones with AdamW, the optimiser's own
-average with schedule-free RAdam, which promises nothing for its live weights.
+average with schedule-free RAdam, whose live weights are not meant for use.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ssdd.parameters import EmaConfig
 
 
 class Ema:
-    """Average of a list of tensors; until step `start_step + 1` it IS the list and costs nothing."""
+    """Average of a list of tensors; until step `start_step + 1` it equals the list and costs nothing."""
 
     def __init__(self, config: EmaConfig):
         self.config = config

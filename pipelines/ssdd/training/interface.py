@@ -55,7 +55,7 @@ class AdversaryStep(nn.Module):
     """The discriminator: `forward(for_adversary) -> scalar loss`, trained by its own optimiser after each step.
 
     A training step keeps it out of its children (`object.__setattr__`), so that the two have separate parameters,
-    gradients and states. As a child, its parameters would also be trained to deceive it.
+    gradients and states. As a child, its parameters would also be trained on the decoder's adversarial loss.
     """
 
     def active(self, step: int) -> bool:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT let a run save its state and end; a run that cannot do so in time is ended all the same."""
+"""On SIGTERM or SIGINT, a run saves its state and ends. If that takes too long, the process ends without it."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ GRACE_SECONDS = 25.0  # below the 30 seconds that Kubernetes and Slurm wait betw
 class Interrupts:
     """Context in which the first SIGTERM or SIGINT is noted in `received` instead of ending the process.
 
-    A watching thread ends the process `grace` seconds after the signal, even if the main thread is stuck in a
-    collective operation whose partner died: Python runs a signal handler only between two bytecodes of the main thread,
+    A watching thread ends the process `grace` seconds after the signal, even if the main thread waits in a collective
+    operation for a process that has ended: Python runs a signal handler only between two bytecodes of the main thread,
     so the watching thread reads the interpreter's wake-up pipe instead. Outside the main thread nothing is installed,
     because Python allows handlers in the main thread only.
     """

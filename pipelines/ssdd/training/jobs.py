@@ -50,7 +50,7 @@ class TrainingJob:
         folder: the run's own folder, written to by no one else.
         fingerprint: of everything that decides the result, except `stage.epochs` and `runtime`.
         targets_folder: folder of the cached teacher targets, for `distillation` with `targets.cached`.
-        targets_fingerprint: of those.
+        targets_fingerprint: of the cached teacher targets.
     """
 
     kind: Kind
@@ -93,7 +93,7 @@ def run_job(job: TrainingJob) -> TrainResult:
         SystemExit: SIGTERM or SIGINT came; the state is saved.
     """
     if job.runtime.processes > 1:
-        # Once and here: workers would each download the same files, and report an error as a traceback.
+        # Checked once, before the workers start: each would download the same files, and report a traceback.
         find_networks(job.stage.pretrained_networks, job.pretrained_networks)
         check_networks(job)
     with kept_threads():
@@ -183,7 +183,7 @@ def _train(job: TrainingJob) -> TrainResult:
         images = CachedTargets(job.images, _targets_folder(job), job.targets_fingerprint, step.needs_real)
     if is_measured(job.stage, job.runtime):
         choose_threads(trial_step(step, images, job.stage, job.runtime, job.folder), TITLES[job.kind])
-        # Anew, for the trial has used them, and the number of threads may change the last bits of fresh weights.
+        # Built again: the trial changes gradients and buffers, and the threads may change the last bits of new weights.
         model = build_model(job)
         step = build_step(job, model)
     evaluate = None

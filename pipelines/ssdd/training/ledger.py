@@ -75,15 +75,15 @@ class Ledger:
     def agree(
         self, terms: dict[str, Tensor], batch: Batch, signal_number: int = 0, seen: Sequence[dict[str, Tensor]] = ()
     ) -> tuple[dict[str, float], int]:
-        """Averages the figures over processes; all stop together at a value that is not finite or a signal.
+        """Averages the figures over processes; all stop together if a value is not finite or a signal came.
 
-        One exchange serves all three, because each costs a synchronisation with the device.
+        Figures, check and signal share one exchange, because each exchange costs a synchronisation with the device.
 
         Args:
             terms: scalars by name.
             batch: of this step, for the file of a failure.
             signal_number: that this process received.
-            seen: the discriminator's input, piece by piece, in its own step: it goes into the file instead.
+            seen: in the discriminator's step, its input by pieces; the file of a failure holds it instead of `batch`.
 
         Returns:
             The averages, and the signal that any process received (0: none).
@@ -109,7 +109,7 @@ class Ledger:
         if rank == self.accelerator.process_index:
             about = {"fingerprint": self.store.fingerprint, "config": self.stage.model_dump()}
             return nonfinite.report(name, done, batch, row, self.step, self.folder, rank, about)
-        # The launcher reports the process that fails first, and only this one rank knows the images.
+        # The launcher reports the process that fails first. That must be the rank of the value, which has the images.
         time.sleep(SECONDS_FOR_REPORT)
         return nonfinite.NotFiniteError(f"{name} is not finite in step {done} on rank {rank}")
 
@@ -165,8 +165,8 @@ class Ledger:
         progress, value = self.state.progress, metrics[self.stage.best_metric]
         sign = 1 if self.stage.best_is == "lowest" else -1
         if progress.best is None or sign * value < sign * progress.best.value:
-            # A name for each step, and its hash in the state: a run that is killed before it saves goes on from the
-            # state before, and the best checkpoint of that state must still be there, unchanged.
+            # Each step has a file of its own, whose hash is in the state. A run that is killed before it saves
+            # continues from the previous state, whose best checkpoint must still be there, unchanged.
             path = self.folder / f"best-{progress.step:08d}.safetensors"
             self.export(path)
             progress.best = Best(value, progress.step, path.name, sha256_file(path))

@@ -49,9 +49,9 @@ def train(
     Args:
         step: the losses of a batch; its trainable children are trained in place.
         images: of the training split.
-        stage, runtime: everything that decides the result; everything that does not.
+        stage, runtime: the parameters that decide the result; those that do not.
         folder: the run's own folder: states, checkpoints, history, trackers.
-        fingerprint: of everything that decides the result except `epochs`; another one starts from the beginning.
+        fingerprint: of everything that decides the result except `epochs`; states of another one are not used.
         export: writes the exported networks, as they are when it is called, to a path (atomically).
         evaluate: figures of the networks as they are when it is called; called in every process.
         title: text before the progress bar.
@@ -86,7 +86,7 @@ def train(
             bar.advance(figures["loss"], stage.batch_size / max(seconds, 1e-9))
             ledger.record(figures, learning_rate(state.optimizers["main"]), seconds)
             if signal_number or ledger.evaluation_due() or done % runtime.save_every == 0:
-                ledger.save()  # before an evaluation too: a kill during it must not cost the steps before
+                ledger.save()  # before an evaluation too, so that a kill during it costs no steps
             if signal_number:
                 raise Interrupted(signal_number, done)
             ledger.evaluate_if_due()
@@ -164,7 +164,7 @@ def _new_state(step: TrainingStep, stage: StageParameters, accelerator: Accelera
 
 
 def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator) -> bool:
-    """Restores the newest usable state in every process; rank 0 removes half-written files before any of them looks."""
+    """Restores the newest usable state in every process; before that, rank 0 removes half-written files."""
     if accelerator.is_main_process:
         store.sweep()
     accelerator.wait_for_everyone()
@@ -199,7 +199,7 @@ def _step(networks: _Networks, ledger: Ledger, batch: Batch, interrupts: Interru
     terms, seen = _backward(accelerator, networks.main, split(batch, stage.accumulation), done)
     norm = accelerator.clip_grad_norm_(networks.trained, stage.optim.clip)
     terms["gradient_norm"] = torch.as_tensor(norm, device=accelerator.device)
-    # Before the optimiser moves anything: a value that is not finite must leave the weights as they were.
+    # Before the optimiser's step, so that a value that is not finite leaves the weights unchanged.
     figures, signal_number = ledger.agree(terms, batch, interrupts.received)
     networks.optimizer.step()
     networks.optimizer.zero_grad(set_to_none=True)

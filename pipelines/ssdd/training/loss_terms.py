@@ -19,11 +19,11 @@ from ssdd_decoder.losses import AlignmentHead, alignment_loss, patch_border_loss
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The decoder's result for one piece of a batch, and what it is compared with.
+    """The decoder's result for one piece of a batch, and the images that it is compared with.
 
     Args:
         flow: scalar, the flow-matching loss.
-        target: (B, 3, H, W), what the estimate should look like.
+        target: (B, 3, H, W), the images that the estimate should equal: real ones, or the teacher's in distillation.
         image: (B, 3, H, W), the estimate of the clean image, x0_pred.
         tokens: (B, N_y, N_x, D) of the decoder; None if no term uses them.
         real: (B, 3, H, W), the real images; None if no term uses them.
@@ -68,7 +68,7 @@ def flow_matching_term(weights: LossWeights, decoder: DecoderConfig, networks: L
 def perceptual_term(weights: LossWeights, decoder: DecoderConfig, networks: LossNetworks) -> LossTerm | None:
     """LPIPS or multi-scale gradients between the estimate and its target, or the real image.
 
-    Only in distillation the two differ. The teacher's image keeps the student faithful to the teacher; the real image
+    The two differ only in distillation. The teacher's image keeps the student faithful to the teacher; the real image
     lets it become better than the teacher, whose own blur is then no longer the aim.
     """
     distance = perceptual_distance(weights, networks.lpips)
@@ -135,7 +135,7 @@ def alignment_term(weights: LossWeights, decoder: DecoderConfig, networks: LossN
 
 
 def _wanted(estimate: Estimate, on_real: bool) -> Tensor:
-    """Returns the image that the estimate should look like: the real one, or the target."""
+    """Returns the images that a term compares the estimate with: the real ones, or the targets."""
     if not on_real:
         return estimate.target
     assert estimate.real is not None

@@ -27,7 +27,7 @@ class NotFiniteError(FloatingPointError):
 def first_bad(terms: Mapping[str, float]) -> str | None:
     """Returns the name of the first value that is NaN or infinite: parts, then their sum, then its gradient.
 
-    A part that is not finite makes the sum so too, and only the part's name says which loss to look at.
+    If a part is not finite, the sum is not finite either, and only the name of the part identifies the loss.
     """
     order = sorted(terms, key=lambda name: LAST.index(name) if name in LAST else -1)
     return next((name for name in order if not math.isfinite(terms[name])), None)

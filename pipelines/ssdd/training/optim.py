@@ -64,9 +64,9 @@ def learning_rate(optimizer: Optimizer) -> float:
 def usable_weights(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Returns the weights at which the network is to be evaluated and saved, without touching the live ones.
 
-    The schedule-free optimiser trains at y = (1 - beta) z + beta x and promises its results at x. Its own `eval()`
-    and `train()` walk from y to x and back with a rounding error each way, so that a run that was evaluated or
-    saved would differ from one that was not; here x is computed aside.
+    The schedule-free optimiser trains at y = (1 - beta) z + beta x and its results hold at x. Its own `eval()` and
+    `train()` move the weights from y to x and back with a rounding error each way, so that a run that was evaluated or
+    saved would differ from one that was not. Here x is computed separately.
 
     Args:
         optimizer: the optimiser, in training mode.

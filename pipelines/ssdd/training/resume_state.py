@@ -130,8 +130,8 @@ class StateStore(SealedStore):
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
         final = self.write(f"{state.progress.step:08d}", tensors, state.document())
-        # States of later steps belong to a run of more epochs or of another fingerprint. They go too: otherwise they
-        # would be the newest ones for ever, and push out the states that this run has to resume from.
+        # States of later steps belong to a run of more epochs or of another fingerprint. They are removed too:
+        # they would always be the newest ones, and the states of this run would be removed instead.
         earlier = [path for path in self.paths() if path.name < final.name[: len("state-00000000")]]
         for path in self.paths():
             if path != final and path not in earlier[-(KEPT - 1) :]:

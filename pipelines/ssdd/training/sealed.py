@@ -68,7 +68,7 @@ class SealedStore:
         return tuple(int(number) for number in name[1].split("-")) if name else ()
 
     def documents(self, newest_first: bool = False, check: bool = True) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Yields the undamaged files of this fingerprint, with their documents; damaged ones are left aside.
+        """Yields the undamaged files of this fingerprint, with their documents, and skips damaged ones.
 
         Args:
             newest_first: from the highest numbers down.
@@ -86,7 +86,7 @@ class SealedStore:
                 yield path, document
 
     def sweep(self, unwanted: Collection[Path] = ()) -> None:
-        """Removes half-written files of killed runs, and the unwanted ones; for the one process that writes, first."""
+        """Removes half-written files of killed runs, and the unwanted ones; the process that writes calls it first."""
         self.folder.mkdir(parents=True, exist_ok=True)
         leftovers = (*LEFTOVERS, f"{self.kind}-unnamed[.-]*")  # states of earlier versions had no numbers here
         for path in [*unwanted, *(path for pattern in leftovers for path in self.folder.glob(pattern))]:

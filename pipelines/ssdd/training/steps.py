@@ -35,7 +35,7 @@ class DecoderStep(TrainingStep):
         train_encoder: whether the encoder trains along.
 
     Raises:
-        ValueError: alignment is wanted of a decoder without transformer blocks, or a pretrained network is missing.
+        ValueError: `loss.repa` needs transformer blocks and the decoder has none, or a pretrained network is missing.
     """
 
     exported = ("encoder", "decoder")
@@ -59,7 +59,7 @@ class DecoderStep(TrainingStep):
 
     @property
     def needs_real(self) -> bool:
-        """Whether the loss looks at the real images, besides encoding them."""
+        """Whether the loss uses the real images for more than encoding them."""
         return self.adversary is not None or any(term.needs_real for term in self.terms)
 
     def compile_networks(self) -> None:

@@ -51,9 +51,9 @@ def write_targets(
 
     Args:
         encoder, teacher: frozen, on the device to use.
-        images: seen as in epoch 0.
+        images: taken with their augmentation of epoch 0.
         targets: teacher steps, images per shard, dtype of x_T.
-        folder: where the shards go; a finished shard of this fingerprint is taken as sound.
+        folder: of the shards; a finished shard of this fingerprint is not checked again.
         fingerprint: of everything that decides their content.
         seed: of the noise.
         batch_size: images at a time.
@@ -127,7 +127,7 @@ class CachedTargets(Dataset[dict[str, Any]]):
         folder: the shards.
         fingerprint: that they must have.
         with_images: load `image` too. Opening, decoding and augmenting an image costs far more than reading its
-            target, and only losses that look at the real image need it.
+            target, and only losses that use the real image need it.
 
     Raises:
         ValueError: shards are missing, damaged or of another fingerprint.

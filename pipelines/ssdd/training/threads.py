@@ -1,6 +1,6 @@
 """`runtime.threads: auto`: the faster of one thread and all cores, measured on steps of the stage itself.
 
-No rule replaces the measurement. All cores are faster on an idle machine, but far slower beside another busy process,
+No rule replaces the measurement. All cores are faster on an idle machine, but far slower while another process is busy,
 because every operation of a small network waits for its slowest thread.
 """
 

@@ -45,7 +45,7 @@ def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -
         images: (N, 3, H, W) in [-1, 1]; values outside are clamped.
         step: finished optimiser steps.
     """
-    # accelerate's own log_images fits none of the three: it passes one array on, and each tracker wants another form.
+    # accelerate's own log_images fits none of the three: it passes one array on, and each tracker needs another form.
     pixels = to_uint8(images.float().add(1).div(2).clamp(0, 1))
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
     for tracker in accelerator.trackers:

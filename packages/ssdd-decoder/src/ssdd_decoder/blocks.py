@@ -35,14 +35,14 @@ class ResnetBlock(nn.Module):
         if skip is not None:
             x = torch.cat([x, skip], dim=1)
         shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
-        # x may be lost where it is this block's own: put together here, and not the shortcut that is added below.
+        # x may be overwritten only if it was concatenated here and is not the shortcut, which is added below.
         h = self.conv1(self.norm1(x, modulation, overwrite=skip is not None and shortcut is not x))
         h = self.conv2(norm_silu(h, self._modulation_by(time), self.norm2.num_groups, self.norm2.eps, overwrite=True))
         h += shortcut  # in place: h is this block's own, and no backward pass needs its value
         return h
 
     def _modulation_by(self, time: Tensor) -> Modulation:
-        """Makes norm, scale and shift by time one norm with another affine part: one pass over the features less."""
+        """Folds scale and shift by time into the affine part of the norm, which saves one pass over the features."""
         scale, shift = self.time_emb_proj(time).chunk(2, dim=1)
         weight = self.norm2.weight * (1 + scale)
         bias = self.norm2.bias * (1 + scale) + shift

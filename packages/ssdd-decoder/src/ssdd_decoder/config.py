@@ -177,7 +177,7 @@ SIZES = {
 }
 
 
-# What a size stood for before, but for its latent space. Files of that shape still go by the name.
+# Earlier configurations of a size, apart from the latent space. Files that hold one still load by the size's name.
 EARLIER = {
     "quickstart": (
         replace(SIZES["quickstart"], shortcut=False, overlap=False, refinement_channels=0, refinement_layers=2),
@@ -217,7 +217,7 @@ def describe(config: DecoderConfig) -> str:
 
 
 def is_earlier(size: str, config: DecoderConfig) -> bool:
-    """Says whether a size once stood for this configuration, for whatever latent space."""
+    """Says whether this is an earlier configuration of a size, for any latent space."""
     return any(_but_latent_space(config) == _but_latent_space(earlier) for earlier in EARLIER.get(size, ()))
 
 

@@ -21,7 +21,7 @@ from ssdd_decoder.unet import UNet
 
 CHECKPOINT_NAME = "decoder.safetensors"
 KIND = "decoder"
-# How only this network's keys begin; an encoder has others. They are part of the published layout.
+# Prefixes of keys that a decoder has and an encoder has not. They are part of the published layout.
 OWN_KEYS = ("ada_ctx_proj.", "time_embedding.", "up_blocks.")
 
 

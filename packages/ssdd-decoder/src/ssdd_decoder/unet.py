@@ -171,8 +171,8 @@ class UNet(nn.Module):
             ValueError: x_t is not F times the latent's size.
         """
         expected = tuple(self.config.downscale * side for side in conditioning.resnets.cells)
-        # The check also tells a compiler that all sizes are multiples of the latent's; without it, a second size took
-        # minutes to compile.
+        # From this check, a compiler also infers that all sizes are multiples of the latent's. Without it, a second
+        # size took minutes to compile.
         if x_t.shape[2:] != expected:
             raise ValueError(f"expected x_t with sides {expected} for this latent, got {tuple(x_t.shape[2:])}")
         time = self.time_embedding(t)

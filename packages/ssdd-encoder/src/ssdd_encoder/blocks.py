@@ -83,8 +83,8 @@ def _attend_in_windows(qkv: Tensor, rows: int, columns: int) -> Tensor:
 def _windows(length: int, most: int) -> list[tuple[int, int, int]]:
     """Cuts an axis into the fewest windows of at most `most` positions: (start, end, side) of those of equal side.
 
-    Sides differ by one at the most. A short rest at the end would attend to a few positions only, which the network
-    has never met in training.
+    Sides differ by one at the most. With a short rest at the end, its positions would attend to few others, a case that
+    does not occur in training.
     """
     count = -(-length // most)
     side, larger = divmod(length, count)

@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file with its configuration in the header. No pickle is ever read.
 
-Git holds this file once. The decoder package links to it, so that either package can be installed alone.
+`write` makes the header, `read_header` reads it. Git holds this file once: in the decoder package it is a link, so that
+either package can be installed alone.
 """
 
 import ctypes
@@ -71,7 +72,7 @@ class Contents:
 
         Args:
             part: `encoder` or `decoder`.
-            own: how only that network's keys begin. They decide where nothing names the file's parts.
+            own: prefixes of keys that only this part has. They decide if neither keys nor header name the file's parts.
         """
         return part in self.parts if self.parts else any(key.startswith(own) for key in self.tensors)
 
@@ -80,7 +81,7 @@ class Contents:
 
         Args:
             part, own: as for `holds`.
-            beside: how the part's keys without prefix begin in other projects' layouts; such files may hold more.
+            beside: prefixes of the part's keys that lack its name in other projects' layouts; such files may hold more.
 
         Raises:
             CheckpointError: the file does not hold the part, or holds tensors that belong to no part.
@@ -195,7 +196,7 @@ def write(
             content = (ctypes.c_char * (here.numel() * here.element_size())).from_address(here.data_ptr())
             digest.update(content)
             opened.write(content)
-        # The hash is known only now; it takes the place of as many zeros, so that nothing moves.
+        # The hash is known only now. It replaces as many zeros in the header, so that no offset changes.
         opened.seek(header.index(_seal(NO_DIGEST)))
         opened.write(_seal(digest.hexdigest()))
     return file

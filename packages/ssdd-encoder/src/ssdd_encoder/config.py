@@ -116,7 +116,7 @@ VARIANTS["quickstart"] = EncoderConfig(
     shortcut=True,
 )
 VARIANTS["demo"] = replace(VARIANTS["quickstart"], base_channels=64)
-# What a name stood for before. Files of that shape still go by the name.
+# Earlier configurations of a name. Files that hold one of them still load by that name.
 _F4C4 = EncoderConfig(base_channels=24, multipliers=(1, 1), patch_size=2, norm_groups=8)
 EARLIER = {"quickstart": (_F4C4, replace(_F4C4, attention_window=16, shortcut=True))}
 

@@ -18,7 +18,7 @@ from ssdd_encoder.posterior import Posterior
 
 CHECKPOINT_NAME = "encoder.safetensors"
 KIND = "encoder"
-# How only this network's keys begin, in our layout and in diffusers'; a decoder has others.
+# Prefixes of keys that an encoder has and a decoder has not, in our layout and in diffusers'.
 OWN_KEYS = ("down.", "mid.", "quant_conv.", "mid_block.resnets.", "mid_block.attentions.")
 RANGE_TOLERANCE = 1e-2  # half-precision images may be rounded past 1
 

@@ -1,6 +1,6 @@
 """Confidence intervals over images (percentile bootstrap, Efron 1979), and paired differences of two models.
 
-An interval shows how much a mean depends on the drawn images. It does not know about the training seed.
+An interval shows how much a mean depends on the drawn images. It does not cover the variation between training seeds.
 """
 
 from collections.abc import Mapping, Sequence

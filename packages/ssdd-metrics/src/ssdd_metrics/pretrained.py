@@ -32,15 +32,15 @@ RANDOM_CONV = "random_conv"
 
 @dataclass(frozen=True)
 class PretrainedNetwork:
-    """Everything that depends on which pretrained network it is.
+    """The functions and facts of one pretrained network.
 
     Args:
         extra: of this package, with the libraries that build the network.
         module: of these libraries; its import shows whether the extra is installed.
         find: takes a path and a SHA-256 (None for the defaults), returns the checked weight file.
         load: takes the same two, returns the network.
-        place: of the weights, where no path is passed: the usual "cache", or else a download; a "package" of the extra;
-            or none ("path").
+        place: of the weights if no path is passed: "cache", the usual cache or a download; "package", a package of the
+            extra; "path", none, so that a path is required.
         takes_unit: the images are floats in [0, 1]; False: uint8.
     """
 
@@ -135,7 +135,7 @@ def network_input(name: str, images: Tensor) -> Tensor:
 
 def identity(name: str, network: nn.Module) -> tuple[str, str]:
     """Returns a network's name and its weights' SHA-256, for protocols."""
-    # A caller's own network need not carry either; the name that the suite knows it by must then do.
+    # A caller's own network may have neither; its name in the suite is used then.
     return str(getattr(network, "name", name)), str(getattr(network, "sha256", "drawn from a fixed seed"))
 
 

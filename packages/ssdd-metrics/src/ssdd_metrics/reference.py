@@ -43,7 +43,7 @@ class ReferenceStatistics:
         Raises:
             ValueError: the protocols differ.
         """
-        # Added all the same, moments of differently prepared images would give a plausible and wrong distance.
+        # The sum of moments of differently prepared images would give a plausible but wrong distance.
         if self.protocol != other.protocol:
             raise ValueError(f"expected statistics of one protocol, they differ: {_differences(self, other.protocol)}")
         return ReferenceStatistics(self.moments + other.moments, self.protocol)
@@ -98,7 +98,7 @@ def compute_references(
     loaded = {name: get_network(name, networks or {}).to(device) for name in dict.fromkeys(needed.values())}
     protocols = reference_protocols(list(needed), protocol, loaded)
     found: dict[str, Moments] = {}
-    # The metrics inside the batches and not around them: `batches` can be read once only, and decoding is dear.
+    # The inner loop is over metrics: `batches` can be read only once, and decoding is expensive.
     for images in batches:
         check_reference_range(images)
         clean = to_uint8(images.to(device))

@@ -149,8 +149,8 @@ METRICS = {metric.name: metric for metric in _TABLE}
 def metric_sets() -> dict[str, tuple[str, ...]]:
     """The named sets.
 
-    "offline" needs no pretrained network, "packaged" also those whose weights a package of the registry holds, "full"
-    instead those that find their weights in a cache or download them.
+    "offline" needs no pretrained network. "packaged" adds the metrics of networks whose weights are in a Python
+    package; "full" adds to "offline" the metrics of networks whose weights are in a cache or downloaded.
     """
 
     def at(place: str | None) -> tuple[str, ...]:

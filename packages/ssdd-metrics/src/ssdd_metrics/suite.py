@@ -1,4 +1,4 @@
-"""All metrics of an evaluation in one object: images in, numbers out, with the protocol of how they came about.
+"""All metrics of an evaluation in one object: images in, numbers and their protocol out.
 
 Legend: B batch, H W pixels.
 """
@@ -29,13 +29,14 @@ class MetricSuite:
     Every metric sees the same 8-bit images (`to_uint8`). Per-image values are kept: 8 bytes per image and metric.
 
     Args:
-        metrics: "offline" (nothing to download), "full" (with LPIPS, rFID and FDD), or names of `registry.METRICS`.
+        metrics: "offline" (no pretrained network), "packaged" (also EfficientNet-Lite0, whose weights are in a Python
+            package), "full" (also LPIPS, rFID and FDD, but not EfficientNet-Lite0), or names of `registry.METRICS`.
         protocol: the caller's knowledge of data and model; printed and stored with the numbers.
-        networks: loaded networks by name ("inception", "dinov2", "lpips_alex", "lpips_vgg", "dreamsim"), for
-            weights at other places, or to share one with a training loss. The others are loaded from the
-            usual caches.
-        references: stored reference statistics by metric ("rfid", "fdd", "frechet_random_conv"). With them, the
-            reference images do not pass that network again.
+        networks: loaded networks by name ("inception", "dinov2", "lpips_alex", "lpips_vgg", "dreamsim",
+            "efficientnet"), for weights at other places, or to share one with a training loss. The others are loaded
+            from the usual places.
+        references: stored reference statistics by Frechet metric ("rfid", "fdd", "frechet_random_conv",
+            "frechet_efficientnet"). With them, the reference images do not pass that network again.
         device: of metrics and pretrained networks.
 
     Raises:

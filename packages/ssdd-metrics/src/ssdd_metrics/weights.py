@@ -32,7 +32,7 @@ class WeightFile:
         network: the network's name in messages and protocols.
         names: file names in torch hub's folder, the published one first.
         url: the place of publication.
-        sha256: the leading digits of the SHA-256, as far as the publisher made them known; None for none.
+        sha256: the published leading digits of the SHA-256; None if none are published.
         hub: the repository on the Hugging Face hub that has it as `model.safetensors`, if any.
     """
 

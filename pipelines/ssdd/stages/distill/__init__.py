@@ -1,1 +1,1 @@
-"""Distillation: a student learns the teacher's several steps as one."""
+"""Distillation: a student learns to make in one step the image that its teacher makes in several."""

@@ -1,4 +1,4 @@
-"""Distillation: the teacher's several steps become the student's one."""
+"""Distillation: the student learns to make in one step the image that the teacher makes in several."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ssdd.parameters import (
 )
 from ssdd.stages.training_stage import make_job, run
 
-FINGERPRINT = "fingerprint.txt"  # in the folder of the shards, so that the student's node knows which ones to accept
+FINGERPRINT = "fingerprint.txt"  # in the folder of the shards, so that the student's node accepts no others
 
 
 def cache_teacher_targets(
@@ -36,7 +36,7 @@ def cache_teacher_targets(
         finetuned: the teacher.
         index: of the images.
         targets: how many images, how many steps.
-        im_size, aug_scale, augment, seed: of the distillation, which must see the same crops and noise.
+        im_size, aug_scale, augment, seed: of the distillation, which uses the same crops and noise.
         data: the images' source.
         runtime: device, processes, threads.
 

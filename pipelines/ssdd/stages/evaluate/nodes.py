@@ -78,14 +78,17 @@ def evaluate_references(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
-    """Measures what a user has without training: a resize by the teacher's F, and a PCA of patches with C numbers."""
+    """Measures codes that need no training, on the same images: resizes, and a PCA of patches.
+
+    One resize is by the down-scale F of the latents. The other resize and the PCA keep as many numbers as the latents.
+    """
     from ssdd.data.image_sets import training_images
     from ssdd.evaluation.reference_rows import FITTED_IMAGES
     from ssdd.evaluation.reference_rows import evaluate_references as measure_rows
     from ssdd.parameters import StageParameters
     from ssdd_encoder import Encoder, checkpoint
 
-    # The encoder's header and no model: an edit to the decoder must not make these rows stale.
+    # Only the encoder's configuration is read, so that an edit to the decoder does not make these rows stale.
     encoder = Encoder.config_in(checkpoint.read_header(finetuned))
     assert encoder is not None
     training = training_images(index, data, StageParameters(im_size=evaluate.im_size), FITTED_IMAGES)

@@ -1,1 +1,1 @@
-"""Stage 2: the decoder goes on, at the resolution of use; its result is the teacher."""
+"""Stage 2: the decoder is trained further, at the resolution of use; the result is the teacher."""

@@ -16,7 +16,17 @@ def pretrain(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
-    """Trains a fresh decoder, or the encoder's own, and returns its last checkpoint, best checkpoint and history."""
+    """Trains a decoder on the frozen encoder, and returns its last checkpoint, best checkpoint and history.
+
+    Args:
+        encoder: checkpoint of the encoder, which also holds the decoder that was trained with it.
+        index: of the images.
+        model: the decoder's size.
+        pretrain: the training stage, and whether it starts from that decoder or from random weights.
+        data: the images' source.
+        pretrained_networks: the pretrained networks of losses and metrics.
+        runtime: device, processes, threads.
+    """
     joint = pretrain.initialize == "joint"
     job = make_job(
         "decoder",

@@ -1,4 +1,4 @@
-"""The student as a file for others: half the size, with a card that states what it is and what it is worth."""
+"""The student as a file for others: half the size, with a card that states its use, figures and limits."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def measure_rounding(
     evaluate: EvaluateParameters,
     runtime: RuntimeConfig,
 ) -> dict[str, float]:
-    """Compares the reconstructions of the student and of its released file, which lost digits of its weights."""
+    """Compares the reconstructions of the student and of its released file, whose weights are rounded."""
     from ssdd.data.image_sets import held_out_images
     from ssdd.evaluation.rounding import compare_reconstructions
     from ssdd.processes import use_threads
