@@ -70,7 +70,7 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
         except SignalException as stop:
             raise SystemExit(128 + int(stop.sigval)) from None
         except ChildFailedError as failed:
-            raise WorkerFailed(_story(failed)) from None
+            raise WorkerFailed(_failure_message(failed)) from None
     return results[0]
 
 
@@ -138,7 +138,7 @@ def _call(parent: int, threads: int, function: Callable[..., T], args: Any, kwar
             torch.distributed.destroy_process_group()
 
 
-def _story(failed: "ChildFailedError") -> str:
+def _failure_message(failed: "ChildFailedError") -> str:
     """Returns which rank failed first, how, and its traceback."""
     rank, failure = failed.get_first_failure()
     message = failure.message

@@ -349,3 +349,15 @@ def test_networks_run_in_plain_float32_and_settings_come_back():
     finally:
         torch.set_float32_matmul_precision(before[1])
     assert torch.backends.cudnn.allow_tf32 == before[0]
+
+
+def test_a_protocol_states_only_hashes_that_are_known():
+    class Mean(torch.nn.Module):
+        features = 3
+
+        def forward(self, images):
+            return images.double().mean((2, 3))
+
+    own = MetricSuite(["frechet_random_conv"], networks={"frechet_random_conv": Mean(), "random_conv": Mean()})
+    assert list(own.protocol.weights.values()) == ["not stated"]
+    assert list(MetricSuite(["frechet_random_conv"]).protocol.weights.values()) == ["drawn from a fixed seed"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ssdd_decoder.checkpoint import Contents
 
 
-@click.command(short_help="What a checkpoint holds.")
+@click.command(short_help="Describe a checkpoint or latents.")
 @options.held
 def info(file: str) -> None:
     """Describe FILE: a checkpoint (or its folder, or RUN, RUN@best, demo), or the latents of `ssdd encode`.

@@ -41,7 +41,7 @@ batch_size = click.option(
 )
 steps = click.option(
     "--steps",
-    type=click.IntRange(1, 1000),
+    type=click.IntRange(1, 10_000),  # as ssdd_decoder.times.MAX_STEPS, whose import would load torch
     default=1,
     show_default=True,
     help="Steps of the sampler: 1 for a distilled model, about 8 for other models.",

@@ -136,7 +136,7 @@ def network_input(name: str, images: Tensor) -> Tensor:
 def identity(name: str, network: nn.Module) -> tuple[str, str]:
     """Returns a network's name and its weights' SHA-256, for protocols."""
     # A caller's own network may have neither; its name in the suite is used then.
-    return str(getattr(network, "name", name)), str(getattr(network, "sha256", "drawn from a fixed seed"))
+    return str(getattr(network, "name", name)), str(getattr(network, "sha256", "not stated"))
 
 
 def _entry(name: str) -> PretrainedNetwork:
