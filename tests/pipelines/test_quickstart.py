@@ -30,8 +30,11 @@ ARTEFACTS = [
     "evaluation/student_per_image.parquet",
     "evaluation/teacher_metrics.json",
     "evaluation/student_metrics.json",
+    "evaluation/photographs.safetensors",
+    "evaluation/photographs.csv",
     "evaluation/metrics.csv",
     "report/reconstructions.png",
+    "report/photographs.png",
     "report/extremes.png",
     "report/curves.json",
     "report/report.html",
@@ -41,7 +44,9 @@ AFTER_DISTILL = {
     "distill.distill_teacher",
     "evaluate.evaluate_student",
     "evaluate.collect_metrics",
+    "evaluate.decode_photographs",
     "report.draw_reconstructions",
+    "report.draw_photographs",
     "report.draw_curves",
     "report.write_report",
 }
@@ -61,8 +66,9 @@ def test_first_run_is_free_of_noise_and_has_a_bar_for_each_stage(finished):
     for noise in ("Warning", "WARNING", "ERROR", "Traceback"):
         assert noise not in finished.stdout
     bars = re.findall(r"^([a-z ]+) \u2501", finished.stdout, re.MULTILINE)
-    assert bars.count("evaluating the references") == 1  # wherever Kedro's order puts it
-    bars.remove("evaluating the references")
+    for title in ("evaluating the references", "whole photographs"):  # wherever Kedro's order puts them
+        assert bars.count(title) == 1
+        bars.remove(title)
     assert bars == [
         "images",
         "reference statistics",
@@ -79,13 +85,13 @@ def test_first_run_is_free_of_noise_and_has_a_bar_for_each_stage(finished):
 
 def test_metrics_table_has_teacher_and_student(finished, project):
     table = pandas.read_csv(project.run_folder / "evaluation/metrics.csv")
-    references = ("resize by 8", "PCA of 8 x 8 patches, 16 numbers")
+    references = ("resize by 8", "resize to as many numbers", "PCA of 8 x 8 patches, 16 numbers")
     rows = [*((name, 0) for name in references), ("teacher", 2), ("teacher", 1), ("student", 1)]
     assert list(zip(table["model"], table["steps"], strict=True)) == rows
     assert (table["psnr_low"] <= table["psnr"]).all()
     assert (table["psnr"] <= table["psnr_high"]).all()
-    assert table["psnr"].nunique() == 5  # each stage has moved the weights
-    protocol = json.loads(table["protocol"].iloc[2])
+    assert table["psnr"].nunique() == 6  # each stage has moved the weights
+    protocol = json.loads(table["protocol"].iloc[3])
     assert (protocol["steps"], protocol["images"], protocol["resize"]) == (2, 12, "bilinear, Pillow")
 
 
