@@ -14,8 +14,10 @@ CHOSEN = {
     "--from-nodes=distill.distill_teacher": {
         "distill.distill_teacher",
         "evaluate.evaluate_student",
+        "evaluate.decode_photographs",
         "evaluate.collect_metrics",
         "report.draw_curves",
+        "report.draw_photographs",
         "report.draw_reconstructions",
         "report.write_report",
     },

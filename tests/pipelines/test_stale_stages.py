@@ -18,12 +18,14 @@ DECODING = {
     "distill.distill_teacher",
     "evaluate.evaluate_teacher",
     "evaluate.evaluate_student",
+    "evaluate.decode_photographs",
 }
 AFTER_DECODING = {
     "evaluate.evaluate_references",
     "z_stats.compute_latent_statistics",
     "evaluate.collect_metrics",
     "report.draw_curves",
+    "report.draw_photographs",
     "report.draw_reconstructions",
     "report.write_report",
 }
