@@ -34,7 +34,8 @@ def resolve(source: str | os.PathLike[str], name: str) -> Path:
     """
     from ssdd_decoder import CheckpointError, sources
 
-    if str(source) in NAMES and not os.path.lexists(source):
+    # A folder of that name without a checkpoint is something else, and must not hide the model.
+    if str(source) in NAMES and not Path(source).is_file() and not any(Path(source).glob(f"*{sources.SUFFIX}")):
         return model_file(str(source))
     try:
         return sources.resolve(source, name)
