@@ -52,11 +52,11 @@ def photographs(tmp_path):
 def page(photographs):
     """Returns the page's text as a reader sees it, and its HTML."""
 
-    def write(statistics=STATISTICS, **values):
+    def write(statistics=STATISTICS, losses=(), **values):
         row = {"model": "student", "steps": 1, "psnr": 24.126, "psnr_low": 23.5, "psnr_high": 25.0, "swd": 12.34}
         metrics = pandas.DataFrame([{**row, **values, "protocol": json.dumps(PROTOCOL)}])
         picture = Image.new("RGB", (8, 8))
-        figure = plotly.graph_objects.Figure()
+        figure = plotly.graph_objects.Figure([plotly.graph_objects.Scatter(y=list(losses))] if losses else [])
         html = write_report(metrics, *photographs, picture, picture, figure, statistics, "mine <1>")
         seen = re.sub(r"<(script|style|head).*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
         return " ".join(seen.split()), html
@@ -151,6 +151,11 @@ def test_a_reader_wipes_between_two_pictures(page, browse, tmp_path, window):
 def test_units_and_directions_stand_in_the_heading(page):
     seen, _ = page()
     assert "PSNR (dB) higher is better sliced Wasserstein x 1000, lower is better student" in seen
+
+
+def test_curves_are_shown_if_a_stage_has_trained(page):
+    assert "Training The stages one after the other." in page(losses=[2.0, 1.0])[0]
+    assert "one after the other" not in page()[0]  # teacher and student were given
 
 
 def test_latent_statistics_are_listed_by_channel(page):

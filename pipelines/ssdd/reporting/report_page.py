@@ -54,7 +54,7 @@ def write_report(
         **_whole_photographs(photographs, photograph_metrics),
         reconstructions=_embed(reconstruction_figure),
         extremes=_embed(extremes_figure),
-        curves=curves_figure.to_html(full_html=False, include_plotlyjs=True),
+        curves=curves_figure.to_html(full_html=False, include_plotlyjs=True) if curves_figure.data else "",
         latent_stats=latent_stats,
         protocol=protocol,
         protocol_json=json.dumps(protocol, indent=2),

@@ -4,7 +4,7 @@
 
 from typing import Any
 
-LABEL_WIDTH = 150
+LABEL_WIDTH = 200
 PANELS_PER_ROW = 3
 
 
