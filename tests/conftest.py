@@ -271,6 +271,7 @@ def finished(project: Project, request: pytest.FixtureRequest, tmp_path_factory:
 
 def link_weights(source: str, target: str) -> None:
     """Copies a file, or makes a link to a checkpoint."""
+    Path(target).unlink(missing_ok=True)  # a link replaces nothing, and both projects hold the packaged model
     (os.link if source.endswith(".safetensors") else shutil.copy2)(source, target)
 
 
