@@ -48,7 +48,7 @@ def test_a_new_loss_stands_in_the_history(changed):
 def test_a_new_metric_stands_in_the_report(changed):
     metrics = "evaluate:\n  {im_size: 32, limit: 4, teacher_steps: [1], metrics: [psnr, max_error], shown: 4}\n"
     settings = changed.folder / "conf" / "tiny" / "parameters.yml"
-    settings.write_text(re.sub(r"evaluate:\n.*\n", metrics, settings.read_text()))
+    settings.write_text(re.sub(r"evaluate:\n(?:  .*\n| {3}.*\n)+", metrics, settings.read_text()))
     changed.run("--pipeline=distill", *SMALL)
     assert "largest error (levels)" in (changed.run_folder / "report" / "report.html").read_text()
 
