@@ -1,5 +1,6 @@
 """Whole held-out photographs: which are taken, what their pictures and figures are, and the measure of a grid."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -16,6 +17,7 @@ from ssdd.evaluation.reference_rows import resize_to_numbers
 from ssdd.parameters import DataParameters, EvaluateParameters, PretrainedNetworks, RuntimeConfig, StageParameters
 from ssdd.reporting.photograph_figures import photographs_figure, summary
 from ssdd_metrics import psnr
+from ssdd_metrics.registry import METRICS
 
 SIZES = ((97, 64), (64, 200), (300, 180))  # width, height; the last is shrunk to 200 x 120
 
@@ -41,13 +43,16 @@ def decoded(folder, tmp_path):
         torch.nn.init.normal_(model.decoder.conv_out.weight, std=0.1)
         files.append(model.save_pretrained(tmp_path / f"{name}.safetensors"))
     index = index_images(open_images(folder), progress=False).index
-    parameters = EvaluateParameters(
-        im_size=32, teacher_steps=(1, 3), metrics=("psnr", "swd"), photographs=3, photograph_side=200
-    )
+    settings = {"im_size": 32, "teacher_steps": (1, 3), "photographs": 3, "photograph_side": 200}
     runtime = RuntimeConfig(device="cpu", threads=1, workers=0, progress=False)
     training = training_images(index, folder, StageParameters(im_size=32))
     dataset = held_out_images(index, folder, 32)
-    return lambda: decode_photographs(*files, training, dataset, parameters, PretrainedNetworks(), runtime)
+
+    def decode(metrics=("psnr", "swd")):
+        parameters = EvaluateParameters(**settings, metrics=metrics)
+        return decode_photographs(*files, training, dataset, parameters, PretrainedNetworks(), runtime)
+
+    return decode
 
 
 def test_photographs_keep_their_shape_and_have_a_row_for_each_model(decoded):
@@ -68,6 +73,21 @@ def test_figures_are_those_of_the_pictures(decoded):
     for row in table.to_dict("records"):
         clean, image = (pictures[f"{row['number']}.{name}"][None] for name in ("input", row["row"]))
         assert row["psnr"] == pytest.approx(psnr(clean, image).item())
+
+
+@pytest.mark.parametrize("metrics", [("swd",), ("mae", "frechet_random_conv")])
+def test_rows_are_compared_by_psnr_whatever_the_metrics(decoded, metrics):
+    _, table = decoded(metrics)
+    assert np.isfinite([row["gain"] for row in summary(table)]).all()
+    assert ("mae" in table) == ("mae" in metrics)
+
+
+def test_metrics_that_need_larger_photographs_are_left_out(decoded, monkeypatch):
+    entry = dataclasses.replace(METRICS["ssim_gaussian"], min_side=65)  # the smallest side is 64
+    monkeypatch.setitem(METRICS, "ssim_gaussian", entry)
+    _, table = decoded(("psnr", "ssim_gaussian", "mae"))
+    assert "ssim_gaussian" not in table
+    assert "mae" in table
 
 
 def test_the_same_photographs_give_the_same_bits(decoded):

@@ -45,7 +45,8 @@ def decode_photographs(
         teacher, student: checkpoints of encoder and decoder.
         training: images to fit the PCA's reference row of.
         dataset: held-out images; `photographs` of them, spread evenly, are taken whole.
-        parameters: of the evaluation; of its metrics, those that one image has.
+        parameters: of the evaluation; of its metrics, those that one image has, if it is large enough for them. The
+            PSNR, by which the rows are compared, is always among them.
         pretrained_networks: of the metrics.
         runtime: device and threads.
 
@@ -61,28 +62,36 @@ def decode_photographs(
     rows = _codes(models, training, parameters, runtime)
     multiple = math.lcm(*(model.encoder.config.downscale for model in models.values()))
     cell = models["student"].decoder.config.patch_size
-    metrics = [name for name in metric_names(parameters.metrics) if METRICS[name].per_image]
+    canvases = [
+        pad(name, _shrunk(dataset.source.open_photograph(name), parameters.photograph_side), multiple)
+        for name in choose_photographs(dataset, parameters.photographs)
+    ]
+    smallest = min(min(canvas.size) for canvas in canvases)
+    metrics = [name for name in _metrics(parameters) if METRICS[name].min_side <= smallest]
     networks = load_networks({METRICS[name].network for name in metrics if METRICS[name].network}, pretrained_networks)
     suites = {row: MetricSuite(metrics, None, networks, device=device) for row in rows}
 
     pictures: dict[str, Tensor] = {}
     facts: list[dict[str, Any]] = []
-    chosen = choose_photographs(dataset, parameters.photographs)
-    with bar("whole photographs", len(chosen) * len(rows), show=runtime.progress) as advance:
-        for number, name in enumerate(chosen):
-            canvas = pad(name, _shrunk(dataset.source.open_photograph(name), parameters.photograph_side), multiple)
+    with bar("whole photographs", len(canvases) * len(rows), show=runtime.progress) as advance:
+        for number, canvas in enumerate(canvases):
             height, width = canvas.size
             x = to_images([canvas], device)
             clean = pictures[f"{number}.{INPUT}"] = _levels(x)[:, :height, :width]
             for row, code in rows.items():
-                decoded = pictures[f"{number}.{row}"] = _levels(code(x, name))[:, :height, :width]
+                decoded = pictures[f"{number}.{row}"] = _levels(code(x, canvas.name))[:, :height, :width]
                 suites[row].update(clean[None], decoded[None])
                 border = border_ratio(decoded, cell) if cell > 1 else math.nan
-                fact = {"number": number, "photograph": name, "width": width, "height": height, "row": row}
+                fact = {"number": number, "photograph": canvas.name, "width": width, "height": height, "row": row}
                 facts.append({**fact, "border_ratio": border})
                 advance(1)
     values = pd.concat([pd.DataFrame(suite.per_image()).assign(row=row) for row, suite in suites.items()])
     return pictures, pd.DataFrame(facts).merge(values.rename(columns={"image": "number"}), on=["number", "row"])
+
+
+def _metrics(parameters: EvaluateParameters) -> list[str]:
+    names = metric_names(parameters.metrics)
+    return [name for name in (names if "psnr" in names else ("psnr", *names)) if METRICS[name].per_image]
 
 
 def _codes(
@@ -112,16 +121,14 @@ def border_ratio(image: Tensor, cell: int) -> float:
         image: (3, H, W), any scale.
         cell: side of a cell, pixels, at least 2.
     """
-    sums = {True: 0.0, False: 0.0}
-    counts = {True: 0, False: 0}
+    across, inside = [], []
     for dim in (1, 2):
         differences = image.double().diff(dim=dim).abs().mean(dim=[0, 3 - dim])
-        across = torch.arange(len(differences), device=image.device) % cell == cell - 1
-        for kind, chosen in ((True, differences[across]), (False, differences[~across])):
-            sums[kind] += float(chosen.sum())
-            counts[kind] += len(chosen)
-    inside = sums[False] / max(counts[False], 1)
-    return sums[True] / max(counts[True], 1) / inside if inside else math.nan
+        is_border = torch.arange(len(differences), device=image.device) % cell == cell - 1
+        across.append(differences[is_border])
+        inside.append(differences[~is_border])
+    within = float(torch.cat(inside).mean())
+    return float(torch.cat(across).mean()) / within if within else math.nan
 
 
 def _load(checkpoint: Path, device: torch.device) -> SSDD:
