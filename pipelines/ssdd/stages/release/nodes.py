@@ -75,19 +75,22 @@ def _origin(file: Path) -> dict[str, Any]:
     """
     from ssdd.lineage.stamps import read_stamp
 
-    stamps: dict[str, dict[str, Any]] = {}
-    to_read = [file]
-    while to_read:
-        here = to_read.pop()
+    stamps: dict[str, dict[str, Any]] = {}  # inputs first: the times of stamps are seconds, and short stages share one
+
+    def visit(here: Path) -> None:
         stamp = read_stamp(here)
-        if stamp is not None and stamp.node not in stamps:
-            stamps[stamp.node] = stamp.about
-            to_read += [here.parent / name for name in stamp.about["files"].values()]
+        if stamp is None or stamp.node in stamps:
+            return
+        for name in stamp.about["files"].values():
+            visit(here.parent / name)
+        stamps[stamp.node] = stamp.about
+
+    visit(file)
     if not stamps:
         return {}
     commits: dict[str, list[str]] = {}
-    for node, about in sorted(stamps.items(), key=lambda item: item[1]["started"]):
+    for node, about in stamps.items():
         changed = " with uncommitted changes" if about["dirty"] else ""
         commits.setdefault(f"{about['commit'] or 'unknown'}{changed}", []).append(node)
     machines = {", ".join([about["machine"]["cpu"], *about["machine"]["gpu"]]) for about in stamps.values()}
-    return {"command": next(iter(stamps.values()))["command"], "commits": commits, "machines": sorted(machines)}
+    return {"command": next(reversed(stamps.values()))["command"], "commits": commits, "machines": sorted(machines)}
