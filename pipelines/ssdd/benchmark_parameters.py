@@ -6,7 +6,9 @@ from pydantic import Field
 
 from ssdd.parameters import TEACHER_STEPS, Frozen
 
-Side = Literal["ssdd", "ssdd_compiled", "dense", "kl", "kl_compiled"]
+Side = Literal[
+    "ssdd", "ssdd_compiled", "ssdd_recorded", "dense", "kl", "kl_compiled", "kl_served", "kl_served_recorded"
+]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Size = Literal["debug", "quickstart", "demo", "XS", "S", "B", "M", "L", "XL", "H"]
 

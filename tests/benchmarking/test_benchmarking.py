@@ -2,22 +2,26 @@
 
 import functools
 import math
+from pathlib import Path
 
 import pandas
 import pytest
 import torch
+import yaml
 
 from ssdd.benchmark_parameters import BenchmarkParameters, DecodeSweep, TrainingSweep
-from ssdd.benchmarking import timing
-from ssdd.benchmarking.benchmark_figures import quality_figure, speed_figure
+from ssdd.benchmarking import decoder_speed, timing
+from ssdd.benchmarking.benchmark_figures import SIDES, quality_figure, speed_figure
 from ssdd.benchmarking.cost import count_work, held_memory, peak_memory
-from ssdd.benchmarking.decoder_speed import best_seconds, make_sides, measure_decoding
+from ssdd.benchmarking.decoder_speed import best_seconds, kl_decoder, make_sides, measure_decoding
 from ssdd.benchmarking.dense_decoder import DenseForm
 from ssdd.benchmarking.performance_page import performance_page
+from ssdd.benchmarking.served_kl import ServedKL
 from ssdd.benchmarking.timing import time_sides
 from ssdd.benchmarking.training_speed import make_losses, measure_training
 from ssdd_decoder import Decoder
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 MACHINE = {
     "device": "a processor",
@@ -28,6 +32,11 @@ MACHINE = {
     "python": "3",
     "copy_bandwidth": 1e10,
     "product_rate": {"float32": 1e11},
+}
+TINY = {
+    f"{name}{what}": value
+    for name in ("", "checkpointing_", "distillation_")
+    for what, value in (("pixels", 16), ("batch_size", 1))
 }
 SWEEP = DecodeSweep(sizes=("debug",), pixels=(32, 64), sides=("ssdd", "dense"), rounds=2)
 
@@ -100,7 +109,10 @@ def test_counted_work_of_a_product():
     assert work.flops == 2 * 30 * 40 * 50
     assert work.bytes == 4 * (30 * 40 + 40 * 50 + 30 * 50)
     assert count_work(lambda: a.t()[3:].unsqueeze(0)).bytes == 0  # views move nothing
-    assert best_seconds(work, "float32", {"product_rate": {"float32": 1e6}, "copy_bandwidth": 1e9}) == 0.12
+    slow_memory = MACHINE | {"product_rate": {"float32": 1e6}, "copy_bandwidth": 1e3}
+    assert best_seconds(work, "float32", slow_memory | {"copy_bandwidth": 1e9}) == 0.12
+    assert best_seconds(work, "float32", slow_memory) == 18.8
+    assert best_seconds(work, "float32", slow_memory | {"kind": "cuda"}) == 0.12  # its kernels fuse operators
 
 
 def test_peak_memory_is_what_is_there_at_most():
@@ -218,3 +230,38 @@ def test_unknown_sides_and_sizes_are_refused():
     with pytest.raises(ValueError, match="sizes"):
         BenchmarkParameters(decoding=({"sizes": ["Q"]},))
     assert list(make_sides(("dense", "ssdd"), "debug", torch.float32, 16, 1, 1, CPU)) == ["dense", "ssdd"]
+
+
+@pytest.mark.slow
+def test_the_cases_of_the_gpu_rehearsed_on_a_cpu_with_small_networks():
+    parameters = yaml.safe_load((ROOT / "conf/gpu/parameters.yml").read_text(encoding="utf-8"))["benchmark"]
+    small = {"sizes": ["debug"], "pixels": [8], "dtypes": ["float32"], "batch_sizes": [1], "rounds": 1}
+    cases, sides = [], set()
+    for sweep in parameters["decoding"]:
+        sides |= set(sweep["sides"])
+        eager = list(dict.fromkeys(side.removesuffix("_recorded") for side in sweep["sides"]))
+        cases.append(DecodeSweep(**sweep | small | {"sides": eager}))
+    rows = measure_decoding(tuple(cases), MACHINE, progress=False)
+    assert {row["side"] for row in rows} == {"ssdd", "kl", "kl_served"}
+    assert all(row["finite"] for row in rows)
+    # The recorded sides need a GPU. Their names at least are known, to the figure too.
+    assert sides <= set(SIDES)
+    training = TrainingSweep(**parameters["training"] | {"size": "debug", "dtypes": ["float32"], "rounds": 1} | TINY)
+    page = performance_page(MACHINE, pandas.DataFrame(rows), pandas.DataFrame(measure_training(training, CPU)))
+    assert page.count("kl_served") == sum("kl_served" in case.sides for case in cases)
+
+
+def test_the_served_kl_decoder_computes_the_same():
+    decoder = kl_decoder().eval()
+    z = torch.randn(1, 4, 5, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ServedKL(*decoder)(z), decoder(z), atol=1e-4, rtol=0)
+
+
+def test_a_case_that_does_not_fit_is_left_out(monkeypatch, caplog):
+    def out_of_memory(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(decoder_speed, "make_sides", out_of_memory)
+    assert measure_decoding((SWEEP,), MACHINE, progress=False) == []
+    assert caplog.text.count("memory is too small") == 2

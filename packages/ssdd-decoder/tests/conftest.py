@@ -1,7 +1,14 @@
 """Shared by the decoder's tests: one thread, small networks whose weights are all random."""
 
+import os
+
 import pytest
 import torch
+
+# The GPU kernels run on a CPU, slowly, in Triton's interpreter. Triton reads this when it is imported, which PyTorch
+# does late.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from ssdd_decoder import Decoder, DecoderConfig, decoder_config
 

@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_decoder.attention import WINDOW, local_attention, tile_biases
-from ssdd_decoder.fused import fused_biases
 
 SMALL = DecoderConfig(base_channels=8, multipliers=(1, 1, 2, 2), transformer_blocks=2, heads=2, norm_groups=4)
 HEADS, CHANNELS = 2, 4
@@ -65,32 +64,6 @@ def test_equals_dense_mask_in_value_and_gradient(tokens, draw, height, width):
     gradients = torch.autograd.grad((out * weight).sum(), inputs)
     for gradient, same in zip(gradients, torch.autograd.grad((expected * weight).sum(), inputs), strict=True):
         torch.testing.assert_close(gradient, same, atol=1e-10, rtol=1e-10)
-
-
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # a CPU has no fused kernel
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 17), (8, 16), (9, 40), (24, 31)])
-def test_fused_form_equals_dense_mask(tokens, height, width):
-    with torch.no_grad():
-        q, k, v, table = tokens(height, width)
-        (bias,) = fused_biases([table], height, width)
-        torch.testing.assert_close(local_attention(q, k, v, bias), dense_attention(q, k, v, table), atol=1e-10, rtol=0)
-
-
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_fused_form_works_where_pytorch_always_lists_queries(tokens, monkeypatch):
-    from torch.nn.attention.flex_attention import BlockMask
-
-    def make(counts, neighbours, full_counts=None, full_neighbours=None, BLOCK_SIZE=128, mask_mod=None):
-        """As in PyTorch 2.6."""
-        return newer(counts, neighbours, full_counts, full_neighbours, BLOCK_SIZE, mask_mod)
-
-    newer = BlockMask.from_kv_blocks
-    with torch.no_grad():
-        q, k, v, table = tokens(9, 40)
-        (bias,) = fused_biases([table], 9, 40)
-        expected = local_attention(q, k, v, bias)
-        monkeypatch.setattr(BlockMask, "from_kv_blocks", make)
-        assert torch.equal(local_attention(q, k, v, bias), expected)
 
 
 def test_products_and_biases_grow_linearly_with_tokens(tokens):

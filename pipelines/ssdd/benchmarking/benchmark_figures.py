@@ -8,7 +8,11 @@ SIDES = {
     "dense": "its dense form",
     "kl": "KL autoencoder",
     "kl_compiled": "KL autoencoder, compiled",
+    "ssdd_recorded": "SSDD, recorded",
+    "kl_served": "KL autoencoder, as served",
+    "kl_served_recorded": "KL autoencoder, as served, recorded",
 }
+DASHES = ["solid", "longdash", "dot", "dash", "dashdot", "longdashdot", "2px,6px", "8px,2px"]
 PANELS_PER_ROW = 4
 
 
@@ -32,7 +36,7 @@ def speed_figure(decoding: Any) -> Any:
     rows = decoding[(decoding["steps"] == 1) & (decoding["batch"] == decoding["batch"].min())]
     lines = list(rows.groupby(["size", "dtype", "side"], sort=False))
     colours = {size: colour for size, colour in zip(rows["size"].unique(), qualitative.D3, strict=False)}
-    dashes = dict(zip(SIDES, ["solid", "longdash", "dot", "dash", "dashdot"], strict=True))
+    dashes = dict(zip(SIDES, DASHES, strict=True))
     symbols = {"float32": "circle", "bfloat16": "diamond", "float16": "square"}
     for column, (name, unit, title) in enumerate(panels, 1):
         for (size, dtype, side), line in lines:

@@ -5,7 +5,7 @@ Each token attends to the 15 x 15 tokens around it (fewer at the border). Querie
 the tile cannot see. Per axis there are three kinds of tile (first, inner, last), so that nine calls of
 scaled-dot-product attention cover any grid, and each needs only one small bias, whatever the grid or batch.
 
-On CUDA, where no gradient is recorded, one fused kernel computes the same: see `fused.py`.
+On a GPU, where no gradient is recorded, one kernel computes the same: see `attention_kernel.py`.
 """
 
 # B batch, D token width, K heads, d = D / K, H W token grid, L blocks; q, k, v (B, H, W, K, d)
@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdd_decoder.config import RADIUS, WINDOW
-from ssdd_decoder.fused import FusedBias, fused_attention, fused_biases, prefers_fused
+from ssdd_decoder.gpu import prefers_kernel
 from ssdd_decoder.linear import Linear, linear
 
 TILE = 8  # larger tiles mask more of their keys, smaller ones read more keys for each query
 DENSE_SIDE = TILE + WINDOW - 1  # up to this side, one tile covers the axis: an inner tile would see as many keys
 OUTSIDE = WINDOW * WINDOW  # index of the entry that stands for keys beyond the window
 
-TileBiases = list[Tensor]  # of each kind of tile, by row span, then column span: (1, K, queries, keys)
+# Of each kind of tile, by row span, then column span: (1, K, queries, keys). For the kernel, (K, queries, keys) alone.
+TileBiases = list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Attention(nn.Module):
         """Weights of q, k and v, one below the other, for one matrix product: (3 D, D)."""
         return torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
 
-    def forward(self, x: Tensor, projection: Tensor, biases: TileBiases | FusedBias) -> Tensor:
+    def forward(self, x: Tensor, projection: Tensor, biases: TileBiases) -> Tensor:
         """Tokens (B, H, W, D) -> (B, H, W, D), with the result of `projection`."""
         q, k, v = linear(x, projection).unflatten(-1, (3, self.heads, -1)).unbind(3)  # (B, H, W, K, d)
         return self.out_proj(local_attention(q, k, v, biases))
@@ -82,10 +83,12 @@ class RelativePositionBias(nn.Module):
         self.relative_bias_table = nn.Parameter(torch.zeros(WINDOW, WINDOW, heads))
 
 
-def attention_biases(tables: Sequence[Tensor], height: int, width: int) -> Sequence[TileBiases | FusedBias]:
+def attention_biases(tables: Sequence[Tensor], height: int, width: int) -> list[TileBiases]:
     """Prepares the biases of `local_attention` on an H x W grid, for each of L blocks with tables (15, 15, K)."""
-    if tables and prefers_fused(tables[0]):
-        return fused_biases(tables, height, width)
+    if tables and prefers_kernel(tables[0]):
+        from ssdd_decoder.attention_kernel import kernel_biases  # takes a second to import, and CPUs never need it
+
+        return [[biases] for biases in kernel_biases(tables)]
     return tile_biases(tables, height, width)
 
 
@@ -99,7 +102,7 @@ def tile_biases(tables: Sequence[Tensor], height: int, width: int) -> list[TileB
     return [[biases[i] for biases in kinds] for i in range(len(tables))]
 
 
-def local_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases | FusedBias) -> Tensor:
+def local_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases) -> Tensor:
     """Attention of each token to its window.
 
     Args:
@@ -109,10 +112,16 @@ def local_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases | FusedB
     Returns:
         (B, H, W, K d).
     """
-    if isinstance(biases, FusedBias):
-        return fused_attention(q, k, v, biases)
     if torch.compiler.is_compiling() and not torch.is_grad_enabled():
         return _as_one_operator(q, k, v, biases)
+    return _attend(q, k, v, biases)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases) -> Tensor:
+    if biases[0].ndim == 3:
+        from ssdd_decoder.attention_kernel import kernel_attention
+
+        return kernel_attention(q, k, v, biases[0])
     return tiled_attention(q, k, v, biases)
 
 
@@ -141,7 +150,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, biases: TileBiases) -> Tens
 )
 def _as_one_operator(q: Tensor, k: Tensor, v: Tensor, biases: list[Tensor]) -> Tensor:
     """Hides the tiles from the compiler, which would trace them for minutes and make nothing faster."""
-    return tiled_attention(q, k, v, biases)
+    return _attend(q, k, v, biases)
 
 
 @_as_one_operator.register_fake

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ssdd_decoder.attention import Attention, RelativePositionBias, TileBiases
 from ssdd_decoder.conditioning import AdaGroupNorm, AdaLayerNorm
-from ssdd_decoder.fused import FusedBias
+from ssdd_decoder.convolution import convolve, pointwise, upsample
+from ssdd_decoder.gpu import prefers_kernel
 from ssdd_decoder.linear import Linear
 from ssdd_decoder.modulation import Modulation
 from ssdd_decoder.norm import norm_silu
@@ -27,26 +28,27 @@ class ResnetBlock(nn.Module):
         if in_channels != out_channels:
             self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, modulation: Modulation, time: Tensor, skip: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, modulation: Modulation, by_time: Modulation, skip: Tensor | None = None) -> Tensor:
         """(B, C_in, H, W), of which a skip connection may be the last channels -> (B, C_out, H, W).
 
-        The time embedding is (B or 1, 4 ch).
+        The first norm is modulated by latent cell, the second by time alone (with its own weight and bias included).
         """
-        if skip is not None:
-            x = torch.cat([x, skip], dim=1)
-        shortcut = self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x
-        # x may be overwritten only if it was concatenated here and is not the shortcut, which is added below.
-        h = self.conv1(self.norm1(x, modulation, overwrite=skip is not None and shortcut is not x))
-        h = self.conv2(norm_silu(h, self._modulation_by(time), self.norm2.num_groups, self.norm2.eps, overwrite=True))
-        h += shortcut  # in place: h is this block's own, and no backward pass needs its value
-        return h
-
-    def _modulation_by(self, time: Tensor) -> Modulation:
-        """Folds scale and shift by time into the affine part of the norm, which saves one pass over the features."""
-        scale, shift = self.time_emb_proj(time).chunk(2, dim=1)
-        weight = self.norm2.weight * (1 + scale)
-        bias = self.norm2.bias * (1 + scale) + shift
-        return Modulation(weight[:, None, None], bias[:, None, None])
+        by_kernel = prefers_kernel(x)
+        if by_kernel and skip is not None and hasattr(self, "conv_shortcut"):
+            shortcut = pointwise(self.conv_shortcut, x, skip)
+            h = self.norm1(x, modulation, skip=skip)
+        else:
+            x = x if skip is None else torch.cat([x, skip], dim=1)
+            shortcut = pointwise(self.conv_shortcut, x) if hasattr(self, "conv_shortcut") else x
+            # x may be overwritten only if it was concatenated here and is not the shortcut, which is added below.
+            h = self.norm1(x, modulation, overwrite=skip is not None and shortcut is not x)
+        groups, eps = self.norm2.num_groups, self.norm2.eps
+        if by_kernel:  # the bias is added by the norm, in the pass that it makes anyway
+            h = F.conv2d(h, self.conv1.weight, padding=1)
+            h = norm_silu(h, by_time, groups, eps, overwrite=True, bias=self.conv1.bias)
+        else:
+            h = norm_silu(self.conv1(h), by_time, groups, eps, overwrite=True)
+        return convolve(self.conv2, h, shortcut)
 
 
 class GEGLU(nn.Module):
@@ -58,7 +60,12 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., hidden)."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
+        x = self.proj(x)
+        if prefers_kernel(x) and not torch.compiler.is_compiling():  # a compiler makes one kernel of it by itself
+            from ssdd_decoder.pointwise_kernels import geglu  # takes a second to import, and CPUs never need it
+
+            return geglu(x)
+        value, gate = x.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
@@ -86,7 +93,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width)
         self.relative_position_bias = RelativePositionBias(heads)
 
-    def forward(self, x: Tensor, modulation: Modulation, projection: Tensor, biases: TileBiases | FusedBias) -> Tensor:
+    def forward(self, x: Tensor, modulation: Modulation, projection: Tensor, biases: TileBiases) -> Tensor:
         """Tokens (B, H, W, D) -> (B, H, W, D), with the attention's projection (3 D, D) and its biases."""
         x = x + self.attn1(self.norm1(x, modulation), projection, biases)
         return x + self.ff(self.norm2(x))
@@ -101,7 +108,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))."""
-        return self.conv(x)
+        return convolve(self.conv, x)
 
 
 class Upsample(nn.Module):
@@ -113,21 +120,4 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, folded: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2 H, 2 W), with the kernel of `fold_upsampling`."""
-        return F.conv_transpose2d(x, folded, self.conv.bias, stride=2, padding=1)
-
-
-def fold_upsampling(weight: Tensor) -> Tensor:
-    """Makes one kernel of nearest x2 and a 3x3 convolution: that of a 4x4 transposed one (stride 2, padding 1).
-
-    Each input pixel becomes a patch of 2 x 2, so its kernel is the sum of the mirrored 3x3 kernel at four shifts, two
-    per axis: 2.25 times fewer products, and no upsampled features in memory.
-
-    Args:
-        weight: (C_out, C_in, 3, 3).
-
-    Returns:
-        (C_in, C_out, 4, 4).
-    """
-    shifts = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=weight.dtype, device=weight.device)
-    fold = torch.kron(shifts, shifts)  # (16, 9)
-    return (weight.transpose(0, 1).flatten(2) @ fold.T).unflatten(2, (4, 4))
+        return upsample(x, folded, self.conv.bias)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ssdd_decoder import checkpoint, sources
 from ssdd_decoder.config import SIZES, DecoderConfig, decoder_config, describe, is_earlier
 from ssdd_decoder.flow import draw_noise
+from ssdd_decoder.recording import record
 from ssdd_decoder.sampler import euler_sample
 from ssdd_decoder.times import check_steps
 from ssdd_decoder.unet import UNet
@@ -106,6 +107,26 @@ class Decoder(UNet):
         if check_finite:
             _check_finite("the decoded image", image)
         return image
+
+    def record(self, z: Tensor, steps: int = 1, compile: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+        """Records a decode as a CUDA graph: for small images, whose kernels take less time than their launch.
+
+        Args:
+            z: (B, C, h, w), example latents on a GPU: all later ones have their shape and dtype.
+            steps: as in `decode`.
+            compile: as in `decode`.
+
+        Returns:
+            a function of z and noise (B, 3, H, W) that replays the decode. It keeps the memory of one decode, and each
+            call computes with the weights of that moment, as long as they stay in place (`load_state_dict`, optimisers;
+            not `to`).
+
+        Raises:
+            ValueError: the decoder is not on a GPU, or as for `decode`.
+        """
+        if not self.conv_in.weight.is_cuda:
+            raise ValueError(f"expected a decoder on a GPU, got one on {self.conv_in.weight.device}: call decode")
+        return record(partial(self.decode, steps=steps, compile=compile), z, draw_noise(self._image_shape(z), z))
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
         """Writes weights and configuration as one safetensors file, whole or not at all.

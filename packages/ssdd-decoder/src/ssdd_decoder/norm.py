@@ -10,6 +10,7 @@ memory and, on a CPU, takes a fraction of the time.
 
 # B batch, C channels, H W feature map, h w latent cells; (B, C, H, W) in channels-last memory
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ssdd_decoder.gpu import prefers_kernel
 from ssdd_decoder.modulation import Modulation, in_cells, may_overwrite
 
 
-def norm_silu(x: Tensor, modulation: Modulation, groups: int, eps: float, overwrite: bool = False) -> Tensor:
-    """silu(scale * group_norm(x) + shift).
+def norm_silu(
+    x: Tensor,
+    modulation: Modulation,
+    groups: int,
+    eps: float,
+    overwrite: bool = False,
+    bias: Tensor | None = None,
+    skip: Tensor | None = None,
+) -> Tensor:
+    """silu(scale * group_norm(x + bias) + shift).
 
     Args:
         x: (B, C, H, W).
@@ -29,14 +39,16 @@ def norm_silu(x: Tensor, modulation: Modulation, groups: int, eps: float, overwr
         groups: of the channels.
         eps: added to the variance.
         overwrite: whether x may be lost.
+        bias: (C,), of a convolution that left it out; only where `prefers_kernel`.
+        skip: (B, C', H, W), more channels of x, in memory of their own; likewise.
 
     Returns:
         (B, C, H, W), in channels-last memory and x's dtype.
     """
-    fitting = modulation.fit(*x.shape[2:])
     if torch.is_grad_enabled():
+        fitting = modulation.fit(*x.shape[2:])
         return _NormSiLU.apply(x, fitting.scale, fitting.shift, groups, eps)
-    return _norm_silu(x, fitting, groups, eps, overwrite and may_overwrite())
+    return _norm_silu(x, modulation, groups, eps, overwrite, bias, skip)
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -64,9 +76,22 @@ class _NormSiLU(torch.autograd.Function):
         return of_x.permute(0, 3, 1, 2), of_scale, of_shift, None, None
 
 
-def _norm_silu(x: Tensor, modulation: Modulation, groups: int, eps: float, overwrite: bool = False) -> Tensor:
+def _norm_silu(
+    x: Tensor,
+    modulation: Modulation,
+    groups: int,
+    eps: float,
+    overwrite: bool = False,
+    bias: Tensor | None = None,
+    skip: Tensor | None = None,
+) -> Tensor:
+    if prefers_kernel(x):
+        kernel = _kernel_as_operator if torch.compiler.is_compiling() else partial(_kernel, overwrite=overwrite)
+        return kernel(x, skip, modulation.scale, modulation.shift, groups, eps, bias)
+    modulation = modulation.fit(*x.shape[2:])
     if x.device.type == "cpu":
         # Norm and modulation as one scaling of x, in place where possible: new memory costs more than arithmetic here.
+        overwrite = overwrite and may_overwrite()
         features, modulation = _channels_last(x), modulation.after(*group_statistics(x, groups, eps))
     else:
         features, _ = _normalised(x, groups, eps)
@@ -76,11 +101,67 @@ def _norm_silu(x: Tensor, modulation: Modulation, groups: int, eps: float, overw
     return y.view(features.shape).permute(0, 3, 1, 2)
 
 
+def _kernel(
+    x: Tensor,
+    skip: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    groups: int,
+    eps: float,
+    bias: Tensor | None,
+    overwrite: bool = False,
+) -> Tensor:
+    from ssdd_decoder.norm_kernel import kernel_norm_silu  # takes a second to import, and CPUs never need it
+
+    parts = [x] if skip is None else [x, skip]
+    return kernel_norm_silu(parts, scale, shift, groups, eps, bias, overwrite)
+
+
+@torch.library.custom_op("ssdd_decoder::norm_silu", mutates_args=())
+def _kernel_as_operator(
+    x: Tensor, skip: Tensor | None, scale: Tensor, shift: Tensor, groups: int, eps: float, bias: Tensor | None
+) -> Tensor:
+    """Hides the kernel from the compiler, which would make two slower ones of it."""
+    return _kernel(x, skip, scale, shift, groups, eps, bias)
+
+
+@_kernel_as_operator.register_fake
+def _(
+    x: Tensor, skip: Tensor | None, scale: Tensor, shift: Tensor, groups: int, eps: float, bias: Tensor | None
+) -> Tensor:
+    batch, channels, height, width = x.shape
+    channels += 0 if skip is None else skip.shape[1]
+    return x.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
 def _normalised(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """n (B, H, W, C), and 1 / sqrt(variance + eps) of each channel's group (B, 1, 1, C)."""
     batch, channels, height, width = x.shape
-    n, _, inverse = torch.native_group_norm(x, None, None, batch, channels, height * width, groups, eps)
+    if prefers_kernel(x):
+        kernel = _normalised_as_operator if torch.compiler.is_compiling() else _normalised_by_kernel
+        n, inverse = kernel(x, groups, eps)
+    else:
+        if x.device.type != "cpu":
+            x = x.contiguous()  # other devices have a group norm for this layout alone
+        n, _, inverse = torch.native_group_norm(x, None, None, batch, channels, height * width, groups, eps)
     return _channels_last(n), inverse.repeat_interleave(channels // groups, dim=1)[:, None, None]
+
+
+def _normalised_by_kernel(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    from ssdd_decoder.norm_kernel import kernel_normalised
+
+    return kernel_normalised(x, groups, eps)
+
+
+@torch.library.custom_op("ssdd_decoder::normalised", mutates_args=())
+def _normalised_as_operator(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    return _normalised_by_kernel(x, groups, eps)
+
+
+@_normalised_as_operator.register_fake
+def _(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    inverse = x.new_empty(x.shape[0], groups, dtype=torch.float32)
+    return torch.empty_like(x, memory_format=torch.channels_last), inverse
 
 
 def group_statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:

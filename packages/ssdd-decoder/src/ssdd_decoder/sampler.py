@@ -1,13 +1,14 @@
 """Euler integration of the learned flow on the published grid: noise to image."""
 
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ssdd_decoder.flow import euler_step
-from ssdd_decoder.times import GRID_POWER, sampling_grid
+from ssdd_decoder.times import GRID_POWER, check_steps, sampling_grid
 
 
 def euler_sample(
@@ -27,9 +28,15 @@ def euler_sample(
     Raises:
         ValueError: steps is not an integer from 1 up.
     """
-    # Times are tensors: a compiled step would take a Python number for a constant, and compile again for the next one.
-    times = torch.tensor(sampling_grid(steps, power), dtype=noise.dtype, device=noise.device)
+    check_steps(steps)
     x = noise
-    for t, s in pairwise(times):
+    for t, s in pairwise(_times(steps, power, noise.dtype, noise.device)):
         x = euler_step(x, velocity(x, t[None].clone()).to(x.dtype), t, s)
     return x
+
+
+@cache  # on CUDA, a copy of numbers to the device would wait for it, and could not be recorded in a graph
+@torch.inference_mode(False)  # or later calls with gradients could not use the tensors
+def _times(steps: int, power: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Tensors: a compiled step would take a Python number for a constant, and compile again for the next one.
+    return torch.tensor(sampling_grid(steps, power), dtype=dtype, device=device)

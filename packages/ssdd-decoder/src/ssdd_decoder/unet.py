@@ -20,15 +20,17 @@ from ssdd_decoder.blocks import (
     ResnetBlock,
     TransformerBlock,
     Upsample,
-    fold_upsampling,
 )
-from ssdd_decoder.conditioning import AdaGroupNorm, Conditioning, TimeEmbedding, modulations
+from ssdd_decoder.conditioning import Conditioning, TimeEmbedding, TimeProjections, modulations
 from ssdd_decoder.config import DecoderConfig
+from ssdd_decoder.convolution import convolve, fold_upsampling
 from ssdd_decoder.linear import Linear
 from ssdd_decoder.modulation import Modulation
 from ssdd_decoder.norm import norm_silu
 from ssdd_decoder.patches import join
 from ssdd_decoder.refinement import Refinement
+
+ByBlock = Iterator[tuple[Modulation, Modulation]]  # of each residual block's first and second norm
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class UNet(nn.Module):
             self.shortcut = nn.Conv2d(config.latent_channels, filled * config.downscale**2, 1)
         if config.refinement_channels:
             self.refinement = Refinement(config.refinement_channels, config.refinement_layers)
-        self._resnet_channels = [norm.channels for norm in self._resnet_norms()]
+        self._in_channels = [resnet.norm1.channels for resnet in self._resnets()]
+        self._out_channels = [resnet.norm2.num_channels for resnet in self._resnets()]
         self._initialize()
         # In the other layout, convolutions convert their maps, and modulation would run along rows instead of channels.
         self.to(memory_format=torch.channels_last)
@@ -144,11 +147,12 @@ class UNet(nn.Module):
         height, width = (side * self.config.downscale // self.config.patch_size for side in z.shape[2:])
         context = self.ada_ctx_proj(z).permute(0, 2, 3, 1).contiguous()  # (B, h, w, ch)
         halvings = len(self.config.widths) - 1
-        blocks = self.mid_block.transformer_blocks
+        resnets, blocks = self._resnets(), self.mid_block.transformer_blocks
         tables = [block.relative_position_bias.relative_bias_table for block in blocks]
         return Conditioning(
             latent=F.interpolate(z, size=(height, width), mode="nearest"),
-            resnets=modulations(context, self._resnet_norms()),
+            resnets=modulations(context, [resnet.norm1 for resnet in resnets]),
+            times=TimeProjections.of([each.time_emb_proj for each in resnets], [each.norm2 for each in resnets]),
             # SiLU for these alone, as published
             transformer=modulations(F.silu(context), [block.norm1 for block in blocks]),
             projections=[block.attn1.projection() for block in blocks],
@@ -175,16 +179,16 @@ class UNet(nn.Module):
         # size took minutes to compile.
         if x_t.shape[2:] != expected:
             raise ValueError(f"expected x_t with sides {expected} for this latent, got {tuple(x_t.shape[2:])}")
-        time = self.time_embedding(t)
+        by_time = conditioning.times.modulation(self.time_embedding(t)).split(self._out_channels)
         x = x_t.to(self.conv_in.weight.dtype)
         if self.config.patch_size > 1:
             x = F.pixel_unshuffle(x, self.config.patch_size)
         x = torch.cat([x, conditioning.latent], dim=1).contiguous(memory_format=torch.channels_last)
-        h = self.conv_in(x)
-        resnets = conditioning.resnets.split(self._resnet_channels)
-        h, skips = self._down(h, resnets, time)
+        h = convolve(self.conv_in, x)
+        modulations = zip(conditioning.resnets.split(self._in_channels), by_time, strict=True)
+        h, skips = self._down(h, modulations)
         h, tokens = self._middle(h, conditioning, token_layer)
-        h = self._up(h, skips, resnets, time, conditioning.folded)
+        h = self._up(h, skips, modulations, conditioning.folded)
         h = self._out(h, x_t, conditioning)
         if self.config.prediction == "sample":
             h = flow.velocity_from_clean(x_t, h.to(x_t.dtype), t)
@@ -194,15 +198,15 @@ class UNet(nn.Module):
         """Velocity (B, 3, H, W) of noisy images x_t (B, 3, H, W) at times t (B,) given latents z (B, C, h, w)."""
         return self.predict(x_t, t, self.condition(z)).velocity
 
-    def _resnet_norms(self) -> list[AdaGroupNorm]:
+    def _resnets(self) -> list[ResnetBlock]:
         blocks: list[DownBlock | UpBlock] = [*self.down_blocks, *self.up_blocks]
-        return [resnet.norm1 for block in blocks for resnet in block.resnets]
+        return [resnet for block in blocks for resnet in block.resnets]
 
-    def _down(self, h: Tensor, modulations: Iterator[Modulation], time: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _down(self, h: Tensor, modulations: ByBlock) -> tuple[Tensor, list[Tensor]]:
         skips = [h]
         for block in self.down_blocks:
             for resnet in block.resnets:
-                h = self._run(resnet, h, next(modulations), time)
+                h = self._run(resnet, h, *next(modulations))
                 skips.append(h)
             for downsample in block.downsamplers:
                 h = downsample(h)
@@ -219,13 +223,11 @@ class UNet(nn.Module):
                 tokens = x
         return h + middle.proj_out(x).permute(0, 3, 1, 2), tokens
 
-    def _up(
-        self, h: Tensor, skips: list[Tensor], modulations: Iterator[Modulation], time: Tensor, folded: list[Tensor]
-    ) -> Tensor:
+    def _up(self, h: Tensor, skips: list[Tensor], modulations: ByBlock, folded: list[Tensor]) -> Tensor:
         kernels = iter(folded)
         for block in self.up_blocks:
             for resnet in block.resnets:
-                h = self._run(resnet, h, next(modulations), time, skips.pop())
+                h = self._run(resnet, h, *next(modulations), skips.pop())
             for upsample in block.upsamplers:
                 height, width = skips[-1].shape[2:]
                 h = upsample(h, next(kernels))[:, :, :height, :width]  # an odd side was rounded up on the way down
