@@ -149,6 +149,7 @@ WRONG = {
     "noise dtype": ({"noise": torch.zeros(2, 3, 16, 24).int()}, r"floating point noise on cpu, got torch.int32"),
     "noise device": ({"noise": torch.zeros(2, 3, 16, 24, device="meta")}, r"noise on cpu, got torch.float32 on meta"),
     "both": ({"noise": torch.zeros(2, 3, 16, 24), "generator": seeded(0)[0]}, r"got both: drop one"),
+    "posterior": ({"z": object()}, r"latents as a tensor, got object: of a posterior, pass .mode\(\)"),
     "seed": ({"generator": 0}, r"torch.Generator or one per image, got int: use torch.Generator\(\).manual_seed"),
     "seeds": ({"generator": [0, 1]}, r"torch.Generator or one per image, got list"),
     "few generators": ({"generator": seeded(0)}, r"one generator per image, got 1 for a batch of 2: give"),

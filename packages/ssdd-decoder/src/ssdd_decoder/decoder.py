@@ -200,6 +200,10 @@ class Decoder(UNet):
 
     def _check_latent(self, z: Tensor) -> None:
         channels, weight = self.config.latent_channels, self.conv_in.weight
+        if not isinstance(z, Tensor):
+            raise ValueError(
+                f"expected latents as a tensor, got {type(z).__name__}: of a posterior, pass .mode() or .sample()"
+            )
         if z.ndim != 4 or z.shape[1] != channels or 0 in z.shape:
             raise ValueError(
                 f"expected z with {channels} channels, of shape (B, {channels}, h, w), got {tuple(z.shape)}: "
