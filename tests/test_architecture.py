@@ -179,7 +179,7 @@ HOUSE = """
     runs  benchmark_parameters
     noise  progress  parameters
     errors  suggestions  old_parameters
-    files
+    files  texts
 """
 
 

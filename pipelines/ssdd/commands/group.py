@@ -20,6 +20,7 @@ from ssdd.commands.lineage import lineage
 from ssdd.commands.reconstruct import reconstruct
 from ssdd.commands.z_stats import z_stats
 from ssdd.errors import explain, is_out_of_memory
+from ssdd.texts import print_any_text, shown
 
 INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
 
@@ -30,6 +31,7 @@ class OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; errors of the user or the machine end it with status 1, an interruption with 130."""
         _end_on_sigterm()
+        print_any_text()
         # Pillow warns about damaged metadata, which no command reads: the pixels alone decide about a file.
         warnings.filterwarnings("ignore", module="PIL")
         try:
@@ -38,10 +40,13 @@ class OneLineErrors(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted: no file is half-written; files finished before are kept.", err=True)
             sys.exit(INTERRUPTED)
+        except click.ClickException as error:
+            error.message = shown(error.message, sys.stderr)  # type: ignore[misc]  # its class keeps the usage's help
+            raise
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             if os.environ.get("SSDD_TRACEBACK") == "1" or not _is_for_the_user(error):
                 raise
-            raise click.ClickException(" ".join(explain(error).split())) from None
+            raise click.ClickException(shown(" ".join(explain(error).split()), sys.stderr)) from None
 
 
 def _is_for_the_user(error: Exception) -> bool:

@@ -25,7 +25,8 @@ def lineage(file: Path, as_json: bool) -> None:
 
     shown = describe(file)  # first, for JSON too: it raises where there is no stamp
     if as_json:
-        click.echo(json.dumps(_stamps(file), indent=2, ensure_ascii=False))
+        # Letters are escaped, since a terminal that lacks one would make the text invalid.
+        click.echo(json.dumps(_stamps(file), indent=2))
     else:
         Console().print(shown)
 

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     LINK_LOOP = "symlink loop"
     SEEN = "link to a folder already searched"
     NAME = "name is not Unicode"
+    REFUSED_NAME = "name is refused"
 
 
 class BadImage(ValueError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from ssdd.data.decoding import MAX_PIXELS, BadImage, Reason, decode_image
+from ssdd.texts import utf8
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -32,8 +33,7 @@ class Rejection:
 
         File names on Linux are bytes. Tables and terminals take text only, and one odd name must not stop a pass.
         """
-        text = path.encode("utf-8", "backslashreplace").decode("utf-8")
-        return cls(path=text, reason=bad.reason, detail=bad.detail)
+        return cls(path=utf8(path), reason=bad.reason, detail=utf8(bad.detail))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ssdd.texts import utf8
+
 
 def machine() -> dict[str, Any]:
     """Returns CPU, cores, memory and platform, and the GPUs where torch is loaded and sees any."""
@@ -22,7 +24,7 @@ def machine() -> dict[str, Any]:
 
 def command() -> str:
     """Returns the command line of this process, without the folder of the program."""
-    return shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])
+    return utf8(shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]]))
 
 
 def commit(project: Path) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def find_provided(
     found = []
     for parameter, replaced in replaceable.items():
         if parameters.get(parameter) not in (None, ""):
-            written = str(parameters[parameter])
+            written = parameters[parameter]
+            if not isinstance(written, str):
+                raise ValueError(f"{parameter}: expected a text, got {written!r}: write it in quotes")
             file = _file(parameter, written, replaced, catalog, project, run_name)
             found.append(ProvidedDataset(parameter, written, replaced, file))
     return found

@@ -32,7 +32,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     # In the same folder, since a rename replaces a file in one step only within a file system. The name is cut because
     # the whole would be too long for a file whose own name has the longest length.
     handle, name = tempfile.mkstemp(
-        prefix=f".{final.name[:40]}.", suffix=TEMPORARY_SUFFIX + final.suffix, dir=final.parent
+        prefix=f".{final.name[:40]}.", suffix=TEMPORARY_SUFFIX + final.suffix[-10:], dir=final.parent
     )
     os.close(handle)
     temporary = Path(name)
