@@ -5,7 +5,9 @@ text can hold. And a terminal may know fewer characters than UTF-8 has.
 """
 
 import codecs
+import re
 import sys
+import tempfile
 from typing import TextIO
 
 # one character for each, so that columns stay in line
@@ -25,6 +27,13 @@ def is_unicode(name: str) -> bool:
 def utf8(text: str) -> str:
     r"""Returns a text in characters that UTF-8 can hold; other bytes of a name appear as `\udc..`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def steady(message: str) -> str:
+    """Returns a library's message without what differs from run to run: addresses of objects, temporary folders."""
+    message = re.sub(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>", "", message)
+    message = re.sub(r"\b0x[0-9a-fA-F]{6,}\b", "0x...", message)
+    return re.sub(re.escape(tempfile.gettempdir()) + r"/([^\s'\"]*/)?", "", message)
 
 
 def shown(text: str, stream: TextIO) -> str:

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.data.decoding import BadImage, Reason
-from ssdd.data.source import Rejection
+from ssdd.data.decoding import NOTE, BadImage, Reason
+from ssdd.data.source import Rejection, tell_notes
 from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
 from ssdd.imaging.latent_files import StoredLatents
@@ -237,12 +237,15 @@ def _canvases(
     found: Sequence[ImageFile], downscale: int, rejected: list[Rejection], advance: Callable[[int], None]
 ) -> Iterator[Canvas]:
     """Reads and pads images; an unreadable one is added to `rejected` and counts as done."""
+    notes = []
     for item, picture in read_images(found):
         if isinstance(picture, BadImage):
             rejected.append(Rejection.of(item.name, picture))
             advance(1)
         else:
+            notes += [(item.name, picture.info[NOTE])] if picture.info.get(NOTE) else []
             yield pad(item.name, picture, downscale)
+    tell_notes(notes)
 
 
 def _png(pixels: np.ndarray) -> bytes:
