@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from ssdd.commands import options
+
 
 @click.command(short_help="Show the run that made a file, and the files it was made from.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=options.UserPath(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the stamps of the file and its ancestors as JSON.")
 def lineage(file: Path, as_json: bool) -> None:
     """Show the run, commit, parameters, inputs, packages, machine and duration behind FILE.

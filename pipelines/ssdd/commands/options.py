@@ -1,5 +1,6 @@
 """Options and messages that several commands share."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +15,20 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # rejected files on the screen; a folder of documents would scroll everything else away
 
-EXISTING = click.Path(exists=True, path_type=Path)
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-NEW_FILE = click.Path(dir_okay=False, path_type=Path)
-NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+class UserPath(click.Path):
+    """A path in which `~` is the user's folder; a shell leaves it as it is behind `--output=` and in quotes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path, checked."""
+        return super().convert(value if os.path.lexists(value) else os.path.expanduser(value), param, ctx)
+
+
+EXISTING = UserPath(exists=True, path_type=Path)
+EXISTING_FILE = UserPath(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = UserPath(exists=True, file_okay=False, path_type=Path)
+NEW_FILE = UserPath(dir_okay=False, path_type=Path)
+NEW_FOLDER = UserPath(file_okay=False, path_type=Path)
 
 
 def _found_model(context: click.Context, parameter: click.Parameter, source: str) -> str:

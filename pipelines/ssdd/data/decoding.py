@@ -23,6 +23,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError, __version__, features
 
 from ssdd.data.colours import Layout, UnknownRange, to_rgb
 from ssdd.data.png_chunks import picture_chunks
+from ssdd.files import LFS_POINTER, LFS_REMEDY
 from ssdd.texts import steady
 
 MAX_PIXELS = 89_478_485
@@ -193,6 +194,8 @@ def _reason_of(error: Exception, data: bytes) -> BadImage:
         return BadImage(Reason.BOMB, detail)
     if isinstance(error, EOFError) or "truncated" in detail.lower() or _shorter_than_it_says(data):
         return BadImage(Reason.TRUNCATED, detail)
+    if data.startswith(LFS_POINTER):
+        return BadImage(Reason.NOT_AN_IMAGE, f"it {LFS_REMEDY}")
     if isinstance(error, UnidentifiedImageError) and not data.startswith(_SIGNATURES):
         return BadImage(Reason.NOT_AN_IMAGE, f"no image signature in the first bytes, {data[:8]!r}")
     return BadImage(Reason.UNREADABLE, detail)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ssdd.data.decoding import BadImage, Reason
-from ssdd.files import atomic_write
+from ssdd.files import LFS_POINTER, LFS_REMEDY, atomic_write, first_bytes
 from ssdd_decoder import DecoderConfig
 
 HEADER = "ssdd_latents"
@@ -173,6 +173,8 @@ def _parse(text: str, path: Path) -> LatentHeader:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
+    if path.is_file() and first_bytes(path) == LFS_POINTER:
+        return ValueError(f"{path} {LFS_REMEDY}")
     return ValueError(f"{path} is not a whole file of latents ({error}): encode the images again")
 
 

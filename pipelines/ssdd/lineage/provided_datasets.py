@@ -5,6 +5,7 @@ nodes of the replaced namespaces are left out of the run, the catalog entry read
 other datasets of the nodes left out are None for the nodes that take them.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def _file(
     parameter: str, written: str, replaced: ReplaceableDataset, catalog: CatalogProtocol, project: Path, run_name: str
 ) -> Path:
     # A file takes precedence over a run of the same name, because users see the file in their folder.
-    for place in (Path(written).expanduser(), project / written):
+    for place in (Path(os.path.expanduser(written)), project / written):
         if place.is_file():
             return place.resolve()
     if looks_like_file(written):

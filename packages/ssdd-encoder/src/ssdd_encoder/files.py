@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".partial"
+LFS_POINTER = b"version https://git-lfs"  # how the text begins that Git leaves in place of a large file
+LFS_REMEDY = "is a Git LFS pointer and not the file itself: fetch that with `git lfs pull`"
 
 
 @contextmanager
@@ -47,6 +49,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:  # an interrupt must not leave the temporary file either
         temporary.unlink(missing_ok=True)
         raise
+
+
+def first_bytes(path: str | os.PathLike[str], count: int = len(LFS_POINTER)) -> bytes:
+    """Returns the beginning of a file."""
+    with open(path, "rb") as file:
+        return file.read(count)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
