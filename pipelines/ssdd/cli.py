@@ -1,7 +1,9 @@
 """`kedro run` for this project: Kedro's own command, with `--plan`, `--force` and errors in one line."""
 
+import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +15,7 @@ from kedro.validation.type_extractor import TypeExtractor
 
 from ssdd.errors import explain
 from ssdd.lineage.parameter_texts import read_params
+from ssdd.lineage.project_folder import from_shell, project_folder
 from ssdd.lineage.project_rules import ProjectRules
 from ssdd.suggestions import nearest
 from ssdd.texts import print_any_text, shown
@@ -41,9 +44,15 @@ def run_stale(plan: bool, force: bool, full_traceback: bool, **options: Any) -> 
     if not options["runner"] or options["runner"] == "SequentialRunner":
         options["runner"] = RUNNER
         options["runner_params"] = {**options["runner_params"], "plan": plan, "force": force}
-    if full_traceback or os.environ.get("SSDD_TRACEBACK") == "1":
-        _kedro_run(options)
-        return
+    with contextlib.chdir(project_folder() or Path.cwd()):
+        if full_traceback or os.environ.get("SSDD_TRACEBACK") == "1":
+            _kedro_run(options)
+        else:
+            _run_quietly(options)
+
+
+def _run_quietly(options: dict[str, Any]) -> None:
+    """Runs, and turns errors that the user can correct into one line."""
     try:
         _kedro_run(options)
     except (ValueError, OSError, DatasetError, FloatingPointError) as error:  # the last: a loss that is not finite
@@ -84,8 +93,15 @@ class RunCommand(click.Command):
         if params:
             rules = next((hook for hook in settings.HOOKS if isinstance(hook, ProjectRules)), ProjectRules())
             kinds = TypeExtractor(dict(pipelines)).extract_types_from_pipelines()
+            project = project_folder() or Path.cwd()
+
+            def place(name: str, text: str) -> str:
+                if name in rules.replaceable:
+                    return from_shell(text, project, may_be_run=True)
+                return from_shell(text, project) if name in rules.paths else text
+
             try:
-                ctx.params["params"] = read_params(params, kinds, ("run_name", *rules.replaceable))
+                ctx.params["params"] = read_params(params, kinds, ("run_name", *rules.replaceable), place)
             except ValueError as error:
                 raise click.UsageError(str(error), ctx) from None
         return rest

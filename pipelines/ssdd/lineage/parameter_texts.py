@@ -7,7 +7,7 @@ alone means none. A comma ends a value only where a name and `=` follow, and nev
 
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import OmegaConf
@@ -19,13 +19,19 @@ _VALUE = re.compile(rf"\s*(?P<value>{_QUOTED}|.*?)\s*(?:,(?=\s*[A-Za-z_][\w.-]*\
 _NAME = re.compile(r"\s*(?P<name>[^=,]*?)\s*=")
 
 
-def read_params(written: Sequence[str], kinds: Mapping[str, Any], texts: Sequence[str] = ()) -> dict[str, Any]:
+def read_params(
+    written: Sequence[str],
+    kinds: Mapping[str, Any],
+    texts: Sequence[str] = (),
+    place: Callable[[str, str], str] = lambda name, value: value,
+) -> dict[str, Any]:
     """Reads the parameters of a command line.
 
     Args:
         written: the values of `--params`; of a parameter that is given twice, the last one counts.
         kinds: name of a group -> its type.
         texts: names of single parameters that are texts.
+        place: turns the text of a parameter (name, value) into the one to use, such as a path from another folder.
 
     Returns:
         nested mappings. A text is written so that OmegaConf, which reads them next, leaves it as it is.
@@ -37,7 +43,8 @@ def read_params(written: Sequence[str], kinds: Mapping[str, Any], texts: Sequenc
     for name, value in (item for text in written for item in _split(text)):
         if name in texts or _is_text(name, value, kinds):
             items.append(OmegaConf.create({}))
-            OmegaConf.update(items[-1], name, _literal(value))
+            text = _text(value)
+            OmegaConf.update(items[-1], name, None if text is None else _literal(place(name, text)))
         else:
             items.append(OmegaConf.from_dotlist([f"{name}={value}"]))
     content = OmegaConf.to_container(OmegaConf.merge(*items))
@@ -57,11 +64,15 @@ def _split(text: str) -> Iterator[tuple[str, str]]:
         place = value.end()
 
 
-def _literal(value: str) -> str | None:
+def _text(value: str) -> str | None:
     if value == "null":
         return None
     if re.fullmatch(_QUOTED, value, re.DOTALL):
-        value = str(OmegaConf.from_dotlist([f"text={value}"]).text)
+        return str(OmegaConf.from_dotlist([f"text={value}"]).text)
+    return value
+
+
+def _literal(value: str) -> str:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # `${` begins a reference in OmegaConf
 
 
