@@ -5,6 +5,7 @@ text can hold. And a terminal may know fewer characters than UTF-8 has.
 """
 
 import codecs
+import contextlib
 import re
 import sys
 import tempfile
@@ -45,8 +46,9 @@ def shown(text: str, stream: TextIO) -> str:
 def print_any_text() -> None:
     """Makes the output streams replace or escape what their encoding does not hold, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a stream of a notebook has no such method, and takes any text
-            stream.reconfigure(errors=_HANDLER)
+        # A stream of a notebook has no such method, and one whose file was exchanged below it (`dup2`) may refuse.
+        with contextlib.suppress(AttributeError, OSError):
+            stream.reconfigure(errors=_HANDLER)  # type: ignore[union-attr]
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
