@@ -178,7 +178,7 @@ HOUSE = """
     processes  packaged
     runs  benchmark_parameters
     noise  progress  parameters
-    errors  suggestions  old_parameters
+    errors  suggestions  old_parameters  deadlines
     files  texts
 """
 

@@ -13,6 +13,7 @@ from kedro.framework.project import pipelines, settings
 from kedro.io.core import DatasetError
 from kedro.validation.type_extractor import TypeExtractor
 
+from ssdd.deadlines import Deadline, ends_on_sigterm, remove_all_unfinished
 from ssdd.errors import explain
 from ssdd.lineage.parameter_texts import read_params
 from ssdd.lineage.project_folder import from_shell, project_folder
@@ -44,7 +45,8 @@ def run_stale(plan: bool, force: bool, full_traceback: bool, **options: Any) -> 
     if not options["runner"] or options["runner"] == "SequentialRunner":
         options["runner"] = RUNNER
         options["runner_params"] = {**options["runner_params"], "plan": plan, "force": force}
-    with contextlib.chdir(project_folder() or Path.cwd()):
+    removal = Deadline.removing(remove_all_unfinished)
+    with contextlib.chdir(project_folder() or Path.cwd()), ends_on_sigterm(), Deadline(), removal:
         if full_traceback or os.environ.get("SSDD_TRACEBACK") == "1":
             _kedro_run(options)
         else:

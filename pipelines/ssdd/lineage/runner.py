@@ -7,12 +7,8 @@ was remade byte for byte is skipped.
 """
 
 import logging
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import rich
@@ -24,6 +20,7 @@ from kedro.runner import SequentialRunner
 from kedro.runner.task import Task
 from pluggy import PluginManager
 
+from ssdd.deadlines import Deadline, ends_on_sigterm
 from ssdd.lineage.content_hashes import Hashes
 from ssdd.lineage.fingerprint import Fingerprints
 from ssdd.lineage.node_execution import NodeExecutor
@@ -101,7 +98,8 @@ class LineageRunner(SequentialRunner):
                 _warm_up(pipeline, catalog)
                 join(self._announcements, pipeline, catalog, self._run_name, self._folder)
                 return {}
-            with lock_run(self._folder, command()), _stop_on_sigterm():
+            removal = partial(sweep, self._folder)
+            with lock_run(self._folder, command()), ends_on_sigterm(), Deadline.removing(removal):
                 sweep(self._folder)  # with the lock held: outside it, the files could be another run's
                 result = super().run(pipeline, catalog, hook_manager, run_id, only_missing_outputs)
                 self._announcements.end()
@@ -189,24 +187,3 @@ def _check_project(
     for check in checks:
         if check is not None:
             check(nodes, catalog)
-
-
-@contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the run as Ctrl-C does: temporary files are removed, the lock is freed."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(f"signal {number}")
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # this is not the main thread, and only the main thread can set handlers
-        yield
-        return
-    owner = os.getpid()
-    try:
-        yield
-    finally:
-        # A forked worker that ends inside this block must not touch handlers that the worker has set for itself.
-        if os.getpid() == owner:
-            signal.signal(signal.SIGTERM, before)

@@ -15,6 +15,8 @@ TEMPORARY_SUFFIX = ".partial"
 LFS_POINTER = b"version https://git-lfs"  # how the text begins that Git leaves in place of a large file
 LFS_REMEDY = "is a Git LFS pointer and not the file itself: fetch that with `git lfs pull`"
 
+_unfinished: set[Path] = set()
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -38,6 +40,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     )
     os.close(handle)
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -49,6 +52,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:  # an interrupt must not leave the temporary file either
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Removes the temporary files of all writers, for a process that is about to end without them."""
+    for temporary in list(_unfinished):
+        temporary.unlink(missing_ok=True)
 
 
 def first_bytes(path: str | os.PathLike[str], count: int = len(LFS_POINTER)) -> bytes:
