@@ -63,6 +63,7 @@ FIRST = (
     "training/test_under_torchrun.py",
     "training/test_training_processes.py",
     "pipelines/test_kedro_commands.py",
+    "pipelines/test_kedro_shell.py",
     "pipelines/test_full_disk.py",
     "pipelines/test_viz.py",
     "pipelines/test_benchmark.py",

@@ -181,8 +181,8 @@ HOUSE = """
     processes  packaged
     runs  benchmark_parameters
     noise  progress  parameters
-    errors  suggestions  old_parameters
-    files
+    errors  suggestions  old_parameters  deadlines
+    files  texts
 """
 
 

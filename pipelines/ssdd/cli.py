@@ -1,16 +1,25 @@
 """`kedro run` for this project: Kedro's own command, with `--plan`, `--force` and errors in one line."""
 
+import contextlib
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.cli import project as kedro_cli
 from kedro.framework.cli.utils import KedroCliError
-from kedro.framework.project import pipelines
+from kedro.framework.project import pipelines, settings
 from kedro.io.core import DatasetError
+from kedro.validation.type_extractor import TypeExtractor
 
+from ssdd.deadlines import Deadline, ends_on_sigterm, remove_all_unfinished
 from ssdd.errors import explain
+from ssdd.lineage.parameter_texts import read_params
+from ssdd.lineage.project_folder import from_shell, project_folder
+from ssdd.lineage.project_rules import ProjectRules
 from ssdd.suggestions import nearest
+from ssdd.texts import print_any_text, shown
 
 RUNNER = "ssdd.lineage.runner.LineageRunner"
 
@@ -26,6 +35,7 @@ def run_stale(plan: bool, force: bool, full_traceback: bool, **options: Any) -> 
     A node is skipped when its outputs exist, are unmodified, and were made from the code, parameters and inputs that
     the node has now.
     """
+    print_any_text()
     if options["pipeline"]:
         # Kedro calls --pipeline deprecated; it stays here as a silent short form.
         if options["pipelines"]:
@@ -35,14 +45,21 @@ def run_stale(plan: bool, force: bool, full_traceback: bool, **options: Any) -> 
     if not options["runner"] or options["runner"] == "SequentialRunner":
         options["runner"] = RUNNER
         options["runner_params"] = {**options["runner_params"], "plan": plan, "force": force}
-    if full_traceback or os.environ.get("SSDD_TRACEBACK") == "1":
-        _kedro_run(options)
-        return
+    removal = Deadline.removing(remove_all_unfinished)
+    with contextlib.chdir(project_folder() or Path.cwd()), ends_on_sigterm(), Deadline(), removal:
+        if full_traceback or os.environ.get("SSDD_TRACEBACK") == "1":
+            _kedro_run(options)
+        else:
+            _run_quietly(options)
+
+
+def _run_quietly(options: dict[str, Any]) -> None:
+    """Runs, and turns errors that the user can correct into one line."""
     try:
         _kedro_run(options)
     except (ValueError, OSError, DatasetError, FloatingPointError) as error:  # the last: a loss that is not finite
         advice = "make room, and the same command goes on from what is finished"
-        raise click.ClickException(explain(error, when_disk_full=advice)) from None
+        raise click.ClickException(shown(explain(error, when_disk_full=advice), sys.stderr)) from None
     except KeyboardInterrupt:
         click.echo("Interrupted. Finished results are kept; the same command goes on from there.", err=True)
         raise SystemExit(130) from None
@@ -52,8 +69,8 @@ def run_stale(plan: bool, force: bool, full_traceback: bool, **options: Any) -> 
         raise
 
 
-def join_params(arguments: list[str]) -> list[str]:
-    """Returns the arguments with all `--params` joined into one; Kedro would drop all but the last."""
+def split_params(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the other arguments, and the values of all `--params`; Kedro would drop all but the last."""
     others: list[str] = []
     params: list[str] = []
     rest = iter(arguments)
@@ -65,7 +82,7 @@ def join_params(arguments: list[str]) -> list[str]:
             params.append(argument.partition("=")[2])
         else:
             others.append(argument)
-    return [*others, f"--params={','.join(item for item in params if item)}"] if params else others
+    return others, params
 
 
 class RunCommand(click.Command):
@@ -73,7 +90,23 @@ class RunCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line."""
-        return super().parse_args(ctx, join_params(args))
+        others, params = split_params(args)
+        rest = super().parse_args(ctx, others)
+        if params:
+            rules = next((hook for hook in settings.HOOKS if isinstance(hook, ProjectRules)), ProjectRules())
+            kinds = TypeExtractor(dict(pipelines)).extract_types_from_pipelines()
+            project = project_folder() or Path.cwd()
+
+            def place(name: str, text: str) -> str:
+                if name in rules.replaceable:
+                    return from_shell(text, project, may_be_run=True)
+                return from_shell(text, project) if name in rules.paths else text
+
+            try:
+                ctx.params["params"] = read_params(params, kinds, ("run_name", *rules.replaceable), place)
+            except ValueError as error:
+                raise click.UsageError(str(error), ctx) from None
+        return rest
 
 
 def _kedro_run(options: dict[str, Any]) -> None:

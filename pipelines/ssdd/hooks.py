@@ -9,6 +9,7 @@ from kedro.framework.project import pipelines
 from kedro.io import CatalogProtocol
 
 from ssdd.lineage.parameter_checks import check_environment, check_parameters
+from ssdd.lineage.project_folder import in_project
 from ssdd.lineage.project_rules import ProjectRules
 from ssdd.lineage.runner import LineageRunner
 from ssdd.lineage.viz_records import begin_record, keep_statistics, read_statistics
@@ -21,6 +22,9 @@ class ProjectHooks:
 
     Args:
         rules: the project's rules, whose parameters are known although no node takes them.
+
+    Attributes:
+        project: the folder of the session's project, which need not be the working directory's.
     """
 
     def __init__(self, rules: ProjectRules) -> None:
@@ -29,10 +33,13 @@ class ProjectHooks:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Refuses an unknown environment, a run name that is no folder name, and unknown parameters."""
-        self._project = Path(context.project_path)
+        self.project = Path(context.project_path)
         check_environment(Path(str(context.config_loader.conf_source)), context.env)
         parameters = rename_old_parameters(context.config_loader["parameters"])
         context.config_loader["parameters"] = parameters  # Kedro reads its own copy of them for the nodes later
+        if Path.cwd() != self.project:  # a notebook or a script in another folder
+            parameters = in_project(parameters, self.project, self._rules.paths)
+            context.config_loader["parameters"] = parameters
         if "run_name" in parameters:
             check_run_name(parameters["run_name"])
         # All pipelines and not only the chosen one: parameters.yml serves them all.
@@ -49,9 +56,9 @@ class ProjectHooks:
                 "leave --runner out; several processes are a matter of --params runtime.processes=N"
             )
         begin_record(catalog)
-        self._statistics = read_statistics(self._project)
+        self._statistics = read_statistics(self.project)
 
     @hook_impl(trylast=True)  # after Kedro-Viz has written the statistics of this run alone
     def after_pipeline_run(self) -> None:
         """Puts back Kedro-Viz's statistics of data that this run did not touch."""
-        keep_statistics(self._project, self._statistics)
+        keep_statistics(self.project, self._statistics)

@@ -148,6 +148,7 @@ class DataParameters(Frozen):
     """The images. Their place never changes a result: the index holds the hash of every image."""
 
     neutral: ClassVar[tuple[str, ...]] = ("root",)
+    texts: ClassVar[tuple[str, ...]] = ("options.column", "options.config")  # text, although `options` takes any value
 
     kind: Literal["sample", "folder", "imagenet", "huggingface"] = "sample"
     root: str | None = Field(default=None, description="folder of the images; for huggingface, a saved data set")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 
+from ssdd.deadlines import Deadline
 from ssdd.parameters import RuntimeConfig
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+WORKERS_END = 40.0  # seconds in which workers save their states and the launcher ends them: torch gives them 30
 LOGS = "ssdd-workers"  # temporary folders of the workers' logs, named <LOGS>-<process id of the launcher>-<random>
 
 
@@ -66,7 +68,8 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
         )
         threads = max(torch.get_num_threads() // processes, 1)  # more threads than cores slow all workers down
         try:
-            results = elastic_launch(config, _work)(os.getpid(), threads, function, args, kwargs)
+            with Deadline.patience(WORKERS_END):
+                results = elastic_launch(config, _work)(os.getpid(), threads, function, args, kwargs)
         except SignalException as stop:
             raise SystemExit(128 + int(stop.sigval)) from None
         except ChildFailedError as failed:

@@ -57,15 +57,16 @@ def check_run_name(name: object) -> str:
     """Returns the name if a run may have it.
 
     Raises:
-        ValueError: it is no plain folder name (separators, `..`, spaces, a leading dot, longer than 100
+        ValueError: it is a number, or no plain folder name (separators, `..`, spaces, a leading dot, longer than 100
         letters).
     """
-    text = str(name)  # a name of digits alone arrives as a number
-    if not _NAME.fullmatch(text):
+    if not isinstance(name, str):
+        raise ValueError(f"expected a run_name that is a text, got {name!r}: write it in quotes, since YAML changes it")
+    if not _NAME.fullmatch(name):
         raise ValueError(
-            f"expected a run_name of letters, digits and . _ + - (at most 100, not starting with a dot), got {text!r}"
+            f"expected a run_name of letters, digits and . _ + - (at most 100, not starting with a dot), got {name!r}"
         )
-    return text
+    return name
 
 
 def data_folder(project: Path) -> Path:

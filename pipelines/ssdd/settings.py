@@ -8,8 +8,10 @@ import warnings
 from kedro.framework.session import session as kedro_session
 
 from ssdd.hooks import ProjectHooks
+from ssdd.lineage.project_folder import use_project_logging
 from ssdd.lineage.project_rules import ProjectRules, ReplaceableDataset
 from ssdd.lineage.runner import LineageRunner
+from ssdd.parameters import PretrainedNetworks
 from ssdd.stages.requirements import check_names, check_pretrained_networks
 
 # --params teacher=<file | run | run@best | run@last> provides a checkpoint, and the stages that would make it are left
@@ -24,6 +26,7 @@ RULES = ProjectRules(
         "student": ReplaceableDataset("distilled", best="distilled_best", replaces=("distill",)),
         "reference_statistics": ReplaceableDataset("reference_statistics"),
     },
+    paths=frozenset({"data.root", *(f"pretrained_networks.{name}.file" for name in PretrainedNetworks.model_fields)}),
     before_plan=check_names,
     before_run=check_pretrained_networks,
 )
@@ -41,6 +44,8 @@ CONFIG_LOADER_ARGS = {
 # no hook changes that. SESSION_CLASS has an effect on the command line and in notebooks, but a script that creates a
 # plain KedroSession would overwrite artefacts without stamps. Nearly every test in tests/lineage runs such a session.
 vars(kedro_session)["SequentialRunner"] = LineageRunner
+
+use_project_logging()
 
 # a warning about Kedro's own use of OmegaConf, which users cannot correct
 warnings.filterwarnings("ignore", message="register_new_resolver", category=UserWarning)

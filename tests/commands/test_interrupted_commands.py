@@ -1,5 +1,9 @@
-"""Ctrl-C in the middle of each command that writes: in the network, and before a file has its content or its name."""
+"""Ctrl-C in the middle of each command that writes: in the network, and before a file has its content or its name.
 
+The main thread waits in Python there, or is in one native call that takes far longer than a command may take to end.
+"""
+
+import itertools
 import json
 import os
 import signal
@@ -13,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 # Starts each command in a child of its own, which says that it has come to the moment asked for, and stays there.
 DRIVER = '''
-import itertools, json, os, sys, time
+import itertools, json, os, sys, threading, time
 
 import torch
 import ssdd.data, ssdd.imaging.encode_decode, ssdd.imaging.latent_files
@@ -24,8 +28,16 @@ from ssdd_encoder import Encoder
 
 
 def stay():
-    print("now", os.getpid(), file=control, flush=True)
+    if case["native"]:
+        matrix = torch.randn(6000, 6000, dtype=torch.float64)
+        threading.Timer(0.5, tell).start()
+        torch.linalg.svd(matrix)  # minutes
+    tell()
     time.sleep(600)
+
+
+def tell():
+    print("now", os.getpid(), file=control, flush=True)
 
 
 def stay_in_the_network():
@@ -98,13 +110,14 @@ def interrupted(tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "log"
     process = subprocess.Popen([sys.executable, "-c", DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def call(moment, nth, *arguments):
+    def call(moment, nth, *arguments, native=False, number=signal.SIGINT):
         case = {"moment": moment, "nth": nth, "log": str(log), "arguments": [str(part) for part in arguments]}
+        case["native"] = native
         process.stdin.write(json.dumps(case) + "\n")
         process.stdin.flush()
-        word, number = process.stdout.readline().split()
-        assert word == "now", f"it ended with status {number} before the moment came\n{log.read_text()}"
-        os.kill(int(number), signal.SIGINT)
+        word, pid = process.stdout.readline().split()
+        assert word == "now", f"it ended with status {pid} before the moment came\n{log.read_text()}"
+        os.kill(int(pid), number)
         word, status = process.stdout.readline().split()
         assert word == "ended"
         return int(status), log.read_text()
@@ -169,3 +182,34 @@ def test_the_one_file_is_as_before(interrupted, latents, checkpoint, tmp_path, c
     assert "Traceback" not in said
     assert [file.name for file in tmp_path.iterdir()] == ["result"]
     assert out.read_bytes() == b"before"
+
+
+COMMANDS = ["encode", "decode", "reconstruct", "z-stats"]
+
+
+@pytest.mark.parametrize(
+    ("command", "moment", "number"),
+    [*itertools.product(COMMANDS, MOMENTS, [signal.SIGTERM]), ("reconstruct", "network", signal.SIGINT)],
+)
+def test_a_native_call_of_minutes_does_not_hold_a_command(
+    interrupted, latents, checkpoint, tmp_path, command, moment, number
+):
+    out = tmp_path / "out"
+    folder = command in ("decode", "reconstruct")
+    if not folder:
+        out.write_bytes(b"before")
+    source = latents if command == "decode" else latents.parent
+    more = ["--im-size", 16] if command == "z-stats" else []
+    options = ["-o", out, "--model", checkpoint, "--batch-size", 1, *more]
+    status, said = interrupted(moment, 2 if folder else 1, command, source, *options, native=True, number=number)
+    assert status == 130
+    assert "Interrupted in the middle of a long computation: no file is half-written" in said
+    assert "Traceback" not in said
+    left = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*"))
+    if not folder:
+        assert left == ["out"]
+        assert out.read_bytes() == b"before"
+    else:
+        assert len(left) == 2  # the folder, and one picture
+        with Image.open(tmp_path / left[1]) as written:
+            written.load()

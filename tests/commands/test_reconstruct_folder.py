@@ -107,7 +107,7 @@ def test_a_folder_without_images_is_an_error(tmp_path, lossless):
     with pytest.raises(ValueError, match="found none: check"):
         reconstruct_folder(lossless(), tmp_path / "in", tmp_path / "out", progress=False)
     (tmp_path / "in/x.txt").write_text("x")
-    with pytest.raises(ValueError, match="none among 1 other files"):
+    with pytest.raises(ValueError, match=r"none among 1 other file; the first, 'x\.txt': not an image"):
         reconstruct_folder(lossless(), tmp_path / "in", tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 

@@ -124,7 +124,7 @@ def test_only_bad_files_are_a_failure(one_line, ssdd, folder, tmp_path, checkpoi
         (folder / name).unlink()
     status, _, error = ssdd("reconstruct", folder, "-o", tmp_path / "out", "--model", checkpoint)
     assert status == 1
-    assert "none of 5 files could be read" in one_line(error)
+    assert "none of 5 files could be read and written" in one_line(error)
     assert tree(tmp_path / "out") == ["rejected.csv"]
     status, _, error = ssdd("encode", folder, "-o", tmp_path / "z.safetensors", "--model", checkpoint)
     assert status == 1

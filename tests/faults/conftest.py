@@ -42,6 +42,29 @@ def tally(request: pytest.FixtureRequest) -> Callable[..., None]:
     return add
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a small model with random weights."""
+    from ssdd import SSDD
+
+    return SSDD("f8c4", "debug").save_pretrained(tmp_path_factory.mktemp("model") / "ssdd.safetensors")
+
+
+@pytest.fixture
+def ssdd() -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line: (exit status, standard output, error output), decoded strictly."""
+    from click.testing import CliRunner
+
+    from ssdd.commands.group import cli
+
+    def run(*arguments: Any, charset: str = "utf-8", columns: int = 160) -> tuple[int, str, str]:
+        runner = CliRunner(charset=charset, catch_exceptions=False, env={"COLUMNS": str(columns)})
+        done = runner.invoke(cli, [str(argument) for argument in arguments])
+        return done.exit_code, done.stdout_bytes.decode(charset), done.stderr_bytes.decode(charset)
+
+    return run
+
+
 def _link_or_copy(source: Path, target: Path) -> None:
     if source.suffix == ".safetensors":  # large, and never written into
         try:

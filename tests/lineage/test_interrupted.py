@@ -98,6 +98,34 @@ def test_an_interrupt_leaves_a_clean_state(project, number):
     assert project.run()[1] == "train from 0"
 
 
+NATIVE = """note("draw")
+    import threading
+    import torch
+    matrix = torch.randn(6000, 6000, dtype=torch.float64)
+    threading.Timer(0.5, note, ["busy"]).start()
+    (weights.parent / ".figure.png.x.partial.png").write_text("half")
+    torch.linalg.svd(matrix)  # minutes
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_native_call_of_minutes_does_not_hold_a_run(project, number):
+    nodes = (project.folder / "pipelines/toy/nodes.py").read_text()
+    project.edit("nodes.py", 'note("draw")\n', NATIVE)
+    process = project.start("run")
+    wait_for(project, process, "busy")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted in the middle of a long computation" in output
+    assert leftovers(project.folder) == []
+    assert not (project.data / ".lock").exists()
+    project.write("pipelines/toy/nodes.py", nodes)
+    assert "busy" not in project.run()
+    assert (project.data / "figure.png").is_file()
+
+
 def test_a_second_run_at_once_is_refused_and_told_about_the_first(project):
     first = project.start("run", "--params", "runtime.pause=30")
     wait_for(project, first, "train from 0")

@@ -127,13 +127,14 @@ def test_wrong_images_are_named(make_encoder, x, message):
         make_encoder()(x)
 
 
-def test_nan_is_refused_when_asked(make_encoder, images):
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_values_that_are_not_finite_are_refused(make_encoder, images, value):
     encoder, x = make_encoder(), images(1, 8, 8)
-    encoder(x, check_finite=True)
-    x[0, 1, 2, 3] = float("nan")
-    assert encoder(x).mean.isnan().any()
-    with pytest.raises(ValueError, match="expected finite images, got NaN"):
-        encoder(x, check_finite=True)
+    encoder(x)
+    x[0, 1, 2, 3] = float(value)  # NaN is neither below nor above any range
+    for options in ({}, {"check_finite": True}, {"check_finite": False}):
+        with pytest.raises(ValueError, match="expected finite images, got NaN"):
+            encoder(x, **options)
 
 
 def test_weights_without_values_are_not_built_by_name():

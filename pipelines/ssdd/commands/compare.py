@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ssdd.commands import options
+from ssdd.files import LFS_POINTER, LFS_REMEDY, first_bytes
 
 if TYPE_CHECKING:
     import pandas
@@ -69,6 +70,8 @@ def _read(file: Path) -> "pandas.DataFrame":
     try:
         return pandas.read_csv(file) if file.suffix.lower() == ".csv" else pandas.read_parquet(file)
     except (ValueError, OSError, KeyError) as error:
+        if file.is_file() and first_bytes(file) == LFS_POINTER:
+            raise ValueError(f"{file} {LFS_REMEDY}") from error
         raise ValueError(f"expected a table of per-image values in {file}, could not read one: {error}") from error
 
 

@@ -32,9 +32,11 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     from ssdd.imaging.encode_decode import encode_images
     from ssdd.imaging.latent_files import LatentHeader, LatentWriter
     from ssdd.processes import choose_device
+    from ssdd.texts import utf8
     from ssdd_encoder import Encoder
 
     options.check_output(output, images)
+    options.check_utf8(output)
     file = options.encoder_file(model)
     encoder = Encoder.from_pretrained(file).to(choose_device(device), getattr(torch, precision))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -49,13 +51,13 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
             downscale=encoder.config.downscale,
             latent_channels=encoder.config.latent_channels,
             sizes=writer.sizes,
-            model={"file": file.name, "sha256": sha256_file(file)},
+            model={"file": utf8(file.name), "sha256": sha256_file(file)},
             encoder=asdict(encoder.config),
             precision=precision,
             version=__version__,
         )
         writer.finish(output, header)
-    click.echo(f"{output}: {options.count(len(writer.sizes))}, {len(rejected)} skipped")
+    options.say(f"{output}: {options.count(len(writer.sizes))}, {len(rejected)} skipped")
 
 
 @click.command(short_help="Latents to images.")
@@ -82,9 +84,14 @@ def decode(
     from ssdd.processes import choose_device
     from ssdd_decoder import Decoder
 
+    options.check_utf8(latents)
     stored = StoredLatents(latents)
     decoder = Decoder.from_pretrained(model)
     check_fits(stored.header, decoder.config)
     decoder.to(choose_device(device), getattr(torch, precision))
-    written = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size)
-    click.echo(f"{output}: {options.count(len(written))}")
+    done = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size)
+    options.report_rejected(done.rejected)
+    if not done.written:
+        raise click.ClickException(f"none of {len(done.rejected)} pictures could be written below {output}")
+    skipped = f", {len(done.rejected)} skipped" if done.rejected else ""
+    options.say(f"{output}: {options.count(len(done.written))}{skipped}")

@@ -2,9 +2,7 @@
 
 import errno
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +17,9 @@ from ssdd.commands.info import info
 from ssdd.commands.lineage import lineage
 from ssdd.commands.reconstruct import reconstruct
 from ssdd.commands.z_stats import z_stats
+from ssdd.deadlines import INTERRUPTED, Deadline, ends_on_sigterm, remove_all_unfinished
 from ssdd.errors import explain, is_out_of_memory
-
-INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
+from ssdd.texts import print_any_text, shown
 
 
 class OneLineErrors(click.Group):
@@ -29,19 +27,22 @@ class OneLineErrors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; errors of the user or the machine end it with status 1, an interruption with 130."""
-        _end_on_sigterm()
+        print_any_text()
         # Pillow warns about damaged metadata, which no command reads: the pixels alone decide about a file.
         warnings.filterwarnings("ignore", module="PIL")
         try:
-            with _bars_on_stderr():
+            with ends_on_sigterm(), Deadline(), _bars_on_stderr(), Deadline.removing(remove_all_unfinished):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted: no file is half-written; files finished before are kept.", err=True)
             sys.exit(INTERRUPTED)
+        except click.ClickException as error:
+            error.message = shown(error.message, sys.stderr)  # type: ignore[misc]  # its class keeps the usage's help
+            raise
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             if os.environ.get("SSDD_TRACEBACK") == "1" or not _is_for_the_user(error):
                 raise
-            raise click.ClickException(" ".join(explain(error).split())) from None
+            raise click.ClickException(shown(" ".join(explain(error).split()), sys.stderr)) from None
 
 
 def _is_for_the_user(error: Exception) -> bool:
@@ -65,13 +66,6 @@ def _bars_on_stderr() -> Iterator[None]:
         yield
     finally:
         console.stderr = before
-
-
-def _end_on_sigterm() -> None:
-    """Makes `kill` end a command as Ctrl-C does: with its temporary files removed."""
-    # Python refuses signal handlers outside the main thread.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

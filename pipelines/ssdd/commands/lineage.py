@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from ssdd.commands import options
+
 
 @click.command(short_help="Show the run that made a file, and the files it was made from.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=options.UserPath(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the stamps of the file and its ancestors as JSON.")
 def lineage(file: Path, as_json: bool) -> None:
     """Show the run, commit, parameters, inputs, packages, machine and duration behind FILE.
@@ -25,7 +27,8 @@ def lineage(file: Path, as_json: bool) -> None:
 
     shown = describe(file)  # first, for JSON too: it raises where there is no stamp
     if as_json:
-        click.echo(json.dumps(_stamps(file), indent=2, ensure_ascii=False))
+        # Letters are escaped, since a terminal that lacks one would make the text invalid.
+        click.echo(json.dumps(_stamps(file), indent=2))
     else:
         Console().print(shown)
 

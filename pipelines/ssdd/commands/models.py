@@ -1,5 +1,6 @@
 """The values of `--model`: a checkpoint's path or hub id, a run of this project, or a model that comes along."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def find_model(source: str, start: Path | None = None) -> str:
     from ssdd.runs import data_folder, known_runs, looks_like_file, read_reference
     from ssdd.suggestions import nearest
 
+    if Path(source).exists():
+        return source
+    source = os.path.expanduser(source)
     if Path(source).exists():
         return source
     project = _project(start or Path.cwd())

@@ -1,29 +1,43 @@
 """Options and messages that several commands share."""
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ssdd.texts import is_unicode, shown
+
 if TYPE_CHECKING:
     from ssdd.data.source import Rejection
 
 SHOWN = 20  # rejected files on the screen; a folder of documents would scroll everything else away
 
-EXISTING = click.Path(exists=True, path_type=Path)
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-NEW_FILE = click.Path(dir_okay=False, path_type=Path)
-NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+class UserPath(click.Path):
+    """A path in which `~` is the user's folder; a shell leaves it as it is behind `--output=` and in quotes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path, checked."""
+        return super().convert(value if os.path.lexists(value) else os.path.expanduser(value), param, ctx)
+
+
+EXISTING = UserPath(exists=True, path_type=Path)
+EXISTING_FILE = UserPath(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = UserPath(exists=True, file_okay=False, path_type=Path)
+NEW_FILE = UserPath(dir_okay=False, path_type=Path)
+NEW_FOLDER = UserPath(file_okay=False, path_type=Path)
 
 
 def _found_model(context: click.Context, parameter: click.Parameter, source: str) -> str:
     from ssdd.commands.models import find_model
 
+    check_utf8(Path(source))
     file = find_model(source)
     if file != source:
-        click.echo(f"{source} is {file}", err=True)
+        say(f"{source} is {file}", err=True)
     return file
 
 
@@ -87,6 +101,16 @@ def encoder_file(source: str) -> Path:
     return sources.resolve(sdvae.checkpoint_of(source), "encoder.safetensors")
 
 
+def check_utf8(path: Path) -> None:
+    """Refuses a path of a safetensors file that is not UTF-8; the library that reads and writes them takes no other.
+
+    Raises:
+        ValueError: its bytes are not UTF-8.
+    """
+    if not is_unicode(str(path)):
+        raise ValueError(f"expected the path of a safetensors file in UTF-8, got {path}: rename it, or its folder")
+
+
 def check_output(output: Path, images: tuple[Path, ...]) -> None:
     """Refuses an output that would overwrite an input image.
 
@@ -105,9 +129,15 @@ def report_rejected(rejected: "Sequence[Rejection]", rest: str = "") -> None:
         rest: text on the place of the complete list.
     """
     for bad in rejected[:SHOWN]:
-        click.echo(f"skipped {printable(bad.path)}: {bad.reason} ({printable(bad.detail)})", err=True)
+        say(f"skipped {bad.path}: {bad.reason} ({bad.detail})", err=True)
     if len(rejected) > SHOWN:
-        click.echo(f"and {len(rejected) - SHOWN} more{rest}", err=True)
+        say(f"and {len(rejected) - SHOWN} more{rest}", err=True)
+
+
+def say(text: str, err: bool = False) -> None:
+    """Prints one line on the output or the error stream, in characters that the stream can hold."""
+    # click would write UTF-8 to a stream whose encoding is ASCII.
+    click.echo(shown(printable(text), sys.stderr if err else sys.stdout), err=err)
 
 
 def count(images: int) -> str:

@@ -20,10 +20,11 @@ def reconstruct(
 
     Sides are padded to multiples of the down-scale factor by mirroring, and the result is cropped. Images are turned
     upright; transparent parts become white. Two images whose names differ only in the suffix keep it: a.jpg.png,
-    a.webp.png.
+    a.webp.png. A name of more than 255 bytes is cut, and ends in 8 digits of its hash.
 
-    Unreadable files are skipped and listed with the reason, on the screen and in rejected.csv of the output folder; the
-    command fails only if no file can be read. The noise of each image depends only on the seed and the image's name.
+    Files without a result are skipped and listed with the reason, on the screen and in rejected.csv of the output
+    folder; the command fails only if no file can be read. The noise of each image depends only on the seed and the
+    image's name.
 
     \b
     ssdd reconstruct photos/ -o reconstructed/ --model distilled.safetensors --steps 1
@@ -38,6 +39,8 @@ def reconstruct(
     done = reconstruct_folder(network, folder, output, steps=steps, seed=seed, batch_size=batch_size)
     options.report_rejected(done.rejected, f" in {output / REJECTED_FILE}")
     if not done.written:
-        raise click.ClickException(f"none of {len(done.rejected)} files could be read; see {output / REJECTED_FILE}")
+        raise click.ClickException(
+            f"none of {len(done.rejected)} files could be read and written; see {output / REJECTED_FILE}"
+        )
     skipped = f"{len(done.rejected)} skipped, see {REJECTED_FILE}" if done.rejected else "none skipped"
-    click.echo(f"{output}: {options.count(len(done.written))}, {skipped}")
+    options.say(f"{output}: {options.count(len(done.written))}, {skipped}")

@@ -36,6 +36,7 @@ def z_stats(
     from ssdd.files import atomic_write, sha256_file
     from ssdd.imaging.picture_files import THREADS, NamedImages
     from ssdd.processes import choose_device
+    from ssdd.texts import utf8
 
     options.check_output(output, images)
     file = options.encoder_file(model)
@@ -51,9 +52,9 @@ def z_stats(
         "images": len(dataset),
         "im_size": im_size,
         "resize": f"{EvalTransform.resize_filter}, {EvalTransform.crop} crop",
-        "model": {"file": file.name, "sha256": sha256_file(file)},
+        "model": {"file": utf8(file.name), "sha256": sha256_file(file)},
     }
     with atomic_write(output) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     moments = f"mean {statistics.overall_mean:.6g}, std {statistics.overall_std:.6g}"
-    click.echo(f"{output}: {moments} over {options.count(len(dataset))}")
+    options.say(f"{output}: {moments} over {options.count(len(dataset))}")

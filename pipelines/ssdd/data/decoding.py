@@ -2,13 +2,14 @@
 
 * EXIF (or XMP) orientation is applied; an image with a damaged EXIF block counts as upright.
 * Palette, gray, gray + alpha, 1-bit, CMYK (also Adobe's inverted one), YCbCr and LAB images become RGB.
-* 16-bit gray and RGB are rounded to 8 bits (v / 257).
+* 16-bit gray and colours are rounded to 8 bits (v / 257), once: transparency is composited before.
 * Transparency (alpha channel, palette entry or key colour) is composited on WHITE.
 * The first frame of an animation or of a multi-page file is used.
-* Embedded colour profiles are not applied.
+* Embedded colour profiles are not applied. Texts and profiles of a PNG are not read, whatever their size or checksum.
 
-Nothing is guessed. Float and 32-bit integer pixels are refused, since no file states their range. A file that ends
-early is refused too, even if only bytes after the last pixel are missing.
+Nothing is guessed. Float, signed and 32-bit integer pixels are refused, since no file states their range, and so are
+layouts that the decoder mixes up: 16-bit samples in separate planes, and JPEG 2000 colours of more than 8 bits. A file
+that ends early is refused too, even if only bytes after the last pixel are missing.
 """
 
 import errno
@@ -18,14 +19,21 @@ import stat
 from enum import StrEnum
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, __version__, features
+from PIL import Image, ImageFile, UnidentifiedImageError, __version__, features
+
+from ssdd.data.colours import Layout, UnknownRange, to_rgb
+from ssdd.data.png_chunks import picture_chunks
+from ssdd.files import LFS_POINTER, LFS_REMEDY
+from ssdd.texts import steady
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before decoding (Pillow's own limit; 358 MB in memory)."""
 
 MAX_FILE_BYTES = 2**30
 """Larger files are refused before they are read: a sparse file of a terabyte costs nothing to make."""
+
+NOTE = "note"
+"""The key of the remark in a decoded picture's `info`."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
 """The accepted formats. Pillow knows more, but some of them run other programs (EPS) or have no signature."""
@@ -61,6 +69,7 @@ class Reason(StrEnum):
     LINK_LOOP = "symlink loop"
     SEEN = "link to a folder already searched"
     NAME = "name is not Unicode"
+    REFUSED_NAME = "name is refused"
 
 
 class BadImage(ValueError):
@@ -112,7 +121,7 @@ def os_error_reason(error: OSError) -> BadImage:
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes an image to an upright RGB picture.
+    """Decodes an image to an upright RGB picture, whose `info[NOTE]` is a remark for the user, or "".
 
     Args:
         data: the whole file.
@@ -126,6 +135,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise BadImage(Reason.TRUNCATED, "the file is empty")
     # Some libraries set this to True for the whole process; then half a picture would pass for a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    data, remark = picture_chunks(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -133,10 +143,16 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 raise BadImage(Reason.BOMB, f"{width} x {height} pixels, at most {max_pixels} are decoded")
             if image.format == "PNG":
                 _verify_checksums(data)
+            layout = Layout.of(image, data)
             image.load()
-            return _upright(_to_rgb(image), _orientation(image))
+            converted, most = to_rgb(image, layout, data)
+            upright = _upright(converted, _orientation(image))
+            upright.info = {NOTE: remark or _dark(most)}
+            return upright
     except BadImage:
         raise
+    except UnknownRange as error:
+        raise BadImage(Reason.PIXEL_TYPE, str(error)) from error
     except Exception as error:  # on hostile input, Pillow's plugins raise almost any type
         raise _reason_of(error, data) from error
 
@@ -153,23 +169,11 @@ def _verify_checksums(data: bytes) -> None:
         image.verify()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"})
-    if sixteen_bit:
-        # Pillow's own conversion clips at 255: nearly every 16-bit picture would come out white.
-        wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None
-        return converted
-    if image.mode in {"F", "I"}:
-        raise BadImage(Reason.PIXEL_TYPE, f"mode {image.mode!r} ({image.format}); save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+def _dark(most: int) -> str:
+    """Returns a remark on a 16-bit picture whose largest sample is `most`, if sensors of 10 to 14 bits end there."""
+    if not 0 < most < 2**14:
+        return ""
+    return f"16-bit samples end at {most} of 65535, so it is dark: if it is data of fewer bits, scale it to 16 bits"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -185,11 +189,13 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _reason_of(error: Exception, data: bytes) -> BadImage:
-    detail = f"{type(error).__name__}: {error}".splitlines()[0]
+    detail = steady(f"{type(error).__name__}: {error}".splitlines()[0])
     if isinstance(error, Image.DecompressionBombError):
         return BadImage(Reason.BOMB, detail)
     if isinstance(error, EOFError) or "truncated" in detail.lower() or _shorter_than_it_says(data):
         return BadImage(Reason.TRUNCATED, detail)
+    if data.startswith(LFS_POINTER):
+        return BadImage(Reason.NOT_AN_IMAGE, f"it {LFS_REMEDY}")
     if isinstance(error, UnidentifiedImageError) and not data.startswith(_SIGNATURES):
         return BadImage(Reason.NOT_AN_IMAGE, f"no image signature in the first bytes, {data[:8]!r}")
     return BadImage(Reason.UNREADABLE, detail)

@@ -1,5 +1,6 @@
 """Images of Hugging Face `datasets`: a local folder of Parquet or Arrow (also `save_to_disk`), or a hub id."""
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +40,15 @@ class HuggingFaceImages(Source):
     ) -> None:
         super().__init__(max_pixels=max_pixels)
         self.location = str(location)
-        tables = _load(self.location, config)
+        # An empty split is as good as none: another one may hold the images, or some may be held out.
+        tables = {name: table for name, table in _load(self.location, config).items() if len(table)}
         validation = next((name for name in VALIDATION_NAMES if name in tables), None)
         chosen = {TRAIN: "train" if "train" in tables else None, VALIDATION: validation}
         self.splits = {split: name for split, name in chosen.items() if name is not None}
         if not self.splits:
             raise ValueError(
                 f"expected a split 'train' or {', '.join(map(repr, VALIDATION_NAMES))} in {self.location!r}, "
-                f"found {', '.join(map(repr, tables))}"
+                f"found {', '.join(map(repr, tables)) or 'no row'}"
             )
         self.tables = {name: _encoded_images(tables[name], column, self.location) for name in self.splits.values()}
 
@@ -88,8 +90,10 @@ def _load(location: str, config: str | None) -> "dict[str, Dataset]":
     try:
         if not os.path.isdir(location):
             loaded = datasets.load_dataset(location, config)
-        elif any(os.path.exists(os.path.join(location, name)) for name in ("state.json", "dataset_dict.json")):
-            loaded = datasets.load_from_disk(location)
+        elif os.path.exists(os.path.join(location, "dataset_dict.json")):
+            loaded = {name: datasets.load_from_disk(os.path.join(location, name)) for name in _saved_splits(location)}
+        elif os.path.exists(os.path.join(location, "state.json")):
+            loaded = datasets.load_from_disk(location) if _has_rows(location) else {}
         else:
             loaded = datasets.load_dataset(location)
     except Exception as error:  # the library lets its own, OS, HTTP and Arrow errors through
@@ -100,6 +104,18 @@ def _load(location: str, config: str | None) -> "dict[str, Dataset]":
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
+def _saved_splits(location: str) -> list[str]:
+    """Returns the splits of a saved data set that have rows; the library cannot load a split without any."""
+    with open(os.path.join(location, "dataset_dict.json"), encoding="utf-8") as file:
+        names: list[str] = json.load(file)["splits"]
+    return [name for name in names if _has_rows(os.path.join(location, name))]
+
+
+def _has_rows(folder: str) -> bool:
+    with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
+        return bool(json.load(file)["_data_files"])
+
+
 def _encoded_images(table: "Dataset", column: str | None, location: str) -> "Dataset":
     """Returns the table with the one column `image`, whose values are {"bytes", "path"} or bytes, not decoded."""
     import datasets
@@ -108,7 +124,7 @@ def _encoded_images(table: "Dataset", column: str | None, location: str) -> "Dat
     if column is None and len(candidates) != 1:
         raise ValueError(
             f"expected one column of images in {location!r}, found {len(candidates)} among "
-            f"{', '.join(map(repr, table.column_names))}: name it with `column`"
+            f"{', '.join(map(repr, table.column_names))}: {_hint(table)}"
         )
     name = candidates[0] if column is None else column
     if name not in table.column_names:
@@ -116,13 +132,22 @@ def _encoded_images(table: "Dataset", column: str | None, location: str) -> "Dat
             f"expected a column {name!r} in {location!r}, found {', '.join(map(repr, table.column_names))}"
         )
     if not _holds_images(table.features[name]) and table.features[name] != datasets.Value("binary"):
-        raise ValueError(f"expected images in column {name!r} of {location!r}, found {table.features[name]}")
+        raise ValueError(
+            f"expected images in column {name!r} of {location!r}, found {table.features[name]}: {_hint(table)}"
+        )
     table = table.select_columns([name])
     if name != "image":
         table = table.rename_column(name, "image")
     if isinstance(table.features["image"], datasets.Image):
         table = table.cast_column("image", datasets.Image(decode=False))
     return table
+
+
+def _hint(table: "Dataset") -> str:
+    lists = [name for name, feature in table.features.items() if _holds_images(getattr(feature, "feature", None))]
+    if lists:
+        return f"{lists[0]!r} holds lists of images; save the data set with one image in each row"
+    return "name it with data.options.column"
 
 
 def _holds_images(feature: Any) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from ssdd.data.decoding import MAX_PIXELS, BadImage, Reason, os_error_reason, read_image_file
 from ssdd.data.source import TRAIN, VALIDATION, Listing, Rejection, Source
+from ssdd.texts import is_unicode
 
 SUFFIXES = frozenset(
     [
@@ -175,8 +176,8 @@ def _sort_in(entry: os.DirEntry[str], folder: str, found: FolderContents, below:
     path = f"{folder}/{entry.name}" if folder else entry.name
     looks_like_image = os.path.splitext(entry.name)[1].lower() in SUFFIXES
     try:
-        if (looks_like_image or entry.is_dir()) and not _is_unicode(entry.name):
-            raise BadImage(Reason.NAME, "rename it: an index keeps names as UTF-8")
+        if looks_like_image or entry.is_dir():
+            check_name(entry.name)
         if looks_like_image:
             found.images.append(path)  # a folder named x.png too: reading it gives the reason
         elif entry.is_dir():
@@ -191,9 +192,11 @@ def _sort_in(entry: os.DirEntry[str], folder: str, found: FolderContents, below:
         found.rejected.append(Rejection.of(path, bad))
 
 
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def check_name(name: str) -> None:
+    """Refuses a name that no table and no file of latents could hold.
+
+    Raises:
+        BadImage: the bytes of the name are not UTF-8.
+    """
+    if not is_unicode(name):
+        raise BadImage(Reason.NAME, "rename it: an index keeps names as UTF-8")

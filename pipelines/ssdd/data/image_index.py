@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ssdd.data.decoding import BadImage, Reason
-from ssdd.data.source import VALIDATION, ImageFacts, Rejection, Source
+from ssdd.data.source import VALIDATION, ImageFacts, Rejection, Source, tell_notes
 from ssdd.progress import bar
 
 _TYPES = {"path": "str", "split": "str", "width": "int32", "height": "int32", "bytes": "int64", "sha256": "str"}
@@ -68,16 +68,12 @@ def index_images(
         ValueError: an argument is out of range, no usable image was found, or too many were rejected (the
             message gives the first ten).
     """
-    if (limit is not None and limit < 1) or min_side < 1 or workers < 0:
-        raise ValueError(
-            f"expected limit and min_side of at least 1 and workers of at least 0, got {limit}, {min_side}, {workers}"
-        )
-    if not 0 <= held_out < 1 or not 0 <= max_rejected <= 1:
-        raise ValueError(f"expected 0 <= held_out < 1 and 0 <= max_rejected <= 1, got {held_out} and {max_rejected}")
+    _check_arguments(limit, min_side, workers, held_out, max_rejected)
     listing = source.listing()
     wanted = [(split, names[i]) for split, names in listing.names.items() for i in _choice(len(names), limit)]
     rejected = list(listing.rejected)
     rows = []
+    notes: list[tuple[str, str]] = []
     source.preload()
 
     def examine(item: tuple[str, str]) -> ImageFacts | Rejection:
@@ -89,15 +85,43 @@ def index_images(
             if isinstance(result, Rejection):
                 rejected.append(result)
             else:
+                notes += [(name, result.note)] if result.note else []
                 rows.append((name, split, result.width, result.height, result.size, result.sha256))
             advance(1)
 
+    tell_notes(notes)
     _check_rejected(rejected, len(rows), max_rejected, source)
     index = _hold_out(_index_table(rows), held_out)
     repeated = int(index["sha256"].duplicated().sum())
     if repeated:
         _log.info("%d of %d images have the same content as an earlier one", repeated, len(index))
     return IndexedImages(index=index, rejected=_rejected_table(rejected))
+
+
+def _check_arguments(limit: int | None, min_side: int, workers: int, held_out: float, max_rejected: float) -> None:
+    if (limit is not None and limit < 1) or min_side < 1 or workers < 0:
+        raise ValueError(
+            f"expected limit and min_side of at least 1 and workers of at least 0, got {limit}, {min_side}, {workers}"
+        )
+    if not 0 <= held_out < 1 or not 0 <= max_rejected <= 1:
+        raise ValueError(f"expected 0 <= held_out < 1 and 0 <= max_rejected <= 1, got {held_out} and {max_rejected}")
+
+
+def check_held_out(index: pd.DataFrame, held_out: float) -> None:
+    """Refuses an index from which no image could be held out, before a stage trains on it.
+
+    Args:
+        index: the table of `index_images`.
+        held_out: the share that was asked for; with 0, none was.
+
+    Raises:
+        ValueError: there are no two different images.
+    """
+    if held_out and not (index["split"] == VALIDATION).any():
+        what = "one image" if len(index) == 1 else f"{len(index)} images, all with the same content"
+        raise ValueError(
+            f"expected at least two different images, since prepare holds one out from training, got {what}: add images"
+        )
 
 
 def select(index: pd.DataFrame, split: str | None = None, limit: int | None = None) -> pd.DataFrame:
@@ -117,7 +141,8 @@ def select(index: pd.DataFrame, split: str | None = None, limit: int | None = No
     rows = index if split is None else index[index["split"] == split]
     if rows.empty:
         counts = dict(Counter(index["split"]))
-        raise ValueError(f"expected images in the split {split!r}, the index has {counts}: see `held_out`")
+        hint = "set prepare.held_out above 0" if split == VALIDATION else "add images that are not held out"
+        raise ValueError(f"expected images in the split {split!r}, the index has {counts}: {hint}")
     return rows.iloc[_choice(len(rows), limit)].reset_index(drop=True)
 
 

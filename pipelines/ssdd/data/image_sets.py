@@ -1,5 +1,6 @@
 """Sources of images by their names in the parameters, and the data sets of training and evaluation."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def open_images(data: DataParameters) -> Source:
     Raises:
         ValueError: there is nothing usable at its place.
     """
-    place = data.hub or (str(Path(data.root).expanduser()) if data.root else None)
+    place = data.hub or (str(Path(os.path.expanduser(data.root))) if data.root else None)
     return open_source(data.kind, place, **(data.sample if data.kind == "sample" else data.options))
 
 

@@ -1,15 +1,21 @@
 """The interface of every source of images: names in a fixed order, and one picture per name."""
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
 
-from ssdd.data.decoding import MAX_PIXELS, BadImage, Reason, decode_image
+from ssdd.data.decoding import MAX_PIXELS, NOTE, BadImage, Reason, decode_image
+from ssdd.texts import steady, utf8
 
 TRAIN = "train"
 VALIDATION = "validation"
+NOTES_SHOWN = 5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +38,15 @@ class Rejection:
 
         File names on Linux are bytes. Tables and terminals take text only, and one odd name must not stop a pass.
         """
-        text = path.encode("utf-8", "backslashreplace").decode("utf-8")
-        return cls(path=text, reason=bad.reason, detail=bad.detail)
+        return cls(path=utf8(path), reason=bad.reason, detail=steady(utf8(bad.detail)))
+
+
+def tell_notes(notes: Sequence[tuple[str, str]]) -> None:
+    """Logs remarks on usable images: the first few by name, and how many more there are."""
+    for name, note in notes[:NOTES_SHOWN]:
+        _log.warning("%r: %s", name, note)
+    if len(notes) > NOTES_SHOWN:
+        _log.warning("and %d more images with such remarks", len(notes) - NOTES_SHOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +71,14 @@ class ImageFacts:
         height: pixels, upright.
         size: number of stored bytes.
         sha256: hash of those bytes, 64 hexadecimal digits.
+        note: a remark for the user, or "".
     """
 
     width: int
     height: int
     size: int
     sha256: str
+    note: str = ""
 
 
 class Source(ABC):
@@ -135,7 +150,11 @@ class Source(ABC):
         data = self.read(path)
         image = decode_image(data, self.max_pixels)
         return ImageFacts(
-            width=image.width, height=image.height, size=len(data), sha256=hashlib.sha256(data).hexdigest()
+            width=image.width,
+            height=image.height,
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            note=image.info.get(NOTE, ""),
         )
 
     def version(self, path: str) -> str:

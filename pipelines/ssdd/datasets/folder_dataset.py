@@ -16,7 +16,7 @@ class FolderDataset(LocalDataset):
     """
 
     def __init__(self, *, filepath: str | None = None, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = None if filepath is None else Path(filepath).expanduser()
+        self._filepath = None if filepath is None else Path(os.path.expanduser(filepath))
         self.metadata = metadata
         if self._filepath is None:
             # Without a path, the lineage needs a token of the content, which is always the same here.

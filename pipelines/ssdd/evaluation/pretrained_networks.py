@@ -1,5 +1,6 @@
 """The pretrained networks of losses and metrics: found and checked when a run starts, loaded where they are used."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def load_loss_network(name: str, files: PretrainedNetworks) -> MetricNetwork:
 
 def _call(function: Any, name: str, files: PretrainedNetworks) -> Any:
     wanted: NetworkFile = getattr(files, name)
-    path = Path(wanted.file).expanduser() if wanted.file else None
+    path = Path(os.path.expanduser(wanted.file)) if wanted.file else None
     try:
         found = function(name, path, wanted.sha256)
         if path is not None and wanted.sha256 is None and name in UNPUBLISHED:

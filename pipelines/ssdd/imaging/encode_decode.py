@@ -3,7 +3,9 @@
 # B batch, C latent channels, h w latent cells
 
 import csv
+import errno
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.data.decoding import BadImage
-from ssdd.data.source import Rejection
+from ssdd.data.decoding import NOTE, BadImage, Reason
+from ssdd.data.source import Rejection, tell_notes
 from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
 from ssdd.imaging.latent_files import StoredLatents
@@ -26,20 +28,72 @@ from ssdd_decoder import Decoder
 from ssdd_encoder import Encoder
 
 REJECTED_FILE = "rejected.csv"
+# what a file system says of a name: too long, of characters that it lacks, or taken by a folder or a file
+_REFUSED = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 StoreLatent = Callable[[str, Tensor, tuple[int, int]], None]
 
 
 @dataclass(frozen=True)
-class Reconstructed:
-    """The outcome for a folder.
+class WrittenPictures:
+    """The pictures of a folder or of a file of latents.
 
     Args:
-        written: result files, relative to the output folder.
-        rejected: input files without a result.
+        written: result files, relative to the output folder, in the order of their names.
+        rejected: names without a result.
     """
 
     written: list[str]
     rejected: list[Rejection]
+
+
+class PictureWriter:
+    """Writes pictures as PNG files, one after another: an interruption leaves at most one temporary file.
+
+    A picture whose name the file system refuses is listed, and the others are written: one odd name must not cost them.
+
+    Args:
+        out: output folder, made when missing.
+        outputs: name of each picture -> its file, relative to `out`.
+        taken: a name in `out` that something else will have.
+
+    Attributes:
+        written: the files that are written.
+        rejected: the names without a file.
+    """
+
+    def __init__(self, out: Path, outputs: dict[str, str], taken: str = "") -> None:
+        self.written: list[str] = []
+        self.rejected: list[Rejection] = []
+        self._out, self._outputs, self._taken = out, outputs, taken
+        out.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> "PictureWriter":
+        self._pool = ThreadPoolExecutor(THREADS)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+
+    def write(self, names: Sequence[str], pictures: Sequence[np.ndarray]) -> None:
+        """Compresses pictures (H, W, 3), uint8, in threads, and writes them.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        for name, data in zip(names, self._pool.map(_png, pictures), strict=True):
+            file = self._out / self._outputs[name]
+            try:
+                if file.parts[len(self._out.parts)] == self._taken:
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+                with atomic_write(file) as temporary:
+                    temporary.write_bytes(data)
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+                bad = BadImage(Reason.REFUSED_NAME, f"{error.strerror}: the result would be {self._outputs[name]}")
+                self.rejected.append(Rejection.of(name, bad))
+            else:
+                self.written.append(self._outputs[name])
 
 
 @torch.no_grad()
@@ -52,7 +106,8 @@ def encode_images(
         encoder: encoder on its device, in the precision of the computation.
         places: image files and folders.
         store: called with each image's name, latent (C, h, w), and (height, width) before padding. Latents are handed
-            over one by one, so that memory does not grow with the number of images.
+            over one by one, so that memory does not grow with the number of images. A BadImage that it raises counts
+            the image as rejected.
         batch_size: images of equal padded size at a time.
         progress: shows a bar.
 
@@ -68,7 +123,10 @@ def encode_images(
         for group in batches(_canvases(found, encoder.config.downscale, rejected, advance), batch_size):
             modes = encoder(to_images(group, encoder.conv_in.weight.device)).mode().cpu()
             for canvas, z in zip(group, modes, strict=True):
-                store(canvas.name, z, canvas.size)
+                try:
+                    store(canvas.name, z, canvas.size)
+                except BadImage as bad:
+                    rejected.append(Rejection.of(canvas.name, bad))
             advance(len(group))
     return rejected
 
@@ -82,8 +140,8 @@ def decode_latents(
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = True,
-) -> list[str]:
-    """Decodes latents to PNG files, and returns their names.
+) -> WrittenPictures:
+    """Decodes latents to PNG files; a name that the file system refuses is skipped.
 
     Args:
         decoder: decoder on its device, in the precision of the computation.
@@ -104,16 +162,16 @@ def decode_latents(
     for name, shape in latents.shapes.items():
         groups.setdefault(shape, []).append(name)
     weight = decoder.conv_in.weight
-    with bar("decoding", len(outputs), show=progress) as advance, ThreadPoolExecutor(THREADS) as pool:
+    with bar("decoding", len(outputs), show=progress) as advance, PictureWriter(out, outputs) as writer:
         for names in groups.values():
             for start in range(0, len(names), batch_size):
                 some = names[start : start + batch_size]
                 z = torch.stack([latents[name] for name in some]).to(weight.device)
                 sizes = [(height, width) for height, width in (latents.header.sizes[name] for name in some)]
                 pictures = decode_pictures(decoder, z, some, sizes, steps, seed)
-                _write(pool, pictures, [out / outputs[name] for name in some])
+                writer.write(some, pictures)
                 advance(len(some))
-    return list(outputs.values())
+    return WrittenPictures(sorted(writer.written), writer.rejected)
 
 
 @torch.no_grad()
@@ -126,7 +184,7 @@ def reconstruct_folder(
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = True,
-) -> Reconstructed:
+) -> WrittenPictures:
     """Encodes and decodes every image below a folder, keeping its relative name (as PNG) and its size.
 
     Unreadable files are skipped and listed with the reason in `rejected.csv` of the output folder.
@@ -150,18 +208,19 @@ def reconstruct_folder(
     _check_any(found, rejected, str(folder))
     outputs = dict(zip((item.name for item in found), output_names([item.name for item in found]), strict=True))
     _check_apart(found, [out / output for output in outputs.values()])
-    written: list[str] = []
-    with bar("reconstructing", len(found), show=progress) as advance, ThreadPoolExecutor(THREADS) as pool:
+    with (
+        bar("reconstructing", len(found), show=progress) as advance,
+        PictureWriter(out, outputs, REJECTED_FILE) as writer,
+    ):
         for group in batches(_canvases(found, model.encoder.config.downscale, rejected, advance), batch_size):
             z = model.encode(to_images(group, model.encoder.conv_in.weight.device)).mode()
             names, sizes = [canvas.name for canvas in group], [canvas.size for canvas in group]
             pictures = decode_pictures(model.decoder, z, names, sizes, steps, seed)
-            _write(pool, pictures, [out / outputs[name] for name in names])
-            written += [outputs[name] for name in names]
+            writer.write(names, pictures)
             advance(len(group))
-    rejected.sort(key=lambda bad: bad.path)
+    rejected = sorted(rejected + writer.rejected, key=lambda bad: bad.path)
     write_rejected(out / REJECTED_FILE, rejected)
-    return Reconstructed(sorted(written), rejected)
+    return WrittenPictures(sorted(writer.written), rejected)
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
@@ -178,19 +237,15 @@ def _canvases(
     found: Sequence[ImageFile], downscale: int, rejected: list[Rejection], advance: Callable[[int], None]
 ) -> Iterator[Canvas]:
     """Reads and pads images; an unreadable one is added to `rejected` and counts as done."""
+    notes = []
     for item, picture in read_images(found):
         if isinstance(picture, BadImage):
             rejected.append(Rejection.of(item.name, picture))
             advance(1)
         else:
+            notes += [(item.name, picture.info[NOTE])] if picture.info.get(NOTE) else []
             yield pad(item.name, picture, downscale)
-
-
-def _write(pool: ThreadPoolExecutor, pictures: Sequence[np.ndarray], files: Sequence[Path]) -> None:
-    """Compresses in threads, and writes one file after another: an interruption leaves at most one temporary file."""
-    for file, data in zip(files, pool.map(_png, pictures), strict=True):
-        with atomic_write(file) as temporary:
-            temporary.write_bytes(data)
+    tell_notes(notes)
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -201,7 +256,8 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def _check_any(found: Sequence[ImageFile], rejected: Sequence[Rejection], where: str) -> None:
     if not found:
-        others = f" among {len(rejected)} other files" if rejected else ""
+        first = f"; the first, {rejected[0].path!r}: {rejected[0].reason}, {rejected[0].detail}" if rejected else ""
+        others = f" among {len(rejected)} other file{'s' if len(rejected) > 1 else ''}{first}" if rejected else ""
         raise ValueError(f"expected images in {where}, found none{others}: check the path and the files' suffixes")
 
 

@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ssdd.files import atomic_write
+from ssdd.data.decoding import BadImage, Reason
+from ssdd.files import LFS_POINTER, LFS_REMEDY, atomic_write, first_bytes
 from ssdd_decoder import DecoderConfig
 
 HEADER = "ssdd_latents"
@@ -64,11 +65,11 @@ class LatentWriter:
         """Takes the latent (C, h, w) of an image of (height, width) pixels.
 
         Raises:
-            ValueError: the image has a name that the format reserves.
+            BadImage: the image has a name that the format reserves.
             OSError: the disk is full or not writable.
         """
         if name == _RESERVED:
-            raise ValueError(f"expected image names other than {_RESERVED!r}: rename that file")
+            raise BadImage(Reason.REFUSED_NAME, "rename it: files of latents reserve that name")
         begin = self._spool.tell()
         self._spool.write(z.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         place = [begin, self._spool.tell()]
@@ -76,10 +77,10 @@ class LatentWriter:
         self.sizes[name] = list(size)
 
     def finish(self, path: str | os.PathLike[str], header: LatentHeader) -> None:
-        """Writes the file as a whole.
+        """Writes the file as a whole, and reads its header back before the file gets its name.
 
         Raises:
-            ValueError: there are more names than the format can hold.
+            ValueError: there are more names than the format can hold, or the file does not read as it was written.
             OSError: the disk is full or not writable; the previous file is untouched.
         """
         text = json.dumps({_RESERVED: {HEADER: json.dumps(asdict(header))}, **self._tensors}).encode()
@@ -93,6 +94,9 @@ class LatentWriter:
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             shutil.copyfileobj(self._spool, file, 2**20)
+            file.flush()
+            if asdict(StoredLatents(temporary).header) != json.loads(json.dumps(asdict(header))):
+                raise ValueError(f"{path} was not written: its header does not read as it was made")
 
 
 def read_header(path: str | os.PathLike[str]) -> LatentHeader | None:
@@ -169,6 +173,8 @@ def _parse(text: str, path: Path) -> LatentHeader:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
+    if path.is_file() and first_bytes(path) == LFS_POINTER:
+        return ValueError(f"{path} {LFS_REMEDY}")
     return ValueError(f"{path} is not a whole file of latents ({error}): encode the images again")
 
 

@@ -1,5 +1,6 @@
 """The images of a command line: found in files and folders, named, and read ahead of their use."""
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,11 @@ from pathlib import Path
 from PIL import Image
 
 from ssdd.data.decoding import BadImage, Reason, decode_image, read_image_file
-from ssdd.data.image_folders import search_folder
+from ssdd.data.image_folders import check_name, search_folder
 from ssdd.data.source import TRAIN, Listing, Rejection, Source
 
 THREADS = min(4, os.cpu_count() or 1)  # for decoding and compression; more would only fill memory with pictures
+LONGEST_NAME = 255  # bytes of a file name, on nearly every file system
 _AHEAD = 2 * THREADS  # pictures that are decoded before their use
 
 
@@ -51,7 +53,11 @@ def find_images(places: Sequence[Path], leave_out: Path | None = None) -> tuple[
             found += images
             rejected += bad
         else:
-            found.append(ImageFile(place.name, place))
+            try:
+                check_name(place.name)
+                found.append(ImageFile(place.name, place))
+            except BadImage as bad:
+                rejected.append(Rejection.of(place.name, bad))
     names: dict[str, Path] = {}
     for item in found:
         other = names.setdefault(item.name, item.file)
@@ -107,17 +113,30 @@ def read_images(found: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, Image.I
             yield first, future.result()
 
 
-def output_names(names: Sequence[str]) -> list[str]:
-    """Returns the PNG file of each name: `a/b.jpg` -> `a/b.png`, or `a/b.jpg.png` if two images would be `a/b.png`."""
-    outputs = {name: str(Path(name).with_suffix(".png")) for name in names}
+def output_names(names: Sequence[str], longest: int = LONGEST_NAME) -> list[str]:
+    """Returns the PNG file of each name: `a/b.jpg` -> `a/b.png`, or `a/b.jpg.png` if two images would be `a/b.png`.
+
+    A file name that would be longer than `longest` bytes is cut, and ends in `-` and 8 digits of its SHA-256.
+    """
+    outputs = {name: _cut(str(Path(name).with_suffix(".png")), longest) for name in names}
     while True:  # a longer name may in turn be that of another image: `a.jpg`, `a.png` and `a.jpg.webp`
         users: dict[str, list[str]] = {}
         for name, output in outputs.items():
             users.setdefault(output, []).append(name)
-        longer = {name: f"{name}.png" for shared in users.values() if len(shared) > 1 for name in shared}
+        longer = {name: _cut(f"{name}.png", longest) for shared in users.values() if len(shared) > 1 for name in shared}
         if all(outputs[name] == output for name, output in longer.items()):
             return [outputs[name] for name in names]
         outputs |= longer
+
+
+def _cut(path: str, longest: int) -> str:
+    folder, slash, name = path.rpartition("/")
+    if len(os.fsencode(name)) <= longest:
+        return path
+    end = f"-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.png"
+    # ignored: the first bytes of a character whose last ones are cut off
+    start = os.fsencode(name)[: longest - len(end)].decode("utf-8", "ignore")
+    return f"{folder}{slash}{start}{end}"
 
 
 def _read(file: Path) -> Image.Image | BadImage:

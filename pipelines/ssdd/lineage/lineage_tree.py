@@ -41,7 +41,7 @@ def facts(file: Path, stamp: Stamp) -> dict[str, str]:
     """Returns the content of a stamp as lines for the reader."""
     about = stamp.about
     same = "intact" if Hashes().of(file) == stamp.sha256 else "MODIFIED since, or missing"
-    commit = about.get("commit") or "not in a git repository"
+    commit = about.get("commit") or about.get("no_commit") or "not in a git repository"
     modules = {name.partition(":")[0] for name in stamp.identity.code}
     when = f"{about.get('started')}, took {about.get('seconds')} s"
     return {

@@ -81,7 +81,8 @@ def _message(name: str, kind: Any, item: Any) -> str:
     if item["type"] == "value_error":  # from a model's own check, whose message names the value itself
         return f"parameter {path!r}: {item['ctx']['error']}"
     message = item["msg"][:1].lower() + item["msg"][1:]
-    return f"parameter {path!r}: {message}, got {item['input']!r}"
+    hint = ": write it in quotes" if item["type"] == "string_type" else ""  # YAML made another type of it
+    return f"parameter {path!r}: {message}, got {item['input']!r}{hint}"
 
 
 def _without_none(kind: Any) -> Any:

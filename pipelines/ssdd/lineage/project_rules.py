@@ -13,6 +13,7 @@ imports no settings.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
@@ -42,13 +43,21 @@ class ProjectRules:
 
     Attributes:
         replaceable: parameter -> the dataset that it provides.
+        paths: the other parameters that are paths.
         before_plan: called with the nodes that may run, before a plan is shown or the first of them runs.
         before_run: the same, but only before a run: it finds, or downloads, what those nodes need.
     """
 
     replaceable: Mapping[str, ReplaceableDataset] = field(default_factory=dict)
+    paths: frozenset[str] = frozenset()
     before_plan: Check | None = None
     before_run: Check | None = None
+
+
+def find_project(hook_manager: PluginManager | None) -> Path | None:
+    """Returns the project's folder, which the project's hooks know from the session; None where there are none."""
+    plugins = hook_manager.get_plugins() if isinstance(hook_manager, PluginManager) else ()
+    return next((plugin.project for plugin in plugins if isinstance(getattr(plugin, "project", None), Path)), None)
 
 
 def find_rules(hook_manager: PluginManager | None) -> ProjectRules:

@@ -5,6 +5,7 @@ left out, since a stamp may be published with its checkpoint.
 """
 
 import functools
+import logging
 import os
 import platform
 import re
@@ -14,6 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ssdd.texts import utf8
+
+_log = logging.getLogger(__name__)
+
 
 def machine() -> dict[str, Any]:
     """Returns CPU, cores, memory and platform, and the GPUs where torch is loaded and sees any."""
@@ -22,14 +27,21 @@ def machine() -> dict[str, Any]:
 
 def command() -> str:
     """Returns the command line of this process, without the folder of the program."""
-    return shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])
+    return utf8(shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]]))
 
 
 def commit(project: Path) -> dict[str, Any]:
-    """Returns the project's git commit and whether tracked files differ; None outside a repository."""
+    """Returns the project's git commit and whether tracked files differ; None outside a repository.
+
+    Where git refuses to read the repository, a warning says so, and the reason is returned too.
+    """
     revision = _git(project, "rev-parse", "HEAD")
     if revision is None:
-        return {"commit": None, "dirty": None}
+        refused = _refusal(project)
+        if not refused:
+            return {"commit": None, "dirty": None}
+        _log.warning("the lineage has no commit: %s", refused)
+        return {"commit": None, "dirty": None, "no_commit": refused}
     # Untracked files are left out: notes and results are no change of the code.
     return {"commit": revision, "dirty": bool(_git(project, "status", "--porcelain", "--untracked-files=no"))}
 
@@ -42,6 +54,29 @@ def _git(project: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
+
+
+def _refusal(project: Path) -> str:
+    """Returns why git does not read the repository of a project; "" where there is none, or no git."""
+    if not any((folder / ".git").exists() for folder in (project, *project.parents)):
+        return ""
+    try:
+        said = subprocess.run(
+            ["git", "-C", str(project), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={**os.environ, "LC_ALL": "C"},
+        ).stderr
+    except FileNotFoundError:
+        return "git is not installed"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"git failed ({type(error).__name__})"
+    if "dubious ownership" in said:
+        return (
+            "the repository belongs to another user; `git config --global --add safe.directory FOLDER` lets git read it"
+        )
+    return "" if "ambiguous argument 'HEAD'" in said else (said.strip().splitlines() or ["git failed"])[0]
 
 
 @functools.cache

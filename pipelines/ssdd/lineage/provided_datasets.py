@@ -5,6 +5,7 @@ nodes of the replaced namespaces are left out of the run, the catalog entry read
 other datasets of the nodes left out are None for the nodes that take them.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,9 @@ def find_provided(
     found = []
     for parameter, replaced in replaceable.items():
         if parameters.get(parameter) not in (None, ""):
-            written = str(parameters[parameter])
+            written = parameters[parameter]
+            if not isinstance(written, str):
+                raise ValueError(f"{parameter}: expected a text, got {written!r}: write it in quotes")
             file = _file(parameter, written, replaced, catalog, project, run_name)
             found.append(ProvidedDataset(parameter, written, replaced, file))
     return found
@@ -87,7 +90,7 @@ def _file(
     parameter: str, written: str, replaced: ReplaceableDataset, catalog: CatalogProtocol, project: Path, run_name: str
 ) -> Path:
     # A file takes precedence over a run of the same name, because users see the file in their folder.
-    for place in (Path(written).expanduser(), project / written):
+    for place in (Path(os.path.expanduser(written)), project / written):
         if place.is_file():
             return place.resolve()
     if looks_like_file(written):

@@ -12,7 +12,10 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+
+from ssdd.deadlines import Deadline
 
 _held: set[Path] = set()
 
@@ -40,7 +43,8 @@ def lock_run(folder: Path, command: str) -> Iterator[None]:
         holder = {"pid": os.getpid(), "command": command, "since": datetime.now().isoformat(" ", "seconds")}
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(holder).encode())
-        yield
+        with Deadline.removing(partial(path.unlink, missing_ok=True)):
+            yield
     finally:
         _held.discard(path)
         path.unlink(missing_ok=True)  # before the lock is freed: later, it could be the file of the next holder

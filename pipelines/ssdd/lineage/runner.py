@@ -7,12 +7,8 @@ was remade byte for byte is skipped.
 """
 
 import logging
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import rich
@@ -22,14 +18,15 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
 from kedro.runner.task import Task
-from kedro.utils import find_kedro_project
 from pluggy import PluginManager
 
+from ssdd.deadlines import Deadline, ends_on_sigterm
 from ssdd.lineage.content_hashes import Hashes
 from ssdd.lineage.fingerprint import Fingerprints
 from ssdd.lineage.node_execution import NodeExecutor
 from ssdd.lineage.plan import Decision, as_table, decide, feeds_only, plan
-from ssdd.lineage.project_rules import Check, find_rules
+from ssdd.lineage.project_folder import project_folder
+from ssdd.lineage.project_rules import Check, find_project, find_rules
 from ssdd.lineage.provenance import command
 from ssdd.lineage.provided_datasets import find_provided, use_provided
 from ssdd.lineage.ranks import Announcements, join, rank
@@ -47,7 +44,7 @@ class LineageRunner(SequentialRunner):
         plan: only print which nodes would run, and why.
         force: run every node in any case; resume states are discarded.
         is_async: load and save in threads.
-        project: the project's folder; found from the working directory when not given.
+        project: the project's folder; when not given, the session's, or else the working directory's.
     """
 
     def __init__(
@@ -60,7 +57,7 @@ class LineageRunner(SequentialRunner):
         super().__init__(is_async=is_async)
         self._only_plan = plan
         self._force = force
-        self._project = Path(project) if project else find_kedro_project(Path.cwd()) or Path.cwd()
+        self._given_project = Path(project) if project else None
 
     def __str__(self) -> str:
         if self._only_plan or rank() > 0:
@@ -89,6 +86,7 @@ class LineageRunner(SequentialRunner):
                 "expected --plan or --only-missing-outputs, got both: a plan shows what a run without "
                 "--only-missing-outputs would do, leave one of them out"
             )
+        self._project = self._given_project or find_project(hook_manager) or project_folder() or Path.cwd()
         pipeline = self._prepare(pipeline, catalog, hook_manager)
         with Hashes(hash_cache(self._project)) as self._hashes:
             if self._only_plan:
@@ -100,7 +98,8 @@ class LineageRunner(SequentialRunner):
                 _warm_up(pipeline, catalog)
                 join(self._announcements, pipeline, catalog, self._run_name, self._folder)
                 return {}
-            with lock_run(self._folder, command()), _stop_on_sigterm():
+            removal = partial(sweep, self._folder)
+            with lock_run(self._folder, command()), ends_on_sigterm(), Deadline.removing(removal):
                 sweep(self._folder)  # with the lock held: outside it, the files could be another run's
                 result = super().run(pipeline, catalog, hook_manager, run_id, only_missing_outputs)
                 self._announcements.end()
@@ -188,24 +187,3 @@ def _check_project(
     for check in checks:
         if check is not None:
             check(nodes, catalog)
-
-
-@contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the run as Ctrl-C does: temporary files are removed, the lock is freed."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(f"signal {number}")
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # this is not the main thread, and only the main thread can set handlers
-        yield
-        return
-    owner = os.getpid()
-    try:
-        yield
-    finally:
-        # A forked worker that ends inside this block must not touch handlers that the worker has set for itself.
-        if os.getpid() == owner:
-            signal.signal(signal.SIGTERM, before)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ssdd.files import atomic_write
 from ssdd.lineage.parameter_values import digest
+from ssdd.texts import utf8
 
 SUFFIX = ".lineage.json"
 VERSION = 1  # of the format: a stamp of another version counts as absent, so a new one reruns everything
@@ -98,4 +99,5 @@ def read_stamp(artefact: Path) -> Stamp | None:
 def _text(content: dict[str, Any]) -> str:
     content = {"version": VERSION, **content}
     content["checksum"] = digest(content)
-    return json.dumps(content, indent=2, sort_keys=False, ensure_ascii=False) + "\n"
+    # `utf8` writes the bytes of a file name that is not UTF-8 as escapes of JSON, which read as the same name again.
+    return utf8(json.dumps(content, indent=2, sort_keys=False, ensure_ascii=False)) + "\n"

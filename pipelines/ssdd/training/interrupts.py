@@ -7,56 +7,37 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from ssdd.deadlines import SIGNALS, Deadline
+
 GRACE_SECONDS = 25.0  # below the 30 seconds that Kubernetes and Slurm wait between SIGTERM and SIGKILL
 
 
-class Interrupts:
+class Interrupts(Deadline):
     """Context in which the first SIGTERM or SIGINT is noted in `received` instead of ending the process.
 
-    A watching thread ends the process `grace` seconds after the signal, even if the main thread waits in a collective
-    operation for a process that has ended: Python runs a signal handler only between two bytecodes of the main thread,
-    so the watching thread reads the interpreter's wake-up pipe instead. Outside the main thread nothing is installed,
-    because Python allows handlers in the main thread only.
+    The process ends `grace` seconds after the signal, even if the main thread waits in a collective operation for a
+    process that has ended.
     """
 
     def __init__(self, grace: float = GRACE_SECONDS, leave: Callable[[int], Any] = os._exit):
-        self.grace, self.leave = grace, leave
+        super().__init__(grace, lambda number: leave(128 + number))
         self.received: int = 0
 
     def __enter__(self) -> "Interrupts":
-        self._active = threading.current_thread() is threading.main_thread()
-        if self._active:
-            self._over = threading.Event()
-            self._reader, self._writer = os.pipe()
-            os.set_blocking(self._writer, False)  # required by set_wakeup_fd: a full pipe must not stop the process
-            self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        super().__enter__()
+        self._handlers = threading.current_thread() is threading.main_thread()
+        if self._handlers:
             self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
-            threading.Thread(target=self._watch, daemon=True, name="signal-watch").start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._active:
-            self._over.set()
+        if self._handlers:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
-            signal.set_wakeup_fd(self._wakeup)
-            os.close(self._writer)  # ends the watching thread's read
+        super().__exit__(*error)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or number
-
-    def _watch(self) -> None:
-        number = 0
-        while number not in SIGNALS:
-            data = os.read(self._reader, 1)
-            if not data:
-                os.close(self._reader)
-                return
-            number = data[0]
-        if not self._over.wait(self.grace):
-            self.leave(128 + number)
-        os.close(self._reader)
 
 
 class Interrupted(SystemExit):

@@ -1,7 +1,6 @@
 """Checkpoints: one safetensors file with its configuration in the header. No pickle is ever read.
 
-`write` makes the header, `read_header` reads it. Git holds this file once: in the decoder package it is a link, so that
-either package can be installed alone.
+`write` makes the header, `read_header` reads it. Git holds this file once; the decoder package has a link.
 """
 
 import ctypes
@@ -19,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .files import atomic_write
+from .files import LFS_POINTER, LFS_REMEDY, atomic_write, first_bytes
 from .sources import CheckpointError
 
 CONFIG_KEY = "ssdd"  # header entry: JSON of {part: configuration}
@@ -285,11 +284,12 @@ def _digest(file: Path, sealed: str) -> str:
 
 def _what_is_wrong(file: Path) -> str:
     try:
-        with open(file, "rb") as opened:
-            magic = opened.read(4)
+        start = first_bytes(file)
     except OSError:
         return "cannot be read: check its permissions"
-    if magic == b"PK\x03\x04" or magic[:1] == b"\x80":
+    if start == LFS_POINTER:
+        return LFS_REMEDY
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         return "is a pickle (torch.save), which can run code when it is loaded: convert it where you trust it"
     return "is not a whole safetensors file: take another copy"
 

@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         Args:
             x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype. (The range
                 is not checked in compiled code.)
-            check_finite: also refuse NaN and infinity.
+            check_finite: has no effect any more, since NaN and infinity are always refused.
 
         Returns:
             the posterior, with mean and logvar (B, C, H / F, W / F).
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
             ValueError: the shape, dtype, device or a value is not as described.
         """
         self._check(x)
-        _check_values(x, check_finite)
+        _check_values(x)
         image = x.to(self.conv_in.weight.dtype)
         h = self.conv_in(F.pixel_unshuffle(image, self.config.patch_size) if self.config.patch_size > 1 else image)
         for level in self.down:
@@ -174,11 +174,11 @@ class Encoder(nn.Module):
             raise ValueError(f"expected images on {weight.device}, got {x.device}: move them with x.to(...)")
 
 
-def _check_values(x: Tensor, check_finite: bool) -> None:
+def _check_values(x: Tensor) -> None:
     if torch.compiler.is_compiling() or x.is_meta:  # a value that decides what follows would break the graph
         return
     largest = x.detach().abs().amax().item()
-    if check_finite and not math.isfinite(largest):
+    if not math.isfinite(largest):
         raise ValueError("expected finite images, got NaN or infinity: check how they were read")
     if largest > 1 + RANGE_TOLERANCE:
         raise ValueError(

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".partial"
+LFS_POINTER = b"version https://git-lfs"  # how the text begins that Git leaves in place of a large file
+LFS_REMEDY = "is a Git LFS pointer and not the file itself: fetch that with `git lfs pull`"
+
+_unfinished: set[Path] = set()
 
 
 @contextmanager
@@ -32,10 +36,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     # In the same folder, since a rename replaces a file in one step only within a file system. The name is cut because
     # the whole would be too long for a file whose own name has the longest length.
     handle, name = tempfile.mkstemp(
-        prefix=f".{final.name[:40]}.", suffix=TEMPORARY_SUFFIX + final.suffix, dir=final.parent
+        prefix=f".{final.name[:40]}.", suffix=TEMPORARY_SUFFIX + final.suffix[-10:], dir=final.parent
     )
     os.close(handle)
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -47,6 +52,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:  # an interrupt must not leave the temporary file either
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Removes the temporary files of all writers, for a process that is about to end without them."""
+    for temporary in list(_unfinished):
+        temporary.unlink(missing_ok=True)
+
+
+def first_bytes(path: str | os.PathLike[str], count: int = len(LFS_POINTER)) -> bytes:
+    """Returns the beginning of a file."""
+    with open(path, "rb") as file:
+        return file.read(count)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

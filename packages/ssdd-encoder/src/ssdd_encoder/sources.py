@@ -18,7 +18,7 @@ class CheckpointError(ValueError):
 
 def destination(path: str | os.PathLike[str], name: str) -> Path:
     """Returns the file to write: `path` itself if it ends in `.safetensors`, else `path / name`."""
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     return path if path.suffix == SUFFIX else path / name
 
 
@@ -33,7 +33,7 @@ def resolve(source: str | os.PathLike[str], name: str) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    path = Path(source)
+    path = Path(os.path.expanduser(source))  # a shell leaves `~` as it is behind `--model=` or in quotes
     # The disk before the hub: a local folder `owner/name` must not send a request.
     try:
         if path.is_dir():

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ssdd_metrics.files import atomic_write, sha256_file
+from ssdd_metrics.files import LFS_POINTER, LFS_REMEDY, atomic_write, first_bytes, sha256_file
 
 CONNECT_SECONDS = 10
 
@@ -92,7 +92,7 @@ def find_weights(file: WeightFile, path: str | os.PathLike[str] | None = None, s
         ValueError: the file is not the expected one.
     """
     if path is not None:
-        found = Path(path)
+        found = Path(os.path.expanduser(path))
         # A path that was named and is wrong must not end in a silent download of other weights.
         if not found.is_file():
             raise NetworkUnavailable(
@@ -179,6 +179,8 @@ def _check(file: WeightFile, path: Path, sha256: str | None) -> None:
         return
     source = _source_sha256(path) if path.suffix == ".safetensors" and sha256 is None else None
     if source is None or not source.startswith(published):
+        if first_bytes(path) == LFS_POINTER:
+            raise ValueError(f"{path} {LFS_REMEDY}")
         raise ValueError(
             f"expected the weights of {file.network} with SHA-256 {published}..., {path} has {actual}: it is "
             "damaged or another file. Fetch it again or, if you mean this one, pass sha256= with that value"

@@ -23,14 +23,15 @@ def prepare_images(
         the index (a row per usable image), the rejected files with reasons, and a sheet of examples.
 
     Raises:
-        ValueError: nothing is usable, or too many files are rejected.
+        ValueError: nothing is usable, too many files are rejected, or there are no two different images.
     """
     from ssdd.data.contact_sheets import contact_sheet
-    from ssdd.data.image_index import index_images
+    from ssdd.data.image_index import check_held_out, index_images
     from ssdd.data.image_sets import open_images
 
     source = open_images(data)
     found = index_images(source, **prepare.model_dump(), workers=runtime.workers, progress=runtime.progress)
+    check_held_out(found.index, prepare.held_out)
     chosen = found.index.iloc[:: max(len(found.index) // SHEET, 1)].head(SHEET)
     thumbnails = []
     for path in chosen["path"]:

@@ -1,0 +1,130 @@
+"""Ends a process soon after SIGTERM or Ctrl-C, even while its main thread is in one long native call.
+
+Python runs a signal's handler only between two bytecodes of the main thread, so a convolution of minutes would delay it
+by minutes. The interpreter's wake-up pipe is written at once, and another thread can read it.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, ClassVar
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SECONDS = 4.0  # from the signal to the end
+INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
+
+
+class Deadline:
+    """Context in which the process ends `grace` seconds after the first SIGTERM or SIGINT, if it still runs then.
+
+    What must not stay behind is removed first, see `removing`. Outside the main thread nothing is installed, because
+    Python allows neither handlers nor a wake-up pipe there.
+
+    Args:
+        grace: seconds; longer within `patience`.
+        leave: ends the process, given the signal's number.
+    """
+
+    _patience: ClassVar[float] = 0.0
+    _removals: ClassVar[list[Callable[[], Any]]] = []
+
+    def __init__(self, grace: float = SECONDS, leave: Callable[[int], Any] | None = None) -> None:
+        self.grace = grace
+        self._leave = leave or _leave
+
+    def __enter__(self) -> "Deadline":
+        self._active = threading.current_thread() is threading.main_thread()
+        if self._active:
+            self._owner = os.getpid()
+            self._over = threading.Event()
+            self._reader, self._writer = os.pipe()
+            os.set_blocking(self._writer, False)  # required by set_wakeup_fd: a full pipe must not stop the process
+            self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, daemon=True, name="signal-watch").start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # A forked worker that ends inside this block must leave its parent's pipe alone.
+        if self._active and os.getpid() == self._owner:
+            self._over.set()
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._writer)  # ends the watching thread's read
+
+    @classmethod
+    @contextlib.contextmanager
+    def patience(cls, seconds: float) -> Iterator[None]:
+        """Grants the block at least so many seconds, such as processes need to save their states."""
+        before, cls._patience = cls._patience, seconds
+        try:
+            yield
+        finally:
+            cls._patience = before
+
+    @classmethod
+    @contextlib.contextmanager
+    def removing(cls, removal: Callable[[], Any]) -> Iterator[None]:
+        """Within the block, a process that ends by a deadline first calls `removal`."""
+        cls._removals.append(removal)
+        try:
+            yield
+        finally:
+            cls._removals.remove(removal)
+
+    def _watch(self) -> None:
+        number = 0
+        while number not in SIGNALS:
+            data = os.read(self._reader, 1)
+            if not data:
+                os.close(self._reader)
+                return
+            number = data[0]
+        if not self._over.wait(max(self.grace, self._patience)):
+            for removal in self._removals:
+                with contextlib.suppress(Exception):  # the others must be called too
+                    removal()
+            self._leave(number)
+        os.close(self._reader)
+
+
+@contextlib.contextmanager
+def ends_on_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end the block as Ctrl-C does: with a KeyboardInterrupt, so that temporary files are removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(f"signal {number}")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, owner = signal.signal(signal.SIGTERM, stop), os.getpid()
+    try:
+        yield
+    finally:
+        # A forked worker that ends inside this block must not touch handlers that the worker has set for itself.
+        if os.getpid() == owner:
+            signal.signal(signal.SIGTERM, before)
+
+
+def remove_all_unfinished() -> None:
+    """Removes the temporary files of all writers in this process; each package has its own list of them."""
+    for name in ("ssdd", "ssdd_encoder", "ssdd_decoder", "ssdd_metrics"):
+        files = sys.modules.get(f"{name}.files")
+        if files is not None:
+            files.remove_unfinished()
+
+
+def _leave(number: int) -> None:
+    """Ends the process at once; the terminal gets its cursor back, which a progress bar hides."""
+    text = "Interrupted in the middle of a long computation: no file is half-written; finished files are kept.\n"
+    with contextlib.suppress(OSError):
+        shown = b"\x1b[?25h" if os.isatty(2) else b""
+        if select.select([], [2], [], 0.2)[1]:  # a reader that is stuck must not hold the process
+            os.write(2, shown + b"\n" + text.encode())
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)
