@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssdd_encoder import CheckpointError, Encoder, EncoderConfig, checkpoint, encoder_config
+from ssdd_encoder import CheckpointError, Encoder, EncoderConfig, blocks, checkpoint, encoder_config
 from ssdd_encoder.blocks import AttnBlock
 
 SMALL = EncoderConfig(base_channels=8, multipliers=(1, 2), patch_size=2, norm_groups=8, resnets_per_level=1)
@@ -225,3 +225,19 @@ def test_compiles_without_a_graph_break(make_encoder, images):
     torch._dynamo.reset()
     compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x).mean, encoder(x).mean)
+
+
+def test_large_maps_are_seen_in_windows_and_an_argument_decides(monkeypatch, images):
+    monkeypatch.setattr(blocks, "LARGEST_WHOLE", 24)
+    monkeypatch.setattr(blocks, "LARGE_WINDOW", 3)
+    torch.manual_seed(0)
+    encoder = Encoder(SMALL)
+    for name, weight in encoder.mid.attn_1.named_parameters():
+        if name.endswith("weight") and weight.ndim > 1:
+            weight.data.normal_()  # as initialised, attention hardly counts
+    side = encoder.config.downscale
+    small, large = images(1, 4 * side, 6 * side), images(1, 5 * side, 6 * side)
+    with torch.no_grad():
+        assert torch.equal(encoder(small).mean, encoder(small, attention_window=6).mean)
+        assert torch.equal(encoder(large).mean, encoder(large, attention_window=3).mean)
+        assert not torch.allclose(encoder(large).mean, encoder(large, attention_window=6).mean, atol=1e-3)

@@ -120,7 +120,7 @@ def encode_images(
     found, rejected = find_images(places)
     _check_any(found, rejected, ", ".join(str(place) for place in places))
     with bar("encoding", len(found), show=progress) as advance:
-        for group in batches(_canvases(found, encoder.config.downscale, rejected, advance), batch_size):
+        for group in batches(_canvases(found, encoder, rejected, advance), batch_size):
             modes = encoder(to_images(group, encoder.conv_in.weight.device)).mode().cpu()
             for canvas, z in zip(group, modes, strict=True):
                 try:
@@ -212,7 +212,7 @@ def reconstruct_folder(
         bar("reconstructing", len(found), show=progress) as advance,
         PictureWriter(out, outputs, REJECTED_FILE) as writer,
     ):
-        for group in batches(_canvases(found, model.encoder.config.downscale, rejected, advance), batch_size):
+        for group in batches(_canvases(found, model.encoder, rejected, advance), batch_size):
             z = model.encode(to_images(group, model.encoder.conv_in.weight.device)).mode()
             names, sizes = [canvas.name for canvas in group], [canvas.size for canvas in group]
             pictures = decode_pictures(model.decoder, z, names, sizes, steps, seed)
@@ -234,17 +234,23 @@ def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
 
 
 def _canvases(
-    found: Sequence[ImageFile], downscale: int, rejected: list[Rejection], advance: Callable[[int], None]
+    found: Sequence[ImageFile], encoder: Encoder, rejected: list[Rejection], advance: Callable[[int], None]
 ) -> Iterator[Canvas]:
     """Reads and pads images; an unreadable one is added to `rejected` and counts as done."""
     notes = []
+    downscale = encoder.config.downscale
     for item, picture in read_images(found):
         if isinstance(picture, BadImage):
             rejected.append(Rejection.of(item.name, picture))
             advance(1)
         else:
             notes += [(item.name, picture.info[NOTE])] if picture.info.get(NOTE) else []
-            yield pad(item.name, picture, downscale)
+            canvas = pad(item.name, picture, downscale)
+            if encoder.confines(canvas.pixels.shape[0] // downscale, canvas.pixels.shape[1] // downscale):
+                notes.append(
+                    (item.name, "it is large: the encoder's attention is confined to windows of 32 x 32 cells")
+                )
+            yield canvas
     tell_notes(notes)
 
 

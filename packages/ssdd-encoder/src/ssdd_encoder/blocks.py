@@ -7,6 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-6  # as published; PyTorch's default of 1e-5 gives other latents
+# Up to so many positions, attention without windows sees all of them: 1024 x 1024 pixels at F = 8. Its cost grows with
+# the square of their number, and a photograph of 12 megapixels would take a quarter of an hour on a CPU.
+LARGEST_WHOLE = 128 * 128
+LARGE_WINDOW = 32  # side of the windows above it: the whole map of the published encoders' training images
 
 
 class ResnetBlock(nn.Module):
@@ -35,7 +39,8 @@ class AttnBlock(nn.Module):
     Args:
         channels: C.
         groups: of its norm.
-        window: largest side of a window, in positions; None for all positions.
+        window: largest side of a window, in positions; None for all positions, or windows of 32 x 32 in a map of more
+            than 128 x 128.
     """
 
     def __init__(self, channels: int, groups: int, window: int | None = None) -> None:
@@ -47,17 +52,19 @@ class AttnBlock(nn.Module):
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+    def forward(self, x: Tensor, window: int | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), with windows of another side than the block's own where one is given."""
+        height, width = x.shape[2:]
+        window = window or self.window or (LARGE_WINDOW if height * width > LARGEST_WHOLE else None)
         h = self.norm(x)
         qkv = torch.stack([self.q(h), self.k(h), self.v(h)])  # (3, B, C, H, W)
-        if self.window is None:
+        if window is None:
             return x + self.proj_out(_attend(qkv))
         bands = []
-        for top, bottom, rows in _windows(x.shape[2], self.window):
+        for top, bottom, rows in _windows(height, window):
             parts = [
                 _attend_in_windows(qkv[..., top:bottom, left:right], rows, columns)
-                for left, right, columns in _windows(x.shape[3], self.window)
+                for left, right, columns in _windows(width, window)
             ]
             bands.append(torch.cat(parts, dim=3))
         return x + self.proj_out(torch.cat(bands, dim=2))
@@ -133,9 +140,9 @@ class Middle(nn.Module):
             self.attn_1 = AttnBlock(channels, groups, window)
         self.block_2 = ResnetBlock(channels, channels, groups)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+    def forward(self, x: Tensor, window: int | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); the window is the attention's."""
         x = self.block_1(x)
         if hasattr(self, "attn_1"):
-            x = self.attn_1(x)
+            x = self.attn_1(x, window)
         return self.block_2(x)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdd_encoder import checkpoint, sdvae, sources
-from ssdd_encoder.blocks import NORM_EPS, DownLevel, Middle
+from ssdd_encoder.blocks import LARGEST_WHOLE, NORM_EPS, DownLevel, Middle
 from ssdd_encoder.config import EARLIER, SDVAE, EncoderConfig, describe, encoder_config
 from ssdd_encoder.posterior import Posterior
 
@@ -59,13 +59,16 @@ class Encoder(nn.Module):
             self.shortcut = nn.Conv2d(3 * config.downscale**2, config.latent_channels, 1, bias=False)
             self._start_as_shortcut()
 
-    def forward(self, x: Tensor, check_finite: bool = False) -> Posterior:
+    def forward(self, x: Tensor, check_finite: bool = False, attention_window: int | None = None) -> Posterior:
         """Encodes images.
 
         Args:
             x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype. (The range
                 is not checked in compiled code.)
             check_finite: has no effect any more, since NaN and infinity are always refused.
+            attention_window: largest side of the windows that confine self-attention, in latent cells; by default the
+                configuration's. Without one there, maps of up to 128 x 128 cells are seen as a whole, and larger ones
+                in windows of up to 32 x 32; give a number from max(h, w) up to see those as a whole too.
 
         Returns:
             the posterior, with mean and logvar (B, C, H / F, W / F).
@@ -79,12 +82,17 @@ class Encoder(nn.Module):
         h = self.conv_in(F.pixel_unshuffle(image, self.config.patch_size) if self.config.patch_size > 1 else image)
         for level in self.down:
             h = level(h)
-        h = self.mid(h)
+        h = self.mid(h, attention_window)
         moments = self.out_proj(self.conv_out(F.silu(self.norm_out(h))))
         if self.config.shortcut:
             linear = self.shortcut(F.pixel_unshuffle(image, self.config.downscale))
             moments = moments + F.pad(linear, (0, 0, 0, 0, 0, linear.shape[1]))  # the mean's half; logvar gets zeros
         return Posterior.from_moments(moments)
+
+    def confines(self, height: int, width: int) -> bool:
+        """Whether a map of height x width cells is so large that its attention, global by design, gets windows."""
+        config = self.config
+        return config.attention and config.attention_window is None and height * width > LARGEST_WHOLE
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
         """Writes weights and configuration as one safetensors file, whole or not at all.
