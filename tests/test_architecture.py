@@ -174,9 +174,10 @@ HOUSE = """
     imaging/
     data/
     __init__            the model itself, `ssdd.SSDD`: what a user without Kedro imports
+    baselines           decoders that SSDD is compared with
     autoencoder
     processes  packaged
-    runs  benchmark_parameters
+    runs  benchmark_parameters  comparison_parameters
     noise  progress  parameters
     errors  suggestions  old_parameters
     files

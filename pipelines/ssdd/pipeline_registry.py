@@ -19,6 +19,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "distill": _REPORT,
     "evaluate": (*_TEACHER, "distill", "evaluate"),
     "report": _REPORT,
+    "train_kl": (*_TEACHER, "train_kl"),
     "release": (*_REPORT, "release"),
     "benchmark": (*_TEACHER, "distill", "evaluate", "benchmark"),
 }
