@@ -177,7 +177,8 @@ HOUSE = """
     baselines           decoders that SSDD is compared with
     autoencoder
     processes  packaged
-    runs  benchmark_parameters  comparison_parameters
+    comparison_parameters
+    runs  benchmark_parameters
     noise  progress  parameters
     errors  suggestions  old_parameters
     files

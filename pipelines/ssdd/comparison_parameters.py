@@ -1,10 +1,15 @@
 """The parameters of the comparison, typed: the decoders trained for it, and what is measured of all rows."""
 
-from typing import ClassVar
+import hashlib
+from pathlib import Path
+from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ssdd.parameters import MOST_BATCH, MOST_SIDE, MOST_STEPS, Frozen, GanConfig, LossWeights, StageParameters
+from ssdd.runs import check_run_name
+
+MODEL_FILES = ("finetuned.safetensors", "distilled.safetensors")  # of another run
 
 
 class RegressionWeights(LossWeights):
@@ -73,18 +78,64 @@ class AdversaryParameters(Frozen):
         )
 
 
+class TokenizerSource(Frozen):
+    """Another project's tokenizer, as the comparison takes it."""
+
+    source: str = Field(description="folder of a diffusers autoencoder, or a hub id")
+    state: str = Field(default="", description="names, sizes and times of the folder's files; filled in")
+
+    @model_validator(mode="after")
+    def _follows_its_files(self) -> "TokenizerSource":
+        # Part of the parameter's value, so that a folder with other files makes its row stale.
+        object.__setattr__(self, "state", _state_of(Path(self.source).expanduser(), ("*.json", "*.safetensors")))
+        return self
+
+
+class RunSource(Frozen):
+    """Another run of this project, whose decoders become rows."""
+
+    run: str
+    state: str = Field(default="", description="names, sizes and times of its models; filled in")
+
+    @model_validator(mode="after")
+    def _follows_its_files(self) -> "RunSource":
+        object.__setattr__(self, "state", _state_of(Path("data") / check_run_name(self.run) / "models", MODEL_FILES))
+        return self
+
+
+class CompareParameters(Frozen):
+    """Rows beside those of this run; in text, such as on the command line, several are separated by semicolons."""
+
+    tokenizers: tuple[TokenizerSource, ...] = Field(default=(), description="folders or hub ids of diffusers")
+    runs: tuple[RunSource, ...] = Field(default=(), description="names of runs; for sizes, with one encoder")
+
+    @field_validator("tokenizers", "runs", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(";") if part.strip()]
+        key = "source" if info.field_name == "tokenizers" else "run"
+        return tuple({key: str(item)} if isinstance(item, str | int) else item for item in value or ())
+
+
 class SpeedParameters(Frozen):
-    """Timing of all rows of the comparison, alternated in one process."""
+    """Timing of all rows of the comparison, alternated in one process, and of the training steps."""
 
     pixels: tuple[int, ...] = Field(default=(256, 512), description="sides beside that of the evaluation")
     rounds: int = Field(default=5, ge=1, le=1000, description="timings of each row")
     batch_size: int = Field(default=1, ge=1, le=MOST_BATCH, description="images decoded at a time")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; all cores by default")
-    training_rounds: int = Field(default=5, ge=1, le=1000, description="timings of a training step of each kind")
 
 
 class GridParameters(Frozen):
     """The figure of crops where the decoders differ most."""
 
-    images: int = Field(default=6, ge=1, le=64, description="columns")
-    crop: int = Field(default=32, ge=8, le=MOST_SIDE, description="side of a crop, pixels")
+    images: int = Field(default=6, ge=1, le=64, description="rows, each of another photograph")
+    crop: int = Field(default=48, ge=8, le=MOST_SIDE, description="side of a crop, pixels")
+
+
+def _state_of(folder: Path, patterns: tuple[str, ...]) -> str:
+    """Returns names, sizes and times of files; empty where there is no such folder, such as for a hub id."""
+    files = sorted({file for pattern in patterns for file in folder.rglob(pattern)}) if folder.is_dir() else []
+    facts = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest() if facts else ""

@@ -8,7 +8,7 @@ from ssdd.comparison_parameters import AdversaryParameters, KLParameters, Regres
 from ssdd.parameters import DataParameters, PretrainedNetworks, RuntimeConfig, TargetParameters
 
 if TYPE_CHECKING:
-    from ssdd.training.regression import Kind
+    from ssdd.training.regression import Kind, RegressionJob
 
 
 def plan_comparison(
@@ -113,7 +113,7 @@ def train_feed_forward(
     return _train("feed_forward", encoder, plan, index, feed_forward, data, pretrained_networks, runtime)
 
 
-def _train(
+def make_regression(
     kind: "Kind",
     encoder: Path,
     plan: dict[str, Any],
@@ -123,16 +123,16 @@ def _train(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
     adversary: AdversaryParameters | None = None,
-) -> tuple[Path, Path, Any]:
+) -> "RegressionJob":
+    """Makes the job of one of these trainings, with its images, its budget, its folder and its fingerprint."""
     from ssdd.data.image_sets import held_out_images, training_images
     from ssdd.lineage import current_fingerprint, state_folder
     from ssdd.processes import use_threads
-    from ssdd.stages.training_stage import keep
-    from ssdd.training.regression import RegressionJob, network_of, run_regression, with_budget
+    from ssdd.training.regression import RegressionJob, network_of, with_budget
 
     use_threads(runtime)
     images = training_images(index, data, stage)
-    job = RegressionJob(
+    return RegressionJob(
         kind=kind,
         encoder=encoder,
         network=network_of(plan["decoder"], stage),
@@ -145,4 +145,21 @@ def _train(
         fingerprint=current_fingerprint(),
         adaptive=adversary is not None and adversary.adaptive,
     )
+
+
+def _train(
+    kind: "Kind",
+    encoder: Path,
+    plan: dict[str, Any],
+    index: Any,
+    stage: RegressionParameters,
+    data: DataParameters,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+    adversary: AdversaryParameters | None = None,
+) -> tuple[Path, Path, Any]:
+    from ssdd.stages.training_stage import keep
+    from ssdd.training.regression import run_regression
+
+    job = make_regression(kind, encoder, plan, index, stage, data, pretrained_networks, runtime, adversary)
     return keep(run_regression(job), job.folder)
