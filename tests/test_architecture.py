@@ -174,6 +174,7 @@ HOUSE = """
     imaging/
     data/
     __init__            the model itself, `ssdd.SSDD`: what a user without Kedro imports
+    kl_export
     baselines           decoders that SSDD is compared with
     autoencoder
     processes  packaged

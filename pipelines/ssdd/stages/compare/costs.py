@@ -10,6 +10,7 @@ from ssdd.stages.distill.nodes import FINGERPRINT
 from ssdd.stages.training_stage import make_job
 
 if TYPE_CHECKING:
+    from ssdd.training.jobs import TrainingJob
     from ssdd.training.regression import Kind, RegressionJob
 
 
@@ -52,28 +53,41 @@ def measure_training_cost(
     runtime = runtime.model_copy(update={"threads": 1, "processes": 1, "trackers": (), "progress": False})
     device = prepare_device(runtime.device, 1)
     common = (data, pretrained_networks, runtime)
-    cached = targets.cached and teacher_targets is not None
-    targets = targets.model_copy(update={"cached": cached})
     trainings: dict[str, Any] = {
         DECODER: make_job("decoder", index, finetune, *common, checkpoint=finetuned),
-        DISTILLATION: make_job(
-            "distillation",
-            index,
-            distill,
-            *common,
-            checkpoint=finetuned,
-            targets=targets,
-            targets_folder=teacher_targets if cached else None,
-            targets_fingerprint=(teacher_targets / FINGERPRINT).read_text(encoding="utf-8") if cached else "",
-        ),
+        DISTILLATION: _distillation(finetuned, teacher_targets, targets, index, distill, *common),
     }
-    for name, stage, gan in (
-        (KL, train_kl, None),
-        (KL_ADVERSARIAL, train_kl, adversary.model_copy(update={"start": 0.0})),
-        (FEED_FORWARD, feed_forward, None),
-    ):
-        trainings[name] = _regression(encoder, plan, index, stage, gan, data, pretrained_networks, runtime)
+    at_once = adversary.model_copy(update={"start": 0.0})
+    rows = {KL: (train_kl, None), KL_ADVERSARIAL: (train_kl, at_once), FEED_FORWARD: (feed_forward, None)}
+    for name, (stage, gan) in rows.items():
+        trainings[name] = _regression(encoder, plan, index, stage, gan, *common)
     return pandas.DataFrame(measure_steps(trainings, speed.rounds, device))
+
+
+def _distillation(
+    finetuned: Path,
+    teacher_targets: Path | None,
+    targets: TargetParameters,
+    index: Any,
+    distill: StageParameters,
+    data: DataParameters,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+) -> "TrainingJob":
+    cached = targets.cached and teacher_targets is not None
+    fingerprint = (teacher_targets / FINGERPRINT).read_text(encoding="utf-8") if cached and teacher_targets else ""
+    return make_job(
+        "distillation",
+        index,
+        distill,
+        data,
+        pretrained_networks,
+        runtime,
+        checkpoint=finetuned,
+        targets=targets.model_copy(update={"cached": cached}),
+        targets_folder=teacher_targets if cached else None,
+        targets_fingerprint=fingerprint,
+    )
 
 
 def _regression(

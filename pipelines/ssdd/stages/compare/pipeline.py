@@ -23,18 +23,15 @@ _ROWS = ["reference", "teacher", "student", *_DECODERS, "other"]
 
 def create_pipeline() -> Pipeline:
     """The stage `compare`."""
-    return stage(
-        "compare",
-        joint_node(evaluate_kl, ["kl", *_IMAGES, *_NETWORKS], ["kl_per_image", "kl_metrics"]),
-        joint_node(
-            evaluate_kl_adversarial,
-            ["kl_adversarial", *_IMAGES, *_NETWORKS],
-            ["kl_adversarial_per_image", "kl_adversarial_metrics"],
-        ),
-        joint_node(
-            evaluate_feed_forward,
-            ["feed_forward", *_IMAGES, *_NETWORKS],
-            ["feed_forward_per_image", "feed_forward_metrics"],
+    return stage("compare", *_evaluations(), *_costs(), *_tables(), *_figures())
+
+
+def _evaluations() -> list[Node]:
+    functions = {"kl": evaluate_kl, "kl_adversarial": evaluate_kl_adversarial, "feed_forward": evaluate_feed_forward}
+    return [
+        *(
+            joint_node(function, [name, *_IMAGES, *_NETWORKS], [f"{name}_per_image", f"{name}_metrics"])
+            for name, function in functions.items()
         ),
         joint_node(evaluate_others, [*_IMAGES, "params:compare", *_NETWORKS], ["other_per_image", "other_metrics"]),
         Node(
@@ -43,42 +40,29 @@ def create_pipeline() -> Pipeline:
             "compared_photographs",
             name="decode_compared",
         ),
-        Node(
-            measure_speed,
-            [
-                "finetuned",
-                "distilled",
-                *_DECODERS,
-                "params:evaluate",
-                "params:compare",
-                "params:compare_speed",
-                "params:runtime",
-            ],
-            "comparison_speed",
-            name="measure_speed",
-        ),
+    ]
+
+
+def _costs() -> list[Node]:
+    speed = ["params:evaluate", "params:compare", "params:compare_speed", "params:runtime"]
+    stages = ["finetune", "distill", "teacher_targets", "train_kl", "kl_adversary", "feed_forward", "data"]
+    others = ["pretrained_networks", "compare_speed", "runtime"]
+    return [
+        Node(measure_speed, ["finetuned", "distilled", *_DECODERS, *speed], "comparison_speed", name="measure_speed"),
         Node(
             measure_training_cost,
             [
-                "finetuned",
-                "frozen_encoder",
-                "teacher_targets",
-                "comparison_plan",
-                "image_index",
-                "params:finetune",
-                "params:distill",
-                "params:teacher_targets",
-                "params:train_kl",
-                "params:kl_adversary",
-                "params:feed_forward",
-                "params:data",
-                "params:pretrained_networks",
-                "params:compare_speed",
-                "params:runtime",
+                *("finetuned", "frozen_encoder", "teacher_targets", "comparison_plan", "image_index"),
+                *(f"params:{name}" for name in (*stages, *others)),
             ],
             "training_steps",
             name="measure_training_cost",
         ),
+    ]
+
+
+def _tables() -> list[Node]:
+    return [
         Node(
             collect_comparison,
             [*(f"{row}_metrics" for row in _ROWS), *(f"{row}_per_image" for row in _ROWS), "comparison_speed"],
@@ -89,16 +73,12 @@ def create_pipeline() -> Pipeline:
             collect_costs,
             [
                 *(f"{name}_history" for name in ("encoder", "pretrain", "finetune", "distill", *_DECODERS)),
-                "comparison_plan",
-                "training_steps",
-                "params:teacher_targets",
-                "params:kl_adversary",
+                *("comparison_plan", "training_steps", "params:teacher_targets", "params:kl_adversary"),
             ],
             "training_costs",
             name="collect_costs",
         ),
-        *_figures(),
-    )
+    ]
 
 
 def _figures() -> list[Node]:
