@@ -46,7 +46,7 @@ def measure_decoders(
             for decoder in decoders:
                 calls |= _calls(decoder, models[decoder.name], side, batch, device)
             sides = {f"{name} {steps}": call for (name, steps), call in calls.items()}
-            timings = time_sides(sides, next(iter(sides)), rounds, device, advance)
+            timings = time_sides(sides, next(iter(sides), ""), rounds, device, advance)
             for (name, steps), call in calls.items():
                 figures = timings[f"{name} {steps}"].summary()
                 rows.append(
