@@ -1,6 +1,8 @@
 """The comparison of a small run: one command makes all of it, once; a change renews what follows from it alone."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pandas
@@ -12,17 +14,30 @@ from ssdd.reporting.comparison_table import FEED_FORWARD, KL, KL_ADVERSARIAL
 COMMAND = "--pipeline=compare"
 
 
+def link_weights(source, target):
+    """Copies a file, or makes a link to a checkpoint, which no run here writes into."""
+    (os.link if source.endswith(".safetensors") else shutil.copy2)(source, target)
+
+
 @pytest.fixture(scope="module")
-def compared(project, finished):
-    """The finished project with a comparison, and the nodes that ran for it."""
+def own(project, finished, tmp_path_factory):
+    """A copy of the finished project for this file."""
     assert finished.returncode == 0, finished.stdout
-    return project.ran(COMMAND)
+    folder = tmp_path_factory.mktemp("compared") / "project"
+    shutil.copytree(project.folder, folder, copy_function=link_weights)
+    return type(project)(folder, project.warm)
 
 
-def test_one_command_makes_table_figures_and_section(project, compared):
+@pytest.fixture(scope="module")
+def compared(own):
+    """The nodes that ran for its comparison."""
+    return own.ran(COMMAND)
+
+
+def test_one_command_makes_table_figures_and_section(own, compared):
     assert {"train_kl.train_kl", "train_kl.train_kl_adversarial", "train_kl.train_feed_forward"} < compared
     assert not {"train_encoder.train_encoder", "distill.distill_teacher", "evaluate.evaluate_teacher"} & compared
-    folder = project.run_folder / "comparison"
+    folder = own.run_folder / "comparison"
     table = pandas.read_csv(folder / "comparison.csv")
     rows = list(zip(table["model"], table["steps"], strict=True))
     assert rows[-6:] == [
@@ -44,31 +59,31 @@ def test_one_command_makes_table_figures_and_section(project, compared):
     for name in ("quality_speed", "costs"):
         assert json.loads((folder / f"{name}.json").read_text())["data"]
     assert np.asarray(Image.open(folder / "differences.png")).std() > 0
-    page = (project.run_folder / "report" / "report.html").read_text()
+    page = (own.run_folder / "report" / "report.html").read_text()
     for text in ("The student against KL-VAE", "crops in which the decoders differ most", KL_ADVERSARIAL):
         assert text in page
 
 
-def test_each_decoder_has_seen_as_many_images_as_ssdds(project, compared):
-    plan = json.loads((project.run_folder / "comparison" / "plan.json").read_text())
+def test_each_decoder_has_seen_as_many_images_as_ssdds(own, compared):
+    plan = json.loads((own.run_folder / "comparison" / "plan.json").read_text())
     assert plan["views"] == 4 * 32  # four stages of one epoch each
-    history = pandas.read_csv(project.run_folder / "training" / "kl.csv")
+    history = pandas.read_csv(own.run_folder / "training" / "kl.csv")
     assert history["epoch"].max() == 4
-    adversarial = pandas.read_csv(project.run_folder / "training" / "kl_adversarial.csv").query("split == 'train'")
+    adversarial = pandas.read_csv(own.run_folder / "training" / "kl_adversarial.csv").query("split == 'train'")
     assert (adversarial["discriminator"] > 0).mean() >= 0.5
 
 
-def test_a_second_run_does_nothing_and_others_keep_the_section(project, compared):
-    assert project.stale(COMMAND) == {}
-    assert project.stale("--pipeline=distill") == {}
+def test_a_second_run_does_nothing_and_others_keep_the_section(own, compared):
+    assert own.stale(COMMAND) == {}
+    assert own.stale("--pipeline=distill") == {}
 
 
-def test_a_change_retrains_the_one_decoder_that_it_is_of(project, compared):
+def test_a_change_retrains_the_one_decoder_that_it_is_of(own, compared):
     def trained(change):
-        return {name for name, (what, _) in project.stale(COMMAND, "--params", change).items() if what != "if changed"}
+        return {name for name, (what, _) in own.stale(COMMAND, "--params", change).items() if what != "if changed"}
 
     training = {"train_kl.train_kl", "train_kl.train_kl_adversarial", "train_kl.train_feed_forward"}
-    everything = {name for name in project.plan(COMMAND) if "train" in name or "distill" in name or "tune" in name}
+    everything = {name for name in own.plan(COMMAND) if "train" in name or "distill" in name or "tune" in name}
     assert trained("train_kl.optim.lr=0.02") & everything == training - {"train_kl.train_feed_forward"} | {
         "compare.measure_training_cost"
     }
@@ -77,11 +92,11 @@ def test_a_change_retrains_the_one_decoder_that_it_is_of(project, compared):
     assert trained("compare_grid.crop=8") == {"compare.draw_differences"}
 
 
-def test_another_run_becomes_a_row(project, compared):
-    params = ("--params", f"compare.runs={project.run_folder.name}")
-    assert project.ran(COMMAND, *params) >= {"compare.evaluate_others", "compare.measure_speed"}
-    table = pandas.read_csv(project.run_folder / "comparison" / "comparison.csv").set_index(["model", "steps"])
-    other = table.loc[(f"{project.run_folder.name}: student", 1)]
+def test_another_run_becomes_a_row(own, compared):
+    params = ("--params", f"compare.runs={own.run_folder.name}")
+    assert own.ran(COMMAND, *params) >= {"compare.evaluate_others", "compare.measure_speed"}
+    table = pandas.read_csv(own.run_folder / "comparison" / "comparison.csv").set_index(["model", "steps"])
+    other = table.loc[(f"{own.run_folder.name}: student", 1)]
     assert other["psnr"] == table.loc[("student", 1), "psnr"]
     assert other["psnr_difference"] == 0
 
@@ -91,11 +106,11 @@ def test_another_run_becomes_a_row(project, compared):
     [
         ("compare.runs=quickstar", "the run 'quickstar' has no model"),
         ("compare.tokenizers=./nowhere", "expected a folder with the config.json of a diffusers autoencoder"),
-        ("train_kl.widht=8", "did you mean train_kl.width?"),
+        ("train_kl.widht=8", "did you mean 'train_kl.width'?"),
         ("train_kl.gan.enabled=true", "the adversarial row has parameters of its own, kl_adversary"),
     ],
 )
-def test_a_mistake_is_refused_before_anything_runs(project, finished, change, said):
-    wrong = project.kedro("run", "--env=tiny", COMMAND, "--plan", "--params", change)
+def test_a_mistake_is_refused_before_anything_runs(own, change, said):
+    wrong = own.kedro("run", "--env=tiny", COMMAND, "--plan", "--params", change)
     assert wrong.returncode == 1
     assert said in " ".join(wrong.stdout.split())
