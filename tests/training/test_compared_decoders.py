@@ -8,7 +8,7 @@ from ssdd import SSDD
 from ssdd.baselines import KLAutoencoder, KLDecoder, KLDecoderConfig
 from ssdd.benchmarking.compared_speed import measure_decoders
 from ssdd.data import EvalTransform, ImageDataset, index_images, open_source
-from ssdd.evaluation.compared import ComparedDecoder, evaluate_decoder
+from ssdd.evaluation.compared import ComparedDecoder, evaluate_decoder, reconstruct
 from ssdd.evaluation.diffusers_tokenizers import DiffusersTokenizer, content_of
 from ssdd.evaluation.final import Measurement, evaluate
 from ssdd.evaluation.reference_statistics import write_references
@@ -81,6 +81,15 @@ TOKENIZERS = {
     ),
     "consistency": consistency,
 }
+
+
+def rae():
+    pytest.importorskip("transformers", reason="of which diffusers takes the RAE's encoder")
+    encoder = {"encoder_hidden_size": 64, "encoder_num_hidden_layers": 1, "encoder_patch_size": 8}
+    decoder = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    return diffusers.AutoencoderRAE(
+        **encoder, **decoder, encoder_input_size=32, patch_size=8, decoder_intermediate_size=32
+    )
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +167,17 @@ def test_tokenizers_of_diffusers_are_rows(name, folders, measurement, images):
     (speed,) = measure_decoders([decoder], [32], 1, 2, torch.device("cpu"), progress=False)
     assert (speed["model"], speed["steps"], speed["pixels"]) == (name, 1, 32)
     assert speed["parameters"] > 100
+
+
+def test_a_rae_makes_images_of_its_own_size_alone(measurement, images, tmp_path):
+    rae().save_pretrained(tmp_path)
+    decoder = ComparedDecoder("rae", "diffusers", str(tmp_path))
+    (row,) = evaluate_decoder(decoder, measurement)
+    assert 0 < row.report["metrics"]["psnr"] < 40
+    assert [row["pixels"] for row in measure_decoders([decoder], [32, 64], 1, 1, torch.device("cpu"), False)] == [32]
+    x = torch.zeros(1, 3, 64, 64)
+    with pytest.raises(ValueError, match=r"got \(32, 32\): the decoder has a size of its own"):
+        next(reconstruct(decoder.open(), x, [0], [1], 0))
 
 
 def test_a_pipelines_folder_holds_its_autoencoder_in_vae(folders, tmp_path):

@@ -110,11 +110,20 @@ def reconstruct(
 
     Yields:
         number of steps, and images (B, 3, S, S), float32, not clamped.
+
+    Raises:
+        ValueError: the model makes images of another size.
     """
     z = model.encode(x).mode()
     noise = image_noise(seed, images, x.shape[1:], x.device)
     for count in steps:
-        yield count, model.decode(z, count, noise, check_finite=True).float()
+        decoded = model.decode(z, count, noise, check_finite=True).float()
+        if decoded.shape != x.shape:
+            raise ValueError(
+                f"expected reconstructions of the images' size {tuple(x.shape[2:])}, got {tuple(decoded.shape[2:])}: "
+                "the decoder has a size of its own, set evaluate.im_size to it"
+            )
+        yield count, decoded
 
 
 def place(model: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -3,6 +3,7 @@
 # B batch, C latent channels, F down-scale, H W pixels
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ CLASSES = (
     "ConsistencyDecoderVAE",
     "VQModel",
 )
+NEEDS_TRANSFORMERS = "AutoencoderRAE"  # whose encoder is a class of that package
 CONSISTENCY_STEPS = 2  # as published
 
 
@@ -53,7 +55,7 @@ class DiffusersTokenizer(nn.Module):
     @property
     def _unit_range(self) -> bool:
         """Whether the network takes and makes images in [0, 1]."""
-        return type(self.network).__name__ == "AutoencoderRAE"
+        return type(self.network).__name__ == NEEDS_TRANSFORMERS
 
     @torch.no_grad()
     def encode(self, x: Tensor, check_finite: bool = False) -> Any:
@@ -95,6 +97,8 @@ class DiffusersTokenizer(nn.Module):
         name = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("_class_name")
         if name not in CLASSES:
             raise ValueError(f"expected an autoencoder of images, one of {', '.join(CLASSES)}; {source} holds a {name}")
+        if name == NEEDS_TRANSFORMERS and importlib.util.find_spec("transformers") is None:
+            raise ValueError(f"expected the package transformers for {source}, an {name}: pip install transformers")
         try:
             network = getattr(diffusers, name).from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
         except (OSError, ImportError, RuntimeError, AttributeError) as error:
