@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 WARM = Path(__file__).with_name("warm.py")
 # eight steps: the optimiser's first five leave the weights as they are
 STAGE = "{epochs: 1, batch_size: 4, im_size: 32, eval_images: 8, log_every: 2, optim: {lr: 0.01}}"
+REGRESSION = STAGE.replace("epochs: 1", "epochs: null")
 TINY = f"""
 data: {{sample: {{train_images: 32, validation_images: 12, crop_min: 64, crop_max: 128, canvases: 1}}}}
 train_encoder: {STAGE}
@@ -29,6 +30,10 @@ pretrain: {STAGE}
 finetune: {STAGE}
 teacher_targets: {{teacher_steps: 2, images: 32, shard_size: 16}}
 distill: {STAGE}
+train_kl: {REGRESSION}
+feed_forward: {REGRESSION}
+compare_speed: {{pixels: [], rounds: 2, threads: 1}}
+compare_grid: {{images: 2, crop: 16}}
 evaluate:
   {{im_size: 32, batch_size: 8, teacher_steps: [2, 1], metrics: [psnr, ssim_gaussian, frechet_random_conv], shown: 4,
    photographs: 2, photograph_side: 64}}

@@ -177,8 +177,11 @@ HOUSE = """
     imaging/
     data/
     __init__            the model itself, `ssdd.SSDD`: what a user without Kedro imports
+    kl_export
+    baselines           decoders that SSDD is compared with
     autoencoder
     processes  packaged
+    comparison_parameters
     runs  benchmark_parameters
     noise  progress  parameters
     errors  suggestions  old_parameters  deadlines

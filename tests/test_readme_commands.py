@@ -48,7 +48,8 @@ STAGE |= {"best_is": "highest", "loss": {"perceptual": "msgrad", "repa": 0}}
 SMALL = {
     "prepare": {"held_out": 0.3, "max_rejected": 0.2},
     "model": {"encoder": "debug", "decoder": "debug"},
-    **{name: STAGE for name in ("train_encoder", "pretrain", "finetune", "distill")},
+    **{name: STAGE for name in ("train_encoder", "pretrain", "finetune", "distill", "train_kl", "feed_forward")},
+    "compare_speed": {"pixels": [], "rounds": 1, "threads": 1},
     "z_stats": {"im_size": 32},
     "teacher_targets": {"images": None, "teacher_steps": 1},
     "evaluate": {

@@ -52,12 +52,12 @@ def photographs(tmp_path):
 def page(photographs):
     """Returns the page's text as a reader sees it, and its HTML."""
 
-    def write(statistics=STATISTICS, losses=(), **values):
+    def write(statistics=STATISTICS, losses=(), comparison=None, **values):
         row = {"model": "student", "steps": 1, "psnr": 24.126, "psnr_low": 23.5, "psnr_high": 25.0, "swd": 12.34}
         metrics = pandas.DataFrame([{**row, **values, "protocol": json.dumps(PROTOCOL)}])
         picture = Image.new("RGB", (8, 8))
         figure = plotly.graph_objects.Figure([plotly.graph_objects.Scatter(y=list(losses))] if losses else [])
-        html = write_report(metrics, *photographs, picture, picture, figure, statistics, "mine <1>")
+        html = write_report(metrics, *photographs, picture, picture, figure, statistics, comparison, "mine <1>")
         seen = re.sub(r"<(script|style|head).*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
         return " ".join(seen.split()), html
 
@@ -74,6 +74,21 @@ def test_figures_stand_above_the_protocol_that_they_hold_for(page):
     details = html.partition("<details>")[2]
     assert "sha256:eaa8" in details
     assert "sha256:eaa8" not in html.partition("<details>")[0]
+
+
+def test_the_comparison_is_a_section_once_there_is_one(page):
+    seen, html = page()
+    assert "Against other decoders kedro run --pipeline=compare sets teacher and student beside" in seen
+    assert "<script>" not in html.partition("</head>")[0]
+    section = {"student": None, "html": "<p>The student <b>wins</b>.</p>"}
+    seen, html = page(comparison=section)
+    assert "Against other decoders The student wins . Crops" in seen
+    assert "plotly.js" in html.partition("</head>")[0]  # its figures need it
+
+
+def test_a_comparison_of_an_earlier_student_is_called_so(page):
+    seen, _ = page(comparison={"student": "sha256:other", "html": ""})
+    assert "This section is about an earlier student" in seen
 
 
 def test_photographs_are_summed_up_by_row(page):

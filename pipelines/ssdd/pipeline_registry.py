@@ -19,6 +19,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "distill": _REPORT,
     "evaluate": (*_TEACHER, "distill", "evaluate"),
     "report": _REPORT,
+    "train_kl": (*_TEACHER, "train_kl"),
+    "compare": (*_REPORT, "train_kl", "compare"),
     "release": (*_REPORT, "release"),
     "benchmark": (*_TEACHER, "distill", "evaluate", "benchmark"),
 }

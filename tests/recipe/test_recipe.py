@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ssdd import SSDD
+from ssdd.baselines import KLAutoencoder
 
 BROKEN = {
     "train/n01440764/n01440764_cut.JPEG": "truncated",
@@ -118,6 +119,22 @@ def test_with_gan_from_the_second_step_on(run, project, offline):
         assert (train["discriminator"].iloc[1:] > 0).all(), stage
         assert (train["gan"].iloc[1:] > 0).all(), stage
     assert SSDD.from_pretrained(project / "data/gan/models/distilled.safetensors")
+
+
+def test_the_comparison_is_the_published_one(recipe, run, project):
+    plan = run("compare", "--plan", run_name="dry", **{"prepare.limit": 32}).stdout
+    assert re.search(r"^compare\.write_section\s+run", plan, re.MULTILINE), plan
+    small = {"epochs": 1, "batch_size": 2, "im_size": 32, "eval_images": 2, "log_every": 1}
+    given = {f"{stage}.{name}": value for stage in ("train_kl", "feed_forward") for name, value in small.items()}
+    done = run("train_kl", **given, **{"train_kl.width": 32})  # the original has a width of 128
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("kl", "kl_adversarial", "feed_forward"):
+        train, evaluated = history(recipe, name)
+        assert (train["lpips"] > 0).all()
+        assert np.isfinite(evaluated[list(FIGURES)].to_numpy()).all()
+    assert (history(recipe, "kl_adversarial")[0]["discriminator"].iloc[-1:] > 0).all()
+    config = KLAutoencoder.config_in(recipe / "models/kl.safetensors")
+    assert (config.widths, config.patch_size, config.shortcut) == ((32, 64, 128, 128), 1, False)
 
 
 def test_on_a_frozen_sdvae(run, project, offline, tmp_path):

@@ -13,6 +13,7 @@ import click
 from ssdd import __version__
 from ssdd.commands.compare import compare
 from ssdd.commands.encode import decode, encode
+from ssdd.commands.export import export
 from ssdd.commands.info import info
 from ssdd.commands.lineage import lineage
 from ssdd.commands.reconstruct import reconstruct
@@ -79,5 +80,5 @@ def cli() -> None:
     """
 
 
-for _command in (encode, decode, reconstruct, info, lineage, compare, z_stats):
+for _command in (encode, decode, reconstruct, info, lineage, compare, z_stats, export):
     cli.add_command(_command)

@@ -56,6 +56,36 @@ def find_model(source: str, start: Path | None = None) -> str:
     raise ValueError(f"the run {reference.run!r} has no {which} model yet: expected one in {folder}")
 
 
+def find_kl(source: str, adversarial: bool = False, start: Path | None = None) -> str:
+    """Turns `<run>`, `<run>@last` and `<run>@best` into the file of its KL-VAE; leaves files as they are.
+
+    Args:
+        source: the value of the option.
+        adversarial: of a run, the decoder trained with an adversary.
+        start: a folder inside a project; the working directory by default.
+
+    Raises:
+        ValueError: there is no such file and no such run, or the run has no KL-VAE.
+    """
+    from ssdd.runs import data_folder, known_runs, read_reference
+    from ssdd.suggestions import nearest
+
+    if Path(source).is_file():
+        return source
+    project = _project(start or Path.cwd())
+    runs = known_runs(project) if project else []
+    reference = read_reference(source, runs)
+    if project is None or reference is None:
+        raise ValueError(f"there is no file {source[:200]!r}, and no run of that name{nearest(source, runs)}")
+    name = f"kl{'_adversarial' if adversarial else ''}{'_best' if reference.best else ''}.safetensors"
+    file = data_folder(project) / reference.run / "models" / name
+    if not file.is_file():
+        raise ValueError(
+            f"the run {reference.run!r} has no KL-VAE yet, expected one at {file}: kedro run --pipeline=train_kl"
+        )
+    return str(file)
+
+
 def _project(start: Path) -> Path | None:
     """The nearest folder, from `start` upwards, that is a Kedro project."""
     # Kedro's find_kedro_project does the same, but Kedro takes longer to import than most commands take.

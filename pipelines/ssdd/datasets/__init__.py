@@ -6,7 +6,7 @@ from ssdd.datasets.folder_dataset import FolderDataset
 from ssdd.datasets.local_files import FileDataset, LibraryDataset
 from ssdd.datasets.shards_dataset import ShardsDataset
 from ssdd.datasets.table_dataset import TableDataset
-from ssdd.datasets.text_datasets import HTMLDataset, JSONDataset, TextDataset
+from ssdd.datasets.text_datasets import HTMLDataset, JSONDataset, OptionalJSONDataset, TextDataset
 
 __all__ = [
     "CheckpointDataset",
@@ -15,6 +15,7 @@ __all__ = [
     "HTMLDataset",
     "JSONDataset",
     "LibraryDataset",
+    "OptionalJSONDataset",
     "PNGDataset",
     "PlotlyDataset",
     "ShardsDataset",

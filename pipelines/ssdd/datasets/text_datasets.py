@@ -1,5 +1,6 @@
 """Text, JSON and HTML as catalog entries, read and written by kedro-datasets."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,25 @@ class JSONDataset(LibraryDataset):
     def preview(self) -> JSONPreview:
         """Returns the document as text."""
         return JSONPreview(json.dumps(self.load()))
+
+
+class OptionalJSONDataset(JSONDataset):
+    """A JSON document that may not be there: then it loads as None, and a node that takes it does without.
+
+    For a result that one pipeline makes and the nodes of others use if it exists.
+    """
+
+    def lineage_token(self) -> str:
+        """Stands for the content in the lineage, which would ask for a file."""
+        return hashlib.sha256(self._filepath.read_bytes()).hexdigest() if self._filepath.is_file() else "none"
+
+    def load(self) -> Any:
+        """Returns the document, or None."""
+        return super().load() if self._filepath.is_file() else None
+
+    def preview(self) -> JSONPreview:
+        """Returns the document as text, without long texts in it."""
+        short = {
+            key: value for key, value in (self.load() or {}).items() if not isinstance(value, str) or len(value) < 1000
+        }
+        return JSONPreview(json.dumps(short))

@@ -15,6 +15,7 @@ def write_report(
     extremes_figure: Any,
     curves_figure: Any,
     latent_stats: Any,
+    comparison: dict[str, Any] | None,
     run_name: str,
 ) -> str:
     """Puts everything on one page that needs no other file.
@@ -26,6 +27,7 @@ def write_report(
         reconstruction_figure, extremes_figure: PIL images.
         curves_figure: plotly figure.
         latent_stats: of the encoder, or None.
+        comparison: the section of `comparison_section`, once there is one.
         run_name: the title.
 
     Returns:
@@ -35,6 +37,7 @@ def write_report(
     from importlib.resources import files
 
     from jinja2 import Template
+    from plotly.offline import get_plotlyjs
 
     from ssdd_metrics.registry import reported_metrics
 
@@ -43,6 +46,7 @@ def write_report(
     # The names are literals of files next to this one: the lineage then detects an edited page.
     template = files("ssdd.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
     viewer = files("ssdd.reporting").joinpath("photograph_viewer.js").read_text(encoding="utf-8")
+    student = protocol.get("model")
     return Template(template, autoescape=True).render(
         run_name=run_name,
         columns=[(metric.title, metric.direction) for metric in shown],
@@ -54,7 +58,10 @@ def write_report(
         **_whole_photographs(photographs, photograph_metrics),
         reconstructions=_embed(reconstruction_figure),
         extremes=_embed(extremes_figure),
-        curves=curves_figure.to_html(full_html=False, include_plotlyjs=True) if curves_figure.data else "",
+        plotly=get_plotlyjs() if curves_figure.data or comparison else "",
+        curves=curves_figure.to_html(full_html=False, include_plotlyjs=False) if curves_figure.data else "",
+        comparison=comparison["html"] if comparison else "",
+        comparison_is_old=comparison is not None and comparison["student"] != student,
         latent_stats=latent_stats,
         protocol=protocol,
         protocol_json=json.dumps(protocol, indent=2),

@@ -4,12 +4,15 @@ The alternative is an error in the tenth hour, when the stage that needs the net
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 
+from ssdd.comparison_parameters import MODEL_FILES, CompareParameters
 from ssdd.parameters import ModelParameters, PretrainedNetworks, StageParameters
+from ssdd.runs import known_runs, looks_like_file, run_folder
 from ssdd.suggestions import nearest
 
 
@@ -24,6 +27,8 @@ def check_names(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
     for name, value in _parameters(nodes, catalog).items():
         if isinstance(value, ModelParameters):
             _check_networks(name, value)
+        if isinstance(value, CompareParameters):
+            _check_rows(name, value)
         for field in ("metrics", "eval_metrics"):
             if hasattr(value, field):
                 _check_metrics(f"{name}.{field}", getattr(value, field))
@@ -62,6 +67,27 @@ def _check_networks(group: str, model: ModelParameters) -> None:
     if model.decoder not in SIZES:
         near = nearest(model.decoder, list(SIZES))
         raise ValueError(f"parameter '{group}.decoder': there is no decoder {model.decoder!r}{near}")
+
+
+def _check_rows(group: str, compare: CompareParameters) -> None:
+    project = Path.cwd()
+    for item in compare.runs:
+        models = run_folder(project, item.run) / "models"
+        if not any((models / file).is_file() for file in MODEL_FILES):
+            runs = known_runs(project)
+            near = nearest(item.run, runs) if item.run not in runs else ""
+            raise ValueError(
+                f"parameter '{group}.runs': the run {item.run!r} has no model, expected one in {models}{near}"
+            )
+    for source in (item.source for item in compare.tokenizers):
+        # What is neither a folder nor written like a path is a hub id, and is looked for when the run begins.
+        folder = Path(source).expanduser()
+        is_path = folder.exists() or source.startswith((".", "/", "~")) or not looks_like_file(source)
+        if is_path and not any((place / "config.json").is_file() for place in (folder, folder / "vae")):
+            raise ValueError(
+                f"parameter '{group}.tokenizers': expected a folder with the config.json of a diffusers autoencoder, "
+                f"or a hub id owner/name, got {source!r}"
+            )
 
 
 def _check_metrics(parameter: str, metrics: str | Sequence[str]) -> None:

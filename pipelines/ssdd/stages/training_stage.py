@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import pandas
 
     from ssdd.training.jobs import Kind, TrainingJob
+    from ssdd.training.ledger import TrainResult
 
 
 def make_job(
@@ -73,7 +74,14 @@ def make_job(
 
 
 def run(job: "TrainingJob") -> tuple[Path, Path, "pandas.DataFrame | None"]:
-    """Trains, and copies the two checkpoints that the catalog keeps.
+    """Trains, and keeps the results; see `keep`."""
+    from ssdd.training.jobs import run_job
+
+    return keep(run_job(job), job.folder)
+
+
+def keep(result: "TrainResult", folder: Path) -> tuple[Path, Path, "pandas.DataFrame | None"]:
+    """Copies the two checkpoints of a training that the catalog keeps.
 
     The copies are there because the catalog moves its files away, and a resume state needs its best checkpoint.
 
@@ -86,14 +94,12 @@ def run(job: "TrainingJob") -> tuple[Path, Path, "pandas.DataFrame | None"]:
 
     from ssdd.files import atomic_write
     from ssdd.processes import is_main
-    from ssdd.training.jobs import run_job
 
-    result = run_job(job)
     if not is_main():
         return result.last, result.best, None
     copies = []
     for name, file in (("finished", result.last), ("finished-best", result.best)):
-        copy = job.folder / f"{name}.safetensors"
+        copy = folder / f"{name}.safetensors"
         with atomic_write(copy) as temporary:
             shutil.copyfile(file, temporary)
         copies.append(copy)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdd.parameters import DataParameters, EvaluateParameters, PretrainedNetworks, RuntimeConfig
+from ssdd.stages.evaluation_stage import measurement_of, results_of, save_pictures
 
 if TYPE_CHECKING:
     from ssdd.evaluation.final import Measurement
@@ -51,7 +52,7 @@ def evaluate_teacher(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Decodes the held-out images with the teacher: pictures, values per image, and figures per number of steps."""
-    measurement = _measurement(index, references, data, evaluate, pretrained_networks, runtime)
+    measurement = measurement_of(index, references, data, evaluate, pretrained_networks, runtime)
     return _evaluate("teacher", finetuned, evaluate.teacher_steps, measurement)
 
 
@@ -65,7 +66,7 @@ def evaluate_student(
     runtime: RuntimeConfig,
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
     """Decodes the held-out images with the student: pictures, values per image, and figures per number of steps."""
-    measurement = _measurement(index, references, data, evaluate, pretrained_networks, runtime)
+    measurement = measurement_of(index, references, data, evaluate, pretrained_networks, runtime)
     return _evaluate("student", distilled, evaluate.student_steps, measurement)
 
 
@@ -93,8 +94,8 @@ def evaluate_references(
     assert encoder is not None
     training = training_images(index, data, StageParameters(im_size=evaluate.im_size), FITTED_IMAGES)
     space = (encoder.downscale, encoder.latent_channels)
-    measurement = _measurement(index, references, data, evaluate, pretrained_networks, runtime)
-    return _results("reference", measure_rows(training, space, measurement), measurement.dataset, finetuned)
+    measurement = measurement_of(index, references, data, evaluate, pretrained_networks, runtime)
+    return results_of("reference", measure_rows(training, space, measurement), measurement.dataset, finetuned)
 
 
 def decode_photographs(
@@ -117,7 +118,7 @@ def decode_photographs(
     pictures, table = photographs.decode_photographs(
         finetuned, distilled, training, dataset, evaluate, pretrained_networks, runtime
     )
-    return _save("photographs", pictures), table
+    return save_pictures("photographs", pictures), table
 
 
 def collect_metrics(
@@ -136,26 +137,6 @@ def collect_metrics(
     return pandas.DataFrame(rows)
 
 
-def _measurement(
-    index: Any,
-    references: Path,
-    data: DataParameters,
-    parameters: EvaluateParameters,
-    pretrained_networks: PretrainedNetworks,
-    runtime: RuntimeConfig,
-) -> "Measurement":
-    from ssdd.data.image_sets import held_out_images
-    from ssdd.evaluation.final import Measurement
-
-    return Measurement(
-        dataset=held_out_images(index, data, parameters.im_size, parameters.limit),
-        parameters=parameters,
-        references=references,
-        pretrained_networks=pretrained_networks,
-        runtime=runtime,
-    )
-
-
 def _evaluate(
     model: str, checkpoint: Path, steps: tuple[int, ...], measurement: "Measurement"
 ) -> tuple[Path, Any, list[dict[str, Any]]]:
@@ -163,40 +144,4 @@ def _evaluate(
     from ssdd.evaluation.final import evaluate
 
     found = evaluate(checkpoint, steps, measurement, f"evaluating the {model}")
-    return _results(model, found, measurement.dataset, checkpoint)
-
-
-def _results(model: str, found: list[Any], dataset: Any, checkpoint: Path) -> tuple[Path, Any, list[dict[str, Any]]]:
-    import pandas
-
-    from ssdd.processes import is_main
-
-    if not is_main():
-        return checkpoint, None, []
-    rows = [(part.name or f"steps{part.steps}", part.pictures) for part in found]
-    pictures = {f"{row}.{name}": tensor for row, kept in rows for name, tensor in kept.items()}
-    file = _save(f"{model}_reconstructions", pictures)
-    tables = [
-        pandas.DataFrame(
-            {"model": part.name or model, "steps": part.steps, "path": _paths(dataset, part), **part.per_image}
-        )
-        for part in found
-    ]
-    reports = [{"model": part.name or model, "steps": part.steps, "report": part.report} for part in found]
-    return file, pandas.concat(tables, ignore_index=True), reports
-
-
-def _save(name: str, pictures: dict[str, Any]) -> Path:
-    from safetensors.torch import save_file
-
-    from ssdd.files import atomic_write
-    from ssdd.lineage import state_folder
-
-    file = state_folder() / f"{name}.safetensors"
-    with atomic_write(file) as temporary:
-        save_file({key: tensor.contiguous() for key, tensor in pictures.items()}, temporary)
-    return file
-
-
-def _paths(dataset: Any, part: Any) -> list[str]:
-    return [dataset.path(int(number)) for number in part.per_image["image"]]
+    return results_of(model, found, measurement.dataset, checkpoint)

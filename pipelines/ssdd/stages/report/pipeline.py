@@ -39,6 +39,7 @@ def create_pipeline() -> Pipeline:
                 "extremes_figure",
                 "curves_figure",
                 "latent_stats",
+                "comparison_section",
                 "params:run_name",
             ],
             "report",

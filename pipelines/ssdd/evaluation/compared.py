@@ -1,0 +1,131 @@
+"""Decoders of several kinds over the held-out images, with one protocol: the rows of the comparison."""
+
+# B batch, S side in pixels
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ssdd.autoencoder import SSDD
+from ssdd.baselines import FeedForward, KLAutoencoder
+from ssdd.evaluation.diffusers_tokenizers import DiffusersTokenizer, content_of
+from ssdd.evaluation.final import Evaluated, Measurement, Row, measure
+from ssdd.evaluation.passes import image_noise
+from ssdd.evaluation.reference_statistics import image_protocol
+from ssdd.files import sha256_file
+from ssdd.processes import choose_device, join_group, launch, use_threads
+
+Kind = Literal["ssdd", "kl", "feed_forward", "diffusers"]
+
+
+class Tokenizer(Protocol):
+    """What all kinds have in common."""
+
+    def encode(self, x: Tensor, check_finite: bool = False) -> Any:
+        """Images (B, 3, S, S) in [-1, 1] -> posterior, of which `mode()` is the latent."""
+
+    def decode(self, z: Tensor, steps: int = 1, noise: Tensor | None = None, *, check_finite: bool = False) -> Tensor:
+        """Latents -> images (B, 3, S, S), not clamped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparedDecoder:
+    """One decoder of the comparison.
+
+    Args:
+        name: of its rows.
+        kind: how its file is read.
+        source: a checkpoint; for `diffusers`, a folder or a hub id.
+        steps: numbers of steps, each a row; (1,) for what decodes in one call.
+    """
+
+    name: str
+    kind: Kind
+    source: str
+    steps: tuple[int, ...] = (1,)
+
+    def open(self) -> Tokenizer:
+        """Loads encoder and decoder, in evaluation mode.
+
+        Raises:
+            ValueError: the source is missing, damaged, or of another kind.
+        """
+        if self.kind == "diffusers":
+            return DiffusersTokenizer.from_pretrained(self.source)
+        kinds: dict[str, Any] = {"ssdd": SSDD, "kl": KLAutoencoder, "feed_forward": FeedForward}
+        return kinds[self.kind].from_pretrained(self.source)
+
+    @property
+    def content(self) -> str:
+        """The SHA-256 of its file or files, for the protocol."""
+        return content_of(self.source) if self.kind == "diffusers" else sha256_file(Path(self.source))
+
+
+def evaluate_decoder(decoder: ComparedDecoder, measurement: Measurement) -> list[Evaluated]:
+    """Reconstructs every image with each number of steps, and measures the reconstructions.
+
+    Raises:
+        ValueError: the decoder cannot be read, or the images do not fit it.
+    """
+    use_threads(measurement.runtime)
+    return launch(_evaluate, measurement.runtime.processes, decoder, measurement)
+
+
+def _evaluate(decoder: ComparedDecoder, measurement: Measurement) -> list[Evaluated]:
+    parameters = measurement.parameters
+    rank, _ = join_group()
+    device = choose_device(measurement.runtime.device, rank)
+    model = place(decoder.open(), device, getattr(torch, parameters.precision))
+    protocol = dataclasses.replace(
+        image_protocol(measurement.dataset, parameters.im_size),
+        noise_seed=parameters.noise_seed,
+        dtype=parameters.precision,
+        model=f"sha256:{decoder.content}",
+    )
+
+    def decode(x: Tensor, numbers: list[int]) -> Iterator[tuple[Row, Tensor]]:
+        for count, decoded in reconstruct(model, x, numbers, decoder.steps, parameters.noise_seed):
+            yield (decoder.name, count), decoded
+
+    protocols = {(decoder.name, count): dataclasses.replace(protocol, steps=count) for count in decoder.steps}
+    return measure(decode, protocols, measurement, f"evaluating {decoder.name}")
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Tokenizer, x: Tensor, images: Sequence[int], steps: Sequence[int], seed: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Encodes images once and decodes them with each number of steps, as `passes.reconstruct` does for SSDD.
+
+    Args:
+        model: of any kind.
+        x: (B, 3, S, S) in [-1, 1].
+        images: B numbers in the data set, which the noise depends on.
+        steps: numbers of steps.
+        seed: of the noise.
+
+    Yields:
+        number of steps, and images (B, 3, S, S), float32, not clamped.
+
+    Raises:
+        ValueError: the model makes images of another size.
+    """
+    z = model.encode(x).mode()
+    noise = image_noise(seed, images, x.shape[1:], x.device)
+    for count in steps:
+        decoded = model.decode(z, count, noise, check_finite=True).float()
+        if decoded.shape != x.shape:
+            raise ValueError(
+                f"expected reconstructions of the images' size {tuple(x.shape[2:])}, got {tuple(decoded.shape[2:])}: "
+                "the decoder has a size of its own, set evaluate.im_size to it"
+            )
+        yield count, decoded
+
+
+def place(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Moves a model to a device and a dtype, in the memory layout of convolutions."""
+    return model.to(device, dtype).to(memory_format=torch.channels_last).eval()
