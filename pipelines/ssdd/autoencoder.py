@@ -72,9 +72,10 @@ class SSDD(nn.Module):
         noise: Tensor | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         check_finite: bool = False,
+        grad: bool = False,
     ) -> Tensor:
-        """Latents (B, C, h, w) -> images (B, 3, H, W), not clamped; see `Decoder.decode`."""
-        return self.decoder.decode(z, steps=steps, noise=noise, generator=generator, check_finite=check_finite)
+        """Latents (B, C, h, w) -> images (B, 3, H, W), not clamped; `grad` keeps the graph. See `Decoder.decode`."""
+        return self.decoder.decode(z, steps, noise, generator, check_finite, grad=grad)
 
     def reconstruct(
         self,
