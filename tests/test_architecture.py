@@ -173,8 +173,9 @@ HOUSE = """
     evaluation/
     imaging/
     data/
-    __init__            the model itself, `ssdd.SSDD`: what a user without Kedro imports
-    autoencoder
+    __init__            the model itself, `ssdd.SSDD` and `ssdd.AutoencoderSSDD`: what a user without Kedro imports
+    integrations/
+    autoencoder  model_files
     processes  packaged
     runs  benchmark_parameters
     noise  progress  parameters

@@ -49,12 +49,12 @@ class SSDD(nn.Module):
         encoder_shape = encoder_config(encoder) if isinstance(encoder, str) else encoder
         space = {"latent_channels": encoder_shape.latent_channels, "downscale": encoder_shape.downscale}
         decoder_shape = decoder_config(decoder, **space) if isinstance(decoder, str) else decoder
-        _check_spaces(encoder_shape, decoder_shape)
-        contents = _read(checkpoint, CHECKPOINT_NAME) if checkpoint is not None else None
+        check_spaces(encoder_shape, decoder_shape)
+        contents = read_checkpoint(checkpoint, CHECKPOINT_NAME) if checkpoint is not None else None
         # SD-VAE's encoder has published weights. Random ones in its place would be a silent mistake.
         if encoder_checkpoint is None and encoder == SDVAE and not (contents and Encoder.is_in(contents)):
             encoder_checkpoint = SDVAE
-        own = contents if encoder_checkpoint is None else _read(encoder_checkpoint, ENCODER_NAME)
+        own = contents if encoder_checkpoint is None else read_checkpoint(encoder_checkpoint, ENCODER_NAME)
         self.encoder = Encoder(encoder_shape) if own is None else Encoder.from_contents(own, encoder_shape)
         self.decoder = Decoder(decoder_shape) if contents is None else Decoder.from_contents(contents, decoder_shape)
         if contents is not None:
@@ -103,20 +103,21 @@ class SSDD(nn.Module):
         return write(file, self.state_dict(), config, metadata)
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str]) -> "SSDD":
+    def from_pretrained(cls, source: str | os.PathLike[str], **hub: Any) -> "SSDD":
         """Loads a model, in evaluation mode; its configurations come from the header or, without one, from the shapes.
 
         Args:
             source: a safetensors file with both parts, a folder that holds one, a hub id (`owner/name`), or a model
                 that comes with the package (`demo`).
+            hub: for a hub id: `revision` (branch, tag or commit), `cache_dir`, `token`, `local_files_only`.
 
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds no known encoder and decoder.
         """
-        contents = _read(source, CHECKPOINT_NAME)
+        contents = read_checkpoint(source, CHECKPOINT_NAME, **hub)
         encoder, decoder = Encoder.from_contents(contents), Decoder.from_contents(contents)
         try:
-            _check_spaces(encoder.config, decoder.config)
+            check_spaces(encoder.config, decoder.config)
         except ValueError as error:
             raise CheckpointError(f"{contents.file} holds two parts that do not fit: {error}") from error
         # Not through the constructor, which would build both networks a second time.
@@ -137,7 +138,7 @@ class SSDD(nn.Module):
         Raises:
             CheckpointError: there is no such file, or its header is damaged.
         """
-        return Encoder.config_in(_read(source, ENCODER_NAME, header_only=True))
+        return Encoder.config_in(read_checkpoint(source, ENCODER_NAME, header_only=True))
 
     @classmethod
     def config_of(cls, source: str | os.PathLike[str]) -> tuple[EncoderConfig | None, DecoderConfig | None]:
@@ -152,19 +153,22 @@ class SSDD(nn.Module):
         Raises:
             CheckpointError: there is no such file, or its header is damaged.
         """
-        header = _read(source, CHECKPOINT_NAME, header_only=True)
+        header = read_checkpoint(source, CHECKPOINT_NAME, header_only=True)
         return Encoder.config_in(header), Decoder.config_in(header)
 
 
-def _read(source: str | os.PathLike[str], name: str, header_only: bool = False) -> Any:
-    """Returns the decoder package's `Contents`, for both networks: so all errors are the decoder's `CheckpointError`.
+def read_checkpoint(source: str | os.PathLike[str], name: str, header_only: bool = False, **hub: Any) -> Any:
+    """Reads a file, folder, hub id (with its options) or packaged model.
+
+    Returns the decoder package's `Contents`, for both networks: so all errors are the decoder's `CheckpointError`.
 
     The encoder package's class of that name is the same source, but a type of its own.
     """
-    return (read_header if header_only else read)(resolve(sdvae.checkpoint_of(source), name))
+    return (read_header if header_only else read)(resolve(sdvae.checkpoint_of(source), name, **hub))
 
 
-def _check_spaces(encoder: EncoderConfig, decoder: DecoderConfig) -> None:
+def check_spaces(encoder: EncoderConfig, decoder: DecoderConfig) -> None:
+    """Refuses a decoder of another latent space than the encoder's, with a ValueError."""
     if (decoder.latent_channels, decoder.downscale) != (encoder.latent_channels, encoder.downscale):
         raise ValueError(
             f"expected a decoder of {encoder.name} latents, got one of f{decoder.downscale}c{decoder.latent_channels}: "

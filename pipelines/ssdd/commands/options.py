@@ -19,7 +19,7 @@ NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def _found_model(context: click.Context, parameter: click.Parameter, source: str) -> str:
-    from ssdd.commands.models import find_model
+    from ssdd.model_files import find_model
 
     file = find_model(source)
     if file != source:

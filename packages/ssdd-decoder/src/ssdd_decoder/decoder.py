@@ -124,7 +124,11 @@ class Decoder(UNet):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike[str], config: DecoderConfig | str | None = None, downscale: int | None = None
+        cls,
+        source: str | os.PathLike[str],
+        config: DecoderConfig | str | None = None,
+        downscale: int | None = None,
+        **hub: Any,
     ) -> "Decoder":
         """Loads a decoder, in evaluation mode.
 
@@ -134,11 +138,12 @@ class Decoder(UNet):
             config: the decoder that the file must hold, as configuration or size; by default the one in its header, or
                 else the size with these shapes.
             downscale: F, for files with neither a header nor an encoder that gives it; 8 by default.
+            hub: for a hub id: `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds another network.
         """
-        contents = checkpoint.read(sources.resolve(source, CHECKPOINT_NAME))
+        contents = checkpoint.read(sources.resolve(source, CHECKPOINT_NAME, **hub))
         return cls.from_contents(contents, config, downscale)
 
     @classmethod

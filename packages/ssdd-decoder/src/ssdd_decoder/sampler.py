@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from ssdd_decoder.flow import euler_step
-from ssdd_decoder.times import GRID_POWER, sampling_grid
+from ssdd_decoder.times import GRID_POWER, sampling_times
 
 
 def euler_sample(
@@ -28,7 +27,7 @@ def euler_sample(
         ValueError: steps is not an integer from 1 up.
     """
     # Times are tensors: a compiled step would take a Python number for a constant, and compile again for the next one.
-    times = torch.tensor(sampling_grid(steps, power), dtype=noise.dtype, device=noise.device)
+    times = sampling_times(steps, power).to(noise.device, noise.dtype)
     x = noise
     for t, s in pairwise(times):
         x = euler_step(x, velocity(x, t[None].clone()).to(x.dtype), t, s)
