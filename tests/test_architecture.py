@@ -176,6 +176,9 @@ HOUSE = """
     __init__            the model itself, `ssdd.SSDD` and `ssdd.AutoencoderSSDD`: what a user without Kedro imports
     integrations/
     autoencoder  model_files
+    encoders
+    diffusers_encoders
+    latent_scaling
     processes  packaged
     runs  benchmark_parameters
     noise  progress  parameters

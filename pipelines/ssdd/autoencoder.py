@@ -2,6 +2,7 @@
 
 # B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,11 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssdd.packaged import resolve
+from ssdd.diffusers_encoders import NAME as DIFFUSERS
+from ssdd.diffusers_encoders import import_encoder
+from ssdd.encoders import (
+    AnyEncoder,
+    AnyEncoderConfig,
+    encoder_config_in,
+    encoder_of,
+    make_encoder,
+    read_checkpoint,
+)
+from ssdd.latent_scaling import SCALING_KEY, LatentScaling, find_scaling
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig, decoder_config
-from ssdd_decoder.checkpoint import read, read_header, write
+from ssdd_decoder.checkpoint import write
 from ssdd_decoder.sources import destination
-from ssdd_encoder import Encoder, EncoderConfig, Posterior, encoder_config, sdvae
+from ssdd_encoder import Encoder, Posterior, encoder_config, sdvae
 from ssdd_encoder.encoder import CHECKPOINT_NAME as ENCODER_NAME
 
 CHECKPOINT_NAME = "ssdd.safetensors"
@@ -27,11 +38,15 @@ class SSDD(nn.Module):
 
     Args:
         encoder: its configuration or name: `f<F>c<C>`, `debug`, `quickstart`, `demo`; or `sdvae`, SD-VAE's encoder,
-            whose weights come from `encoder_checkpoint`, or from `checkpoint` if it holds an encoder, or from the hub.
+            whose weights come from `encoder_checkpoint`, or from `checkpoint` if it holds an encoder, or from the hub;
+            or `diffusers`, that of the autoencoder of diffusers whose folder or hub id is `encoder_checkpoint`.
         decoder: its configuration or size: XS, S, B, M, L, XL, H; `debug`, `quickstart`, `demo`.
         checkpoint: a safetensors file, a folder that holds one, a hub id, or a packaged model (`demo`): with both
             parts, or the decoder alone.
         encoder_checkpoint: the same for the encoder, where it is not in `checkpoint`; or `sdvae`.
+
+    Attributes:
+        scaling: how generators scale the latents, where these are those of an autoencoder of diffusers; else None.
 
     Raises:
         ValueError: a name is unknown, or the two parts have different latent spaces.
@@ -40,12 +55,19 @@ class SSDD(nn.Module):
 
     def __init__(
         self,
-        encoder: EncoderConfig | str = "f8c4",
+        encoder: AnyEncoderConfig | str = "f8c4",
         decoder: DecoderConfig | str = "M",
         checkpoint: str | os.PathLike[str] | None = None,
         encoder_checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
+        self.scaling: LatentScaling | None = None
+        imported = None
+        if encoder == DIFFUSERS:
+            if encoder_checkpoint is None:
+                raise ValueError(f"expected the folder or hub id of the {DIFFUSERS} encoder as encoder_checkpoint")
+            imported = import_encoder(os.fspath(encoder_checkpoint))
+            encoder, self.scaling = imported.network.config, imported.scaling
         encoder_shape = encoder_config(encoder) if isinstance(encoder, str) else encoder
         space = {"latent_channels": encoder_shape.latent_channels, "downscale": encoder_shape.downscale}
         decoder_shape = decoder_config(decoder, **space) if isinstance(decoder, str) else decoder
@@ -54,8 +76,15 @@ class SSDD(nn.Module):
         # SD-VAE's encoder has published weights. Random ones in its place would be a silent mistake.
         if encoder_checkpoint is None and encoder == SDVAE and not (contents and Encoder.is_in(contents)):
             encoder_checkpoint = SDVAE
-        own = contents if encoder_checkpoint is None else read_checkpoint(encoder_checkpoint, ENCODER_NAME)
-        self.encoder = Encoder(encoder_shape) if own is None else Encoder.from_contents(own, encoder_shape)
+        own = contents
+        if encoder_checkpoint is not None and imported is None:
+            own = read_checkpoint(encoder_checkpoint, ENCODER_NAME)
+        if imported is not None:
+            self.encoder: AnyEncoder = imported.network
+        elif own is None:
+            self.encoder = make_encoder(encoder_shape)
+        else:
+            self.encoder, self.scaling = encoder_of(own, encoder_shape), find_scaling(own)
         self.decoder = Decoder(decoder_shape) if contents is None else Decoder.from_contents(contents, decoder_shape)
         if contents is not None:
             self.eval()
@@ -100,7 +129,8 @@ class SSDD(nn.Module):
         """
         file = destination(path, CHECKPOINT_NAME)
         config = {"encoder": asdict(self.encoder.config), "decoder": asdict(self.decoder.config)}
-        return write(file, self.state_dict(), config, metadata)
+        scaling = {SCALING_KEY: json.dumps(asdict(self.scaling))} if self.scaling else {}
+        return write(file, self.state_dict(), config, {**scaling, **(metadata or {})})
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str], **hub: Any) -> "SSDD":
@@ -115,7 +145,7 @@ class SSDD(nn.Module):
             CheckpointError: there is no such file, it is damaged, or it holds no known encoder and decoder.
         """
         contents = read_checkpoint(source, CHECKPOINT_NAME, **hub)
-        encoder, decoder = Encoder.from_contents(contents), Decoder.from_contents(contents)
+        encoder, decoder = encoder_of(contents), Decoder.from_contents(contents)
         try:
             check_spaces(encoder.config, decoder.config)
         except ValueError as error:
@@ -123,11 +153,11 @@ class SSDD(nn.Module):
         # Not through the constructor, which would build both networks a second time.
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model.encoder, model.decoder = encoder, decoder
+        model.encoder, model.decoder, model.scaling = encoder, decoder, find_scaling(contents)
         return model.eval()
 
     @classmethod
-    def encoder_config_of(cls, source: str | os.PathLike[str]) -> EncoderConfig | None:
+    def encoder_config_of(cls, source: str | os.PathLike[str]) -> AnyEncoderConfig | None:
         """Reads the configuration of an encoder from a checkpoint's header alone; the file's decoder may be any.
 
         Files of other projects, such as SD-VAE, hold a decoder that `config_of` refuses.
@@ -138,10 +168,10 @@ class SSDD(nn.Module):
         Raises:
             CheckpointError: there is no such file, or its header is damaged.
         """
-        return Encoder.config_in(read_checkpoint(source, ENCODER_NAME, header_only=True))
+        return encoder_config_in(read_checkpoint(source, ENCODER_NAME, header_only=True))
 
     @classmethod
-    def config_of(cls, source: str | os.PathLike[str]) -> tuple[EncoderConfig | None, DecoderConfig | None]:
+    def config_of(cls, source: str | os.PathLike[str]) -> tuple[AnyEncoderConfig | None, DecoderConfig | None]:
         """Reads the configurations in a checkpoint from its header alone, without its weights.
 
         Args:
@@ -154,20 +184,10 @@ class SSDD(nn.Module):
             CheckpointError: there is no such file, or its header is damaged.
         """
         header = read_checkpoint(source, CHECKPOINT_NAME, header_only=True)
-        return Encoder.config_in(header), Decoder.config_in(header)
+        return encoder_config_in(header), Decoder.config_in(header)
 
 
-def read_checkpoint(source: str | os.PathLike[str], name: str, header_only: bool = False, **hub: Any) -> Any:
-    """Reads a file, folder, hub id (with its options) or packaged model.
-
-    Returns the decoder package's `Contents`, for both networks: so all errors are the decoder's `CheckpointError`.
-
-    The encoder package's class of that name is the same source, but a type of its own.
-    """
-    return (read_header if header_only else read)(resolve(sdvae.checkpoint_of(source), name, **hub))
-
-
-def check_spaces(encoder: EncoderConfig, decoder: DecoderConfig) -> None:
+def check_spaces(encoder: AnyEncoderConfig, decoder: DecoderConfig) -> None:
     """Refuses a decoder of another latent space than the encoder's, with a ValueError."""
     if (decoder.latent_channels, decoder.downscale) != (encoder.latent_channels, encoder.downscale):
         raise ValueError(

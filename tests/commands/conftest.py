@@ -23,7 +23,7 @@ class Lossless:
         self.batches = []
         shape = SimpleNamespace(downscale=SCALE, latent_channels=3 * SCALE**2)
         weight = SimpleNamespace(weight=torch.zeros(1))
-        self.encoder = SimpleNamespace(config=shape, conv_in=weight)
+        self.encoder = SimpleNamespace(config=shape, parameters=lambda: iter([weight.weight]))
         self.decoder = SimpleNamespace(config=shape, conv_in=weight, decode=self.decode)
 
     def encode(self, x):

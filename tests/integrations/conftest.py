@@ -304,3 +304,85 @@ def make_pipeline(request) -> Callable[[Any], Tiny]:
 def make_flux(make_vae) -> Callable[[Any], Tiny]:
     """Makes a small pipeline of Flux."""
     return _flux
+
+
+def kl(widths: tuple[int, ...] = (8, 16), **more: Any) -> Any:
+    """Diffusers' KL autoencoder."""
+    from diffusers import AutoencoderKL
+
+    blocks = {
+        f"{way}_block_types": (f"{way.title()}{part}Block2D",) * len(widths)
+        for way, part in (("down", "Encoder"), ("up", "Decoder"))
+    }
+    return AutoencoderKL(**{**blocks, "block_out_channels": widths, "norm_num_groups": 4, **more})
+
+
+def _deep_compression() -> Any:
+    from diffusers import AutoencoderDC
+
+    way = {"block_types": ("ResBlock", "EfficientViTBlock"), "block_out_channels": (8, 8), "layers_per_block": (1, 1)}
+    both = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in way.items()}
+    scales = {"encoder_qkv_multiscales": ((), (5,)), "decoder_qkv_multiscales": ((), (5,))}
+    sampling = {"downsample_block_type": "stride_conv", "upsample_block_type": "interpolate"}
+    return AutoencoderDC(latent_channels=4, attention_head_dim=2, scaling_factor=0.41, **both, **scales, **sampling)
+
+
+def _tiny() -> Any:
+    from diffusers import AutoencoderTiny
+
+    both = {f"{side}_block_out_channels": (8, 8) for side in ("encoder", "decoder")}
+    return AutoencoderTiny(**both, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+
+
+def _representation() -> Any:
+    from diffusers import AutoencoderRAE
+
+    return AutoencoderRAE(
+        encoder_hidden_size=64,
+        encoder_patch_size=4,
+        encoder_num_hidden_layers=1,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+        patch_size=8,
+        encoder_input_size=16,
+        latents_mean=[[[0.1]]] * 64,
+        latents_std=[[[2.0]]] * 64,
+    )
+
+
+# Numbers of scale and shift are those of the published autoencoders.
+AUTOENCODERS: dict[str, Callable[[], Any]] = {
+    "sd": lambda: kl(scaling_factor=0.18215),
+    "xl": lambda: kl(scaling_factor=0.13025, latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 3.0, 4.0]),
+    "sd3": lambda: kl((8, 8, 16), latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False),
+    "flux": lambda: kl(
+        (8, 16, 16),
+        layers_per_block=2,
+        latent_channels=16,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ),
+    "uneven": lambda: kl((8, 12), scaling_factor=0.5),  # widths that no encoder of ours has
+    "tiny": _tiny,
+    "dc": _deep_compression,
+    "rae": _representation,
+}
+
+
+@pytest.fixture
+def make_autoencoder():
+    """Makes an autoencoder of diffusers by its name, with random weights."""
+
+    def make(name: str) -> Any:
+        import diffusers
+
+        if name == "rae" and not hasattr(diffusers, "AutoencoderRAE"):
+            pytest.skip("this diffusers has no AutoencoderRAE")
+        torch.manual_seed(0)
+        return AUTOENCODERS[name]().eval()
+
+    return make

@@ -177,7 +177,7 @@ def test_accelerate_may_keep_the_weights_elsewhere(make_vae, images):
 
 def test_a_device_map_splits_neither_encoder_nor_decoder(make_vae, images, tmp_path):
     vae = make_vae()
-    assert [type(part).__name__ for part in vae.children()] == vae._no_split_modules
+    assert {type(part).__name__ for part in vae.children()} <= set(vae._no_split_modules)
     vae.save_pretrained(tmp_path / "vae")
     placed = {"encoder": "cpu", "decoder": "disk"}
     loaded = AutoencoderSSDD.from_pretrained(tmp_path / "vae", device_map=placed, offload_folder=tmp_path / "weights")

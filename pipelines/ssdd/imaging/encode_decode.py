@@ -17,13 +17,13 @@ from torch import Tensor
 from ssdd.autoencoder import SSDD
 from ssdd.data.decoding import BadImage
 from ssdd.data.source import Rejection
+from ssdd.encoders import AnyEncoder
 from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
 from ssdd.imaging.latent_files import StoredLatents
 from ssdd.imaging.picture_files import THREADS, ImageFile, find_images, output_names, read_images
 from ssdd.progress import bar
 from ssdd_decoder import Decoder
-from ssdd_encoder import Encoder
 
 REJECTED_FILE = "rejected.csv"
 StoreLatent = Callable[[str, Tensor, tuple[int, int]], None]
@@ -44,7 +44,7 @@ class Reconstructed:
 
 @torch.no_grad()
 def encode_images(
-    encoder: Encoder, places: Sequence[Path], store: StoreLatent, batch_size: int = 16, progress: bool = True
+    encoder: AnyEncoder, places: Sequence[Path], store: StoreLatent, batch_size: int = 16, progress: bool = True
 ) -> list[Rejection]:
     """Encodes images of any size, padded by `canvas.pad`, to the mode of their posterior.
 
@@ -66,7 +66,7 @@ def encode_images(
     _check_any(found, rejected, ", ".join(str(place) for place in places))
     with bar("encoding", len(found), show=progress) as advance:
         for group in batches(_canvases(found, encoder.config.downscale, rejected, advance), batch_size):
-            modes = encoder(to_images(group, encoder.conv_in.weight.device)).mode().cpu()
+            modes = encoder(to_images(group, next(encoder.parameters()).device)).mode().cpu()
             for canvas, z in zip(group, modes, strict=True):
                 store(canvas.name, z, canvas.size)
             advance(len(group))
@@ -153,7 +153,7 @@ def reconstruct_folder(
     written: list[str] = []
     with bar("reconstructing", len(found), show=progress) as advance, ThreadPoolExecutor(THREADS) as pool:
         for group in batches(_canvases(found, model.encoder.config.downscale, rejected, advance), batch_size):
-            z = model.encode(to_images(group, model.encoder.conv_in.weight.device)).mode()
+            z = model.encode(to_images(group, next(model.encoder.parameters()).device)).mode()
             names, sizes = [canvas.name for canvas in group], [canvas.size for canvas in group]
             pictures = decode_pictures(model.decoder, z, names, sizes, steps, seed)
             _write(pool, pictures, [out / outputs[name] for name in names])

@@ -18,22 +18,24 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from ssdd.autoencoder import CHECKPOINT_NAME, check_spaces, read_checkpoint
-from ssdd.integrations.latent_scaling import (
+from ssdd.autoencoder import CHECKPOINT_NAME, check_spaces
+from ssdd.encoders import AnyEncoderConfig, encoder_of, make_encoder, read_checkpoint, read_config
+from ssdd.integrations.offloaded import loaded
+from ssdd.latent_scaling import (
     LatentScaling,
     Normalization,
+    find_scaling,
     find_statistics,
     read_statistics,
     scaling_of,
 )
-from ssdd.integrations.offloaded import loaded
 from ssdd.model_files import find_model
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig
 from ssdd_decoder import decoder_config as named_decoder
+from ssdd_decoder.checkpoint import Contents
 from ssdd_decoder.flow import draw_noise
 from ssdd_decoder.sources import HUB_ID, HUB_OPTIONS, SUFFIX
-from ssdd_encoder import Encoder, EncoderConfig, LatentStatistics
-from ssdd_encoder import encoder_config as named_encoder
+from ssdd_encoder import LatentStatistics
 
 NOISE_SEED = 0  # of the noise of a picture for which the caller gives no generator
 
@@ -51,7 +53,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
     the autoencoder before: pipelines take F from it once, from the number of `block_out_channels`.
 
     Args:
-        encoder_config: fields of an `EncoderConfig`, or a name such as `f8c4`.
+        encoder_config: fields of an `EncoderConfig` or a `DiffusersEncoderConfig`, or a name such as `f8c4`.
         decoder_config: fields of a `DecoderConfig`, or a size such as `M`.
         num_inference_steps: the decoder's steps where a call names none; 1 for distilled decoders, about 8 for others.
         scaling_factor, shift_factor: of latents as a whole.
@@ -68,7 +70,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
     # No norm, softmax or time embedding depends on it: they are float32 inside, whatever the weights' dtype.
     _keep_in_fp32_modules: Any = None
     # Each reads weights of its layers outside of these layers' calls, and so must be on one device as a whole.
-    _no_split_modules: Any = ["Encoder", "Decoder"]  # noqa: RUF012
+    _no_split_modules: Any = ["Encoder", "DiffusersEncoder", "Decoder"]  # noqa: RUF012
     _supports_gradient_checkpointing = True
     _supports_group_offloading = False
     # Layers whose weights or dtype are read from outside keep their dtype; those of norms do so in any model.
@@ -91,7 +93,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         encoder_block_out_channels: list[int] | None = None,
     ) -> None:
         super().__init__()
-        encoder = named_encoder(encoder_config) if isinstance(encoder_config, str) else EncoderConfig(**encoder_config)
+        encoder = read_config(encoder_config)
         space = {"latent_channels": encoder.latent_channels, "downscale": encoder.downscale}
         decoder = (
             named_decoder(decoder_config, **space)
@@ -100,7 +102,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         )
         check_spaces(encoder, decoder)
         self.register_to_config(**_entries(encoder, decoder))
-        self.encoder: nn.Module = Encoder(encoder)
+        self.encoder = make_encoder(encoder)
         self.decoder = Decoder(decoder)
         self.use_slicing = False
 
@@ -172,7 +174,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         pretrained_model_name_or_path: str | os.PathLike[str] | None,
         *,
         latent_statistics: LatentStatistics | str | os.PathLike[str] | None = None,
-        normalization: Normalization = "overall",
+        normalization: Normalization | None = None,
         **options: Any,
     ) -> "AutoencoderSSDD":
         """Loads a model, in evaluation mode.
@@ -183,7 +185,8 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
                 project in the current folder, or `demo`.
             latent_statistics: of a checkpoint's latents, as a file or a value; by default those in its header or in a
                 file beside it, as in the folder of a run. Without any, latents are not scaled.
-            normalization: see `scaling_of`; for a checkpoint.
+            normalization: see `scaling_of`; by default that of the autoencoder of diffusers whose latents a checkpoint
+                decodes, or else `overall`.
             options: those of diffusers: `torch_dtype`, `subfolder`, `revision`, `cache_dir`, `token`,
                 `local_files_only`, ...; for a checkpoint also entries of the configuration, such as
                 `num_inference_steps`.
@@ -210,19 +213,15 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         cls,
         source: str,
         statistics: LatentStatistics | str | os.PathLike[str] | None,
-        normalization: Normalization,
+        normalization: Normalization | None,
         options: dict[str, Any],
     ) -> "AutoencoderSSDD":
         dtype = options.pop("torch_dtype", None) or options.pop("dtype", None)
         hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
         place = os.path.join(source, options.pop("subfolder", None) or "").rstrip("/")
         contents = read_checkpoint(find_model(place), CHECKPOINT_NAME, **hub)
-        if statistics is None and normalization != "none":
-            statistics = find_statistics(contents)
-        elif isinstance(statistics, str | os.PathLike):
-            statistics = read_statistics(statistics)
-        scaling = scaling_of(statistics, normalization) if isinstance(statistics, LatentStatistics) else LatentScaling()
-        encoder, decoder = Encoder.from_contents(contents), Decoder.from_contents(contents)
+        scaling = _scaling(contents, statistics, normalization)
+        encoder, decoder = encoder_of(contents), Decoder.from_contents(contents)
         entries = {**asdict(scaling), **_entries(encoder.config, decoder.config), **options}
         with torch.device("meta"):  # to be replaced
             model = cls(**entries)
@@ -248,7 +247,21 @@ def _(like: Tensor, height: int, width: int) -> Tensor:
     return like.new_empty(1, 3, height, width, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _entries(encoder: EncoderConfig, decoder: DecoderConfig) -> dict[str, Any]:
+def _scaling(
+    contents: Contents,
+    statistics: LatentStatistics | str | os.PathLike[str] | None,
+    normalization: Normalization | None,
+) -> LatentScaling:
+    if normalization is None and statistics is None and (scaling := find_scaling(contents)) is not None:
+        return scaling
+    if isinstance(statistics, str | os.PathLike):
+        statistics = read_statistics(statistics)
+    elif statistics is None and normalization != "none":
+        statistics = find_statistics(contents)
+    return LatentScaling() if statistics is None else scaling_of(statistics, normalization or "overall")
+
+
+def _entries(encoder: AnyEncoderConfig, decoder: DecoderConfig) -> dict[str, Any]:
     """Entries of the configuration that follow from the networks; JSON-able, so that they are the same when loaded."""
     levels = encoder.downscale.bit_length()
     if encoder.downscale != 2 ** (levels - 1):

@@ -62,7 +62,8 @@ def find_provided(
     for parameter, replaced in replaceable.items():
         if parameters.get(parameter) not in (None, ""):
             written = str(parameters[parameter])
-            file = _file(parameter, written, replaced, catalog, project, run_name)
+            converted = replaced.convert(written, parameters, project) if replaced.convert else None
+            file = converted or _file(parameter, written, replaced, catalog, project, run_name)
             found.append(ProvidedDataset(parameter, written, replaced, file))
     return found
 

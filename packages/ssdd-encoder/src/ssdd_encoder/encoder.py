@@ -122,7 +122,7 @@ class Encoder(nn.Module):
     @classmethod
     def from_contents(cls, contents: checkpoint.Contents, config: EncoderConfig | str | None = None) -> "Encoder":
         """Makes the encoder of a checkpoint that has been read, by either package; see `from_pretrained`."""
-        tensors = _select(contents)
+        tensors = _select(contents, may_lack_projection=config != SDVAE)
         held = _held_config(contents, tensors)
         if isinstance(config, str):
             config = held if held in EARLIER.get(config, ()) else encoder_config(config)
@@ -194,8 +194,10 @@ def _check_values(x: Tensor, check_finite: bool, check_range: bool) -> None:
         )
 
 
-def _select(contents: checkpoint.Contents) -> dict[str, Tensor]:
-    return sdvae.to_native(contents.select(KIND, OWN_KEYS, sdvae.OUTSIDE_THE_ENCODER))
+def _select(contents: checkpoint.Contents, may_lack_projection: bool = True) -> dict[str, Tensor]:
+    tensors = sdvae.to_native(contents.select(KIND, OWN_KEYS, sdvae.OUTSIDE_THE_ENCODER))
+    lacking = may_lack_projection and sdvae.lacks_projection(contents.tensors)
+    return sdvae.with_projection(tensors) if lacking else tensors
 
 
 def _held_config(contents: checkpoint.Contents, tensors: dict[str, Tensor]) -> EncoderConfig | None:

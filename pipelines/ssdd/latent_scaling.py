@@ -12,6 +12,7 @@ from ssdd_decoder.checkpoint import Contents
 from ssdd_encoder import LatentStatistics
 
 Normalization = Literal["overall", "channel", "none"]
+SCALING_KEY = "latent_scaling"  # header entry: JSON of a `LatentScaling`, for latents of an autoencoder of others
 STATISTICS_KEY = "latent_statistics"  # header entry: JSON of `LatentStatistics.to_dict`
 STATISTICS_NAME = "latent_stats.json"  # what the stage `z_stats` leaves beside the models of a run
 
@@ -56,6 +57,21 @@ def scaling_of(statistics: LatentStatistics, normalization: Normalization) -> La
     if normalization == "channel":
         return LatentScaling(latents_mean=statistics.mean.tolist(), latents_std=statistics.std.tolist())
     return LatentScaling(1 / statistics.overall_std, statistics.overall_mean)
+
+
+def find_scaling(contents: Contents) -> LatentScaling | None:
+    """Returns the scaling in a checkpoint's header, that of the autoencoder whose latents it decodes; or None.
+
+    Raises:
+        ValueError: the entry is not readable.
+    """
+    if SCALING_KEY not in contents.metadata:
+        return None
+    values = _parsed(contents.metadata[SCALING_KEY], contents.file)
+    try:
+        return LatentScaling(**values)
+    except TypeError as error:
+        raise ValueError(f"expected the fields of a LatentScaling in {contents.file}, got {values}") from error
 
 
 def find_statistics(contents: Contents) -> LatentStatistics | None:
