@@ -93,6 +93,30 @@ def find_statistics(contents: Contents) -> LatentStatistics | None:
     return None
 
 
+def choose_scaling(
+    contents: Contents,
+    statistics: LatentStatistics | str | os.PathLike[str] | None,
+    normalization: Normalization | None,
+) -> LatentScaling:
+    """Returns the scaling of a checkpoint's latents.
+
+    Args:
+        contents: the checkpoint.
+        statistics: of its latents, or their file; by default what `find_statistics` finds.
+        normalization: see `scaling_of`; by default the scaling in its header, or else `overall`.
+
+    Raises:
+        ValueError: what is found are no statistics, or the normalization is unknown.
+    """
+    if normalization is None and statistics is None and (scaling := find_scaling(contents)) is not None:
+        return scaling
+    if isinstance(statistics, str | os.PathLike):
+        statistics = read_statistics(statistics)
+    elif statistics is None and normalization != "none":
+        statistics = find_statistics(contents)
+    return LatentScaling() if statistics is None else scaling_of(statistics, normalization or "overall")
+
+
 def read_statistics(file: str | os.PathLike[str]) -> LatentStatistics:
     """Reads the file of the stage `z_stats` or of `ssdd z-stats`.
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ssdd import __version__
+from ssdd.commands.card import card
 from ssdd.commands.compare import compare
 from ssdd.commands.encode import decode, encode
 from ssdd.commands.info import info
@@ -85,5 +86,5 @@ def cli() -> None:
     """
 
 
-for _command in (encode, decode, reconstruct, info, lineage, compare, z_stats):
+for _command in (encode, decode, reconstruct, info, lineage, card, compare, z_stats):
     cli.add_command(_command)

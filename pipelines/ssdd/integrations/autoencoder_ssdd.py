@@ -20,24 +20,15 @@ from torch import Tensor, nn
 
 from ssdd.autoencoder import CHECKPOINT_NAME, check_spaces
 from ssdd.encoders import AnyEncoderConfig, encoder_of, make_encoder, read_checkpoint, read_config
+from ssdd.integrations.fixed_noise import fixed_noise
 from ssdd.integrations.offloaded import loaded
-from ssdd.latent_scaling import (
-    LatentScaling,
-    Normalization,
-    find_scaling,
-    find_statistics,
-    read_statistics,
-    scaling_of,
-)
+from ssdd.latent_scaling import Normalization, choose_scaling
 from ssdd.model_files import find_model
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig
 from ssdd_decoder import decoder_config as named_decoder
-from ssdd_decoder.checkpoint import Contents
 from ssdd_decoder.flow import draw_noise
 from ssdd_decoder.sources import HUB_ID, HUB_OPTIONS, SUFFIX
 from ssdd_encoder import LatentStatistics
-
-NOISE_SEED = 0  # of the noise of a picture for which the caller gives no generator
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -220,7 +211,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
         place = os.path.join(source, options.pop("subfolder", None) or "").rstrip("/")
         contents = read_checkpoint(find_model(place), CHECKPOINT_NAME, **hub)
-        scaling = _scaling(contents, statistics, normalization)
+        scaling = choose_scaling(contents, statistics, normalization)
         encoder, decoder = encoder_of(contents), Decoder.from_contents(contents)
         entries = {**asdict(scaling), **_entries(encoder.config, decoder.config), **options}
         with torch.device("meta"):  # to be replaced
@@ -234,31 +225,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         if generator is not None:
             return draw_noise((z.shape[0], 3, height, width), z, generator)
         # One draw for all: no picture depends on its place in the batch, and decoding again gives the same picture.
-        return _fixed_noise(z.detach(), height, width).expand(z.shape[0], -1, -1, -1)
-
-
-@torch.library.custom_op("ssdd::fixed_noise", mutates_args=())  # a compiler cannot make generators
-def _fixed_noise(like: Tensor, height: int, width: int) -> Tensor:
-    return draw_noise((1, 3, height, width), like, torch.Generator().manual_seed(NOISE_SEED))
-
-
-@_fixed_noise.register_fake
-def _(like: Tensor, height: int, width: int) -> Tensor:
-    return like.new_empty(1, 3, height, width, dtype=torch.promote_types(like.dtype, torch.float32))
-
-
-def _scaling(
-    contents: Contents,
-    statistics: LatentStatistics | str | os.PathLike[str] | None,
-    normalization: Normalization | None,
-) -> LatentScaling:
-    if normalization is None and statistics is None and (scaling := find_scaling(contents)) is not None:
-        return scaling
-    if isinstance(statistics, str | os.PathLike):
-        statistics = read_statistics(statistics)
-    elif statistics is None and normalization != "none":
-        statistics = find_statistics(contents)
-    return LatentScaling() if statistics is None else scaling_of(statistics, normalization or "overall")
+        return fixed_noise(z.detach(), height, width).expand(z.shape[0], -1, -1, -1)
 
 
 def _entries(encoder: AnyEncoderConfig, decoder: DecoderConfig) -> dict[str, Any]:
