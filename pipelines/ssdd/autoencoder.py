@@ -4,6 +4,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -131,6 +132,43 @@ class SSDD(nn.Module):
         config = {"encoder": asdict(self.encoder.config), "decoder": asdict(self.decoder.config)}
         scaling = {SCALING_KEY: json.dumps(asdict(self.scaling))} if self.scaling else {}
         return write(file, self.state_dict(), config, {**scaling, **(metadata or {})})
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | None = None,
+        metadata: dict[str, str] | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload SSDD",
+    ) -> str:
+        """Uploads the model to the Hugging Face hub, as `ssdd.safetensors` and, with a card, `README.md`.
+
+        Args:
+            repo_id: `owner/name`; made if it is not there.
+            card: Markdown, such as `ssdd card` writes.
+            metadata: further header entries.
+            private: whether a new repository is private; by default as the hub decides.
+            token: of the hub; by default the one of `hf auth login`.
+            revision: the branch.
+            commit_message: of the upload.
+
+        Returns:
+            the address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        hub = HfApi(token=token)
+        name = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, metadata)
+            if card is not None:
+                (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+            return str(
+                hub.upload_folder(repo_id=name, folder_path=folder, revision=revision, commit_message=commit_message)
+            )
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str], **hub: Any) -> "SSDD":
