@@ -270,6 +270,7 @@ RESULTS = {
         "decoded/nested/1.png",
         "latents.safetensors",
         "stats.json",
+        "card.md",
     ),
     "pipelines/README.md": (
         "data/imagenet/report/report.html",
