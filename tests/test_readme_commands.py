@@ -271,6 +271,7 @@ RESULTS = {
         "latents.safetensors",
         "stats.json",
         "card.md",
+        "exported/decoder.onnx",
     ),
     "pipelines/README.md": (
         "data/imagenet/report/report.html",

@@ -12,10 +12,10 @@ from ssdd.benchmarking import timing
 from ssdd.benchmarking.benchmark_figures import quality_figure, speed_figure
 from ssdd.benchmarking.cost import count_work, held_memory, peak_memory
 from ssdd.benchmarking.decoder_speed import best_seconds, make_sides, measure_decoding
-from ssdd.benchmarking.dense_decoder import DenseForm
 from ssdd.benchmarking.performance_page import performance_page
 from ssdd.benchmarking.timing import time_sides
 from ssdd.benchmarking.training_speed import make_losses, measure_training
+from ssdd.integrations.dense_decoder import DenseForm
 from ssdd_decoder import Decoder
 
 CPU = torch.device("cpu")
