@@ -22,6 +22,7 @@ from ssdd.autoencoder import CHECKPOINT_NAME, check_spaces
 from ssdd.encoders import AnyEncoderConfig, encoder_of, make_encoder, read_checkpoint, read_config
 from ssdd.integrations.fixed_noise import fixed_noise
 from ssdd.integrations.offloaded import loaded
+from ssdd.integrations.tiling import tile_option
 from ssdd.latent_scaling import Normalization, choose_scaling
 from ssdd.model_files import find_model
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig
@@ -96,6 +97,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         self.encoder = make_encoder(encoder)
         self.decoder = Decoder(decoder)
         self.use_slicing = False
+        self.tiles: dict[str, Any] = {}
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
@@ -135,7 +137,9 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
             z = z.to(self.decoder.conv_in.weight.device)
             noise = self._noise(z, generator)
             pieces = zip(z.split(1), noise.split(1), strict=True) if self.use_slicing else [(z, noise)]
-            image = torch.cat([self.decoder.decode(z_, steps, noise=noise_, grad=True) for z_, noise_ in pieces])
+            image = torch.cat(
+                [self.decoder.decode(z_, steps, noise=noise_, grad=True, **self.tiles) for z_, noise_ in pieces]
+            )
         return DecoderOutput(sample=image) if return_dict else (image,)
 
     def forward(
@@ -158,6 +162,18 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         posterior = self.encode(sample).latent_dist
         z = posterior.sample(generator) if sample_posterior else posterior.mode()
         return self.decode(z, return_dict, generator, num_inference_steps)
+
+    def enable_tiling(self, tile: int = 512) -> None:
+        """Decodes in tiles of so many pixels a side, with the same result.
+
+        Raises:
+            NotImplementedError: the decoder has no tiles.
+        """
+        self.tiles = tile_option(tile)
+
+    def disable_tiling(self) -> None:
+        """Decodes pictures as a whole."""
+        self.tiles = {}
 
     @classmethod
     def from_pretrained(
