@@ -137,9 +137,8 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
             z = z.to(self.decoder.conv_in.weight.device)
             noise = self._noise(z, generator)
             pieces = zip(z.split(1), noise.split(1), strict=True) if self.use_slicing else [(z, noise)]
-            image = torch.cat(
-                [self.decoder.decode(z_, steps, noise=noise_, grad=True, **self.tiles) for z_, noise_ in pieces]
-            )
+            options = {"steps": steps, "grad": True, **self.tiles}
+            image = torch.cat([self.decoder.decode(latent, noise=start, **options) for latent, start in pieces])
         return DecoderOutput(sample=image) if return_dict else (image,)
 
     def forward(
@@ -209,6 +208,11 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         if isinstance(model, cls) and not hasattr(model, "hf_device_map"):
             model.decoder.to(memory_format=torch.channels_last)  # which diffusers does not keep
         return model  # or, where the options ask for it, a tuple with a report on the loading
+
+    @property
+    def use_tiling(self) -> bool:
+        """Whether pictures are decoded in tiles."""
+        return bool(self.tiles)
 
     @property
     def post_quant_conv(self) -> nn.Module:
