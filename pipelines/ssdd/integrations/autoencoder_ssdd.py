@@ -96,7 +96,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         self.register_to_config(**_entries(encoder, decoder))
         self.encoder = make_encoder(encoder)
         self.decoder = Decoder(decoder)
-        self.use_slicing = False
+        self.use_slicing = self.use_tiling = False
         self.tiles: dict[str, Any] = {}
 
     @apply_forward_hook
@@ -169,10 +169,12 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
             NotImplementedError: the decoder has no tiles.
         """
         self.tiles = tile_option(tile)
+        self.use_tiling = True
 
     def disable_tiling(self) -> None:
         """Decodes pictures as a whole."""
         self.tiles = {}
+        self.use_tiling = False
 
     @classmethod
     def from_pretrained(
@@ -208,11 +210,6 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         if isinstance(model, cls) and not hasattr(model, "hf_device_map"):
             model.decoder.to(memory_format=torch.channels_last)  # which diffusers does not keep
         return model  # or, where the options ask for it, a tuple with a report on the loading
-
-    @property
-    def use_tiling(self) -> bool:
-        """Whether pictures are decoded in tiles."""
-        return bool(self.tiles)
 
     @property
     def post_quant_conv(self) -> nn.Module:
