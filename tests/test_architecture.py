@@ -176,10 +176,14 @@ HOUSE = """
     evaluation/
     imaging/
     data/
-    __init__            the model itself, `ssdd.SSDD`: what a user without Kedro imports
+    __init__            the model itself, `ssdd.SSDD` and `ssdd.AutoencoderSSDD`: what a user without Kedro imports
+    integrations/
     kl_export
     baselines           decoders that SSDD is compared with
-    autoencoder
+    autoencoder  model_files
+    encoders
+    diffusers_encoders
+    latent_scaling
     processes  packaged
     comparison_parameters
     runs  benchmark_parameters

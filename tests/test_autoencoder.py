@@ -278,4 +278,30 @@ def test_readme_runs_as_written(tmp_path, monkeypatch):
     text = (Path(__file__).parents[1] / "README.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert blocks
-    exec(compile("\n".join(blocks), "README.md", "exec"), {})
+    save_generator(tmp_path / "my-generator")
+    names = {}
+    exec(compile("\n".join(blocks), "README.md", "exec"), names)
+    assert names["picture"].size == (32, 32)
+
+
+def save_generator(folder):
+    """A tiny pipeline of random weights, with another autoencoder of 16 channels and F = 8."""
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    network = DiTTransformer2DModel(
+        sample_size=4,
+        num_layers=1,
+        patch_size=2,
+        attention_head_dim=4,
+        num_attention_heads=2,
+        in_channels=16,
+        out_channels=32,
+        num_embeds_ada_norm=1000,
+        norm_elementwise_affine=False,
+    )
+    kinds = {
+        f"{way}_block_types": (f"{way.title()}{part}Block2D",) * 4
+        for way, part in (("down", "Encoder"), ("up", "Decoder"))
+    }
+    other = AutoencoderKL(**kinds, block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=16)
+    DiTPipeline(transformer=network, vae=other, scheduler=DDIMScheduler()).save_pretrained(folder)

@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL
 
 from ssdd.baselines import KLAutoencoder, KLDecoder, KLDecoderConfig
 from ssdd.commands.group import cli
-from ssdd.commands.models import find_kl
 from ssdd.kl_export import autoencoder_kl, export_kl
+from ssdd.model_files import find_kl
 from ssdd_encoder import Encoder, EncoderConfig
 
 ENCODER = EncoderConfig(base_channels=8, multipliers=(1, 2, 4), resnets_per_level=1, norm_groups=4)
@@ -74,13 +74,13 @@ def project(tmp_path, monkeypatch):
 
 
 def test_the_command_finds_the_model_of_a_run(project):
-    done = CliRunner().invoke(cli, ["export", "--kl", "vae", "--model", "mine"])
+    done = CliRunner().invoke(cli, ["export", "mine", "--to", "kl", "-o", "vae"])
     assert done.exit_code == 0, done.output
     assert AutoencoderKL.from_pretrained(project / "vae").config.latent_channels == 4
 
 
 def test_the_command_says_what_is_missing(project):
-    refused = CliRunner().invoke(cli, ["export", "--kl", "vae", "--model", "mine", "--adversarial"])
+    refused = CliRunner().invoke(cli, ["export", "mine", "--to", "kl", "-o", "vae", "--adversarial"])
     assert refused.exit_code == 1
     assert "--pipeline=train_kl" in refused.output
     with pytest.raises(ValueError, match="no run of that name"):

@@ -271,6 +271,8 @@ RESULTS = {
         "decoded/nested/1.png",
         "latents.safetensors",
         "stats.json",
+        "card.md",
+        "exported/decoder.onnx",
     ),
     "pipelines/README.md": (
         "data/imagenet/report/report.html",

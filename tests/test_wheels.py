@@ -134,7 +134,10 @@ def test_models_that_come_along_are_in_the_wheel_and_the_sdist(uv, tmp_path):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("tests", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, copy)
-    names = {f"ssdd/models/demo.{suffix}" for suffix in ("safetensors", "safetensors.lineage.json", "md")}
+    names = {
+        f"ssdd/models/demo.{suffix}"
+        for suffix in ("safetensors", "safetensors.lineage.json", "latent_stats.json", "md")
+    }
     for name in names:
         (copy / "pipelines" / name).parent.mkdir(exist_ok=True)
         (copy / "pipelines" / name).write_text(name)

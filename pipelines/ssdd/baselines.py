@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssdd.autoencoder import SSDD
+from ssdd.encoders import AnyEncoder, encoder_of
 from ssdd.packaged import resolve
 from ssdd_decoder import DecoderConfig
 from ssdd_decoder.checkpoint import Contents, read, read_header, write
 from ssdd_decoder.sources import destination
-from ssdd_encoder import Encoder, Posterior
+from ssdd_encoder import Posterior
 
 CHECKPOINT_NAME = "kl.safetensors"
 KIND = "kl_decoder"  # of the configuration in a file's header; its tensors are in the part `decoder`
@@ -114,7 +115,7 @@ class KLAutoencoder(nn.Module):
         decoder: of its latents.
     """
 
-    def __init__(self, encoder: Encoder, decoder: KLDecoder) -> None:
+    def __init__(self, encoder: AnyEncoder, decoder: KLDecoder) -> None:
         super().__init__()
         space = (encoder.config.latent_channels, encoder.config.downscale)
         if (decoder.config.latent_channels, decoder.config.downscale) != space:
@@ -167,7 +168,7 @@ class KLAutoencoder(nn.Module):
             decoder = KLDecoder(config)
         tensors = {key.removeprefix("decoder."): v for key, v in contents.tensors.items() if key.startswith("decoder.")}
         contents.fill(decoder, tensors, asked=str(config), held=str(config))
-        return cls(Encoder.from_contents(contents), decoder.to(memory_format=torch.channels_last)).eval()
+        return cls(encoder_of(contents), decoder.to(memory_format=torch.channels_last)).eval()
 
     @classmethod
     def config_in(cls, source: str | os.PathLike[str]) -> KLDecoderConfig | None:
@@ -185,11 +186,12 @@ class FeedForward(SSDD):
         noise: Tensor | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         check_finite: bool = False,
+        grad: bool = False,
     ) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W), not clamped; steps and noise have no effect."""
         scale = self.decoder.config.downscale
         zeros = z.new_zeros(z.shape[0], 3, z.shape[2] * scale, z.shape[3] * scale)
-        return super().decode(z, 1, zeros, check_finite=check_finite)
+        return super().decode(z, 1, zeros, check_finite=check_finite, grad=grad)
 
 
 def kl_config_in(contents: Contents) -> KLDecoderConfig | None:

@@ -60,6 +60,8 @@ def autoencoder_kl(model: KLAutoencoder) -> Any:
     from diffusers import AutoencoderKL  # takes seconds
 
     encoder, decoder = model.encoder.config, model.decoder.config
+    if not isinstance(encoder, EncoderConfig):
+        raise ValueError(f"expected an encoder of this project, got {encoder.class_name} of diffusers: {PUBLISHED}")
     _check(encoder, decoder)
     levels = len(decoder.widths)
     with torch.device("meta"):

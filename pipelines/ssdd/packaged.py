@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ssdd.runs import looks_like_file
 
@@ -26,7 +27,7 @@ def model_file(name: str) -> Path:
     return file
 
 
-def resolve(source: str | os.PathLike[str], name: str) -> Path:
+def resolve(source: str | os.PathLike[str], name: str, **hub: Any) -> Path:
     """Finds a checkpoint as `ssdd_decoder.sources.resolve` does; after the disk, packaged models are looked up by name.
 
     Raises:
@@ -38,7 +39,7 @@ def resolve(source: str | os.PathLike[str], name: str) -> Path:
     if str(source) in NAMES and not Path(source).is_file() and not any(Path(source).glob(f"*{sources.SUFFIX}")):
         return model_file(str(source))
     try:
-        return sources.resolve(source, name)
+        return sources.resolve(source, name, **hub)
     except CheckpointError as error:
         if os.path.lexists(source) or looks_like_file(str(source)):
             raise

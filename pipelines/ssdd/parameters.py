@@ -175,9 +175,12 @@ class PrepareParameters(Frozen):
 
 
 class ModelParameters(Frozen):
-    """The networks, by name: `f<F>c<C>` or `sdvae`, and XS, S, B, M, L, XL, H."""
+    """The networks, by name: `f<F>c<C>`, `sdvae` or `diffusers`, and XS, S, B, M, L, XL, H."""
 
-    encoder: str = Field(default="f8c4", description="F down-scale, C latent channels")
+    encoder: str = Field(
+        default="f8c4",
+        description="F down-scale, C latent channels; diffusers: that of the autoencoder in encoder_checkpoint",
+    )
     decoder: str = "M"
 
 
@@ -220,7 +223,10 @@ class StageParameters(Frozen):
 
 
 class PretrainParameters(StageParameters):
-    """Stage 1; `initialize=joint` goes on from the decoder that was trained along with the encoder."""
+    """Stage 1; `initialize=joint` goes on from the decoder that was trained along with the encoder.
+
+    An encoder of diffusers (`model.encoder=diffusers`) has no such decoder, so its decoder starts from random weights.
+    """
 
     initialize: Literal["fresh", "joint"] = "fresh"
 

@@ -8,6 +8,7 @@ import warnings
 from kedro.framework.session import session as kedro_session
 
 from ssdd.hooks import ProjectHooks
+from ssdd.integrations.encoder_import import provided_encoder
 from ssdd.lineage.project_folder import use_project_logging
 from ssdd.lineage.project_rules import ProjectRules, ReplaceableDataset
 from ssdd.lineage.runner import LineageRunner
@@ -20,7 +21,9 @@ _BEFORE_FINETUNING = ("train_encoder", "z_stats", "pretrain")
 _BEFORE_TEACHER = (*_BEFORE_FINETUNING, "finetune")
 RULES = ProjectRules(
     replaceable={
-        "encoder_checkpoint": ReplaceableDataset("encoder", best="encoder_best", replaces=("train_encoder",)),
+        "encoder_checkpoint": ReplaceableDataset(
+            "encoder", best="encoder_best", replaces=("train_encoder",), convert=provided_encoder
+        ),
         "checkpoint": ReplaceableDataset("pretrained", best="pretrained_best", replaces=_BEFORE_FINETUNING),
         "teacher": ReplaceableDataset("finetuned", best="finetuned_best", replaces=_BEFORE_TEACHER),
         "student": ReplaceableDataset("distilled", best="distilled_best", replaces=("distill",)),

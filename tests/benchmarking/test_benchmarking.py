@@ -14,11 +14,11 @@ from ssdd.benchmarking import decoder_speed, timing
 from ssdd.benchmarking.benchmark_figures import SIDES, quality_figure, speed_figure
 from ssdd.benchmarking.cost import count_work, held_memory, peak_memory
 from ssdd.benchmarking.decoder_speed import best_seconds, kl_decoder, make_sides, measure_decoding
-from ssdd.benchmarking.dense_decoder import DenseForm
 from ssdd.benchmarking.performance_page import performance_page
 from ssdd.benchmarking.served_kl import ServedKL
 from ssdd.benchmarking.timing import time_sides
 from ssdd.benchmarking.training_speed import make_losses, measure_training
+from ssdd.integrations.dense_decoder import DenseForm
 from ssdd_decoder import Decoder
 
 ROOT = Path(__file__).parents[2]

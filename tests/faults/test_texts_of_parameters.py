@@ -168,7 +168,7 @@ def test_runs_and_folders_with_names_of_numbers(runs, tally):
 
 
 def test_a_run_with_the_name_of_a_number_is_a_model(tmp_path, model):
-    from ssdd.commands.models import find_model
+    from ssdd.model_files import find_model
 
     (tmp_path / "pyproject.toml").write_text("[tool.kedro]\n")
     (tmp_path / "data/1e5/models").mkdir(parents=True)

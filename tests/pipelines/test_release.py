@@ -79,6 +79,11 @@ def test_the_card_has_front_matter_and_facts_of_the_file(released, card):
     _, front, text = card.split("---\n", 2)
     assert yaml.safe_load(front)["license"] == "apache-2.0"
     assert yaml.safe_load(front)["library_name"] == "ssdd"
+    assert yaml.safe_load(front)["metrics"] == ["psnr", "ssim_gaussian", "frechet_random_conv"]
+    (result,) = yaml.safe_load(front)["model-index"][0]["results"]
+    psnr = pandas.read_csv(released.run_folder / "evaluation/metrics.csv").query("model == 'student'")["psnr"].iloc[0]
+    assert result["metrics"][0]["value"] == pytest.approx(psnr, abs=1e-5)
+    assert result["metrics"][0]["name"] == "PSNR (dB), 1 step"
     file = released.run_folder / "release/ssdd.safetensors"
     model = SSDD.from_pretrained(file)
     for part in (model.encoder, model.decoder):
@@ -134,6 +139,7 @@ def test_the_card_names_command_and_commit_of_the_stamps(released, card):
     assert "--pipeline=release" in card
     training = [f"{stage}.{stage}" for stage in ("train_encoder", "pretrain", "finetune")]
     training = ["prepare.prepare_images", *training, "distill.cache_teacher_targets", "distill.distill_teacher"]
+    training += ["z_stats.compute_latent_statistics"]  # which the file has in its header
     assert re.fullmatch("[0-9a-f]{40}", stamp["about"]["commit"])  # the stages before ran outside of a repository
     commits = {"unknown": training, stamp["about"]["commit"]: ["release.pack_model"]}
     assert dict(re.findall(r"^\* Commit (.*): (.*)\.$", card, re.MULTILINE)) == {
@@ -149,6 +155,28 @@ def test_the_lines_on_use_run(released, card, monkeypatch):
     exec(code, names)
     assert names["image"].shape == names["x"].shape
     assert f"# {tuple(names['z'].shape)}" in code
+
+
+def test_the_command_writes_the_same_card_of_the_run(released, card, monkeypatch, tmp_path):
+    monkeypatch.chdir(released.folder)
+    done = CliRunner().invoke(cli, ["card", "quickstart"])
+    assert done.exit_code == 0, done.stderr
+    assert table(done.stdout, "model | steps") == table(card, "model | steps")
+    assert 'AutoencoderSSDD.from_pretrained("distilled.safetensors")' in done.stdout
+    assert "bfloat16" not in done.stdout.partition("## Use")[0]  # only the release has such weights
+    file = tmp_path / "here/README.md"
+    done = CliRunner().invoke(cli, ["card", str(released.run_folder / "release"), "-o", str(file)])
+    assert done.exit_code == 0, done.stderr
+    assert file.read_text() == card
+
+
+def test_the_header_has_the_statistics_of_the_latents(released):
+    from ssdd import AutoencoderSSDD
+
+    file, elsewhere = released.run_folder / "release/ssdd.safetensors", released.folder / "elsewhere.safetensors"
+    shutil.copy(file, elsewhere)
+    found = json.loads((released.run_folder / "models/latent_stats.json").read_text())
+    assert AutoencoderSSDD.from_pretrained(elsewhere).config.scaling_factor == pytest.approx(1 / found["overall_std"])
 
 
 def test_the_named_copies_are_a_packaged_model(released, monkeypatch):

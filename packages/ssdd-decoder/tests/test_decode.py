@@ -173,3 +173,38 @@ def test_nan_from_the_network_is_found_when_asked(make_decoder):
     assert decoder.decode(Z).isnan().any()
     with pytest.raises(ValueError, match=r"the decoded image to be finite.* decode in float32"):
         decoder.decode(Z, check_finite=True)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_pass_through_all_steps_when_asked(make_decoder, draw, steps, checkpointing):
+    """Against differences along a direction, in float64: to the latent, the noise and the weights."""
+    decoder = make_decoder().double()
+    decoder.gradient_checkpointing = checkpointing
+    z, noise = draw(2, 4, 3, 4).double().requires_grad_(), draw(2, 3, 24, 32).double().requires_grad_()
+
+    def loss():
+        return decoder.decode(z, steps=steps, noise=noise, grad=True).square().mean()
+
+    loss().backward()
+    for tensor in (z, noise, decoder.conv_in.weight, decoder.time_embedding.linear_1.weight):
+        direction = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        slope, step = (tensor.grad * direction).sum(), 1e-5
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                tensor.add_(direction, alpha=sign * step)
+                values.append(loss())
+                tensor.add_(direction, alpha=-sign * step)
+        assert slope.abs() > 1e-9
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope.item(), rel=1e-5)
+
+
+def test_gradients_are_off_unless_asked_for_and_the_image_is_the_same(make_decoder, draw):
+    decoder, z, noise = make_decoder(), draw(1, 4, 2, 3).requires_grad_(), draw(1, 3, 16, 24)
+    plain, recorded = decoder.decode(z, noise=noise), decoder.decode(z, noise=noise, grad=True)
+    assert not plain.requires_grad
+    assert recorded.requires_grad
+    assert torch.allclose(plain, recorded, atol=1e-5)
+    with torch.no_grad():  # the caller's own wish comes first
+        assert not decoder.decode(z, noise=noise, grad=True).requires_grad

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ssdd.benchmark_parameters import DecodeSweep, Side
 from ssdd.benchmarking.cost import Work, count_work, peak_memory
-from ssdd.benchmarking.dense_decoder import DenseForm
 from ssdd.benchmarking.served_kl import ServedKL
 from ssdd.benchmarking.timing import time_sides
+from ssdd.integrations.dense_decoder import DenseForm
 from ssdd.progress import bar
 from ssdd_decoder import Decoder
 from ssdd_decoder.gpu import without_kernels

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ssdd.benchmark_parameters import TrainingSweep
 from ssdd.benchmarking.cost import count_work, held_memory, peak_memory
-from ssdd.benchmarking.dense_decoder import DenseForm
 from ssdd.benchmarking.timing import time_sides
+from ssdd.integrations.dense_decoder import DenseForm
 from ssdd.progress import bar
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import distillation_loss, teacher_target

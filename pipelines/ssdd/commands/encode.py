@@ -28,17 +28,17 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     import torch
 
     from ssdd import __version__
+    from ssdd.encoders import load_encoder
     from ssdd.files import sha256_file
     from ssdd.imaging.encode_decode import encode_images
     from ssdd.imaging.latent_files import LatentHeader, LatentWriter
     from ssdd.processes import choose_device
     from ssdd.texts import utf8
-    from ssdd_encoder import Encoder
 
     options.check_output(output, images)
     options.check_utf8(output)
     file = options.encoder_file(model)
-    encoder = Encoder.from_pretrained(file).to(choose_device(device), getattr(torch, precision))
+    encoder = load_encoder(file).to(choose_device(device), getattr(torch, precision))
     output.parent.mkdir(parents=True, exist_ok=True)
     # Next to the output: /tmp is often small or in memory, and the latents of many images are large.
     with tempfile.TemporaryFile(dir=output.parent) as spool:

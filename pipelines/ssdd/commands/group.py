@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ssdd import __version__
+from ssdd.commands.card import card
 from ssdd.commands.compare import compare
 from ssdd.commands.encode import decode, encode
 from ssdd.commands.export import export
@@ -80,5 +81,5 @@ def cli() -> None:
     """
 
 
-for _command in (encode, decode, reconstruct, info, lineage, compare, z_stats, export):
+for _command in (encode, decode, reconstruct, info, lineage, card, export, compare, z_stats):
     cli.add_command(_command)

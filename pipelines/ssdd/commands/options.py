@@ -31,14 +31,19 @@ NEW_FILE = UserPath(dir_okay=False, path_type=Path)
 NEW_FOLDER = UserPath(file_okay=False, path_type=Path)
 
 
-def _found_model(context: click.Context, parameter: click.Parameter, source: str) -> str:
-    from ssdd.commands.models import find_model
+def found_model(source: str) -> str:
+    """Finds the file of a model, and says so where it is not the source itself; see `find_model`."""
+    from ssdd.model_files import find_model
 
     check_utf8(Path(source))
     file = find_model(source)
     if file != source:
         say(f"{source} is {file}", err=True)
     return file
+
+
+def _found_model(context: click.Context, parameter: click.Parameter, source: str) -> str:
+    return found_model(source)
 
 
 model = click.option(

@@ -6,7 +6,8 @@ import torch
 
 from ssdd.data.image_dataset import ImageDataset
 from ssdd.data.loader import batches
-from ssdd_encoder import Encoder, LatentAccumulator, LatentStatistics
+from ssdd.encoders import load_encoder
+from ssdd_encoder import LatentAccumulator, LatentStatistics
 
 
 @torch.no_grad()
@@ -21,7 +22,7 @@ def latent_statistics(
     """Mean and unbiased standard deviation of the posterior modes, in float64 and constant memory.
 
     Args:
-        checkpoint: of the encoder, in any layout that `Encoder.from_pretrained` reads.
+        checkpoint: of the encoder, in any layout that `load_encoder` reads.
         dataset: images with an `EvalTransform`.
         batch_size: images at a time.
         workers: loader processes.
@@ -31,7 +32,7 @@ def latent_statistics(
     Raises:
         ValueError: the checkpoint holds no encoder, an image cannot be read, or a latent is not finite.
     """
-    encoder = Encoder.from_pretrained(checkpoint).to(device)
+    encoder = load_encoder(checkpoint).to(device)
     accumulator = LatentAccumulator(encoder.config.latent_channels)
     for batch in batches(dataset, batch_size, workers, title="latent statistics" if progress else None):
         accumulator.update(encoder(batch["image"].to(device)).mode())

@@ -19,13 +19,13 @@ from torch import Tensor
 from ssdd.autoencoder import SSDD
 from ssdd.data.decoding import NOTE, BadImage, Reason
 from ssdd.data.source import Rejection, tell_notes
+from ssdd.encoders import AnyEncoder
 from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
 from ssdd.imaging.latent_files import StoredLatents
 from ssdd.imaging.picture_files import THREADS, ImageFile, find_images, output_names, read_images
 from ssdd.progress import bar
 from ssdd_decoder import Decoder
-from ssdd_encoder import Encoder
 
 REJECTED_FILE = "rejected.csv"
 # what a file system says of a name: too long, of characters that it lacks, or taken by a folder or a file
@@ -98,7 +98,7 @@ class PictureWriter:
 
 @torch.no_grad()
 def encode_images(
-    encoder: Encoder, places: Sequence[Path], store: StoreLatent, batch_size: int = 16, progress: bool = True
+    encoder: AnyEncoder, places: Sequence[Path], store: StoreLatent, batch_size: int = 16, progress: bool = True
 ) -> list[Rejection]:
     """Encodes images of any size, padded by `canvas.pad`, to the mode of their posterior.
 
@@ -121,7 +121,7 @@ def encode_images(
     _check_any(found, rejected, ", ".join(str(place) for place in places))
     with bar("encoding", len(found), show=progress) as advance:
         for group in batches(_canvases(found, encoder, rejected, advance), batch_size):
-            modes = encoder(to_images(group, encoder.conv_in.weight.device)).mode().cpu()
+            modes = encoder(to_images(group, next(encoder.parameters()).device)).mode().cpu()
             for canvas, z in zip(group, modes, strict=True):
                 try:
                     store(canvas.name, z, canvas.size)
@@ -213,7 +213,7 @@ def reconstruct_folder(
         PictureWriter(out, outputs, REJECTED_FILE) as writer,
     ):
         for group in batches(_canvases(found, model.encoder, rejected, advance), batch_size):
-            z = model.encode(to_images(group, model.encoder.conv_in.weight.device)).mode()
+            z = model.encode(to_images(group, next(model.encoder.parameters()).device)).mode()
             names, sizes = [canvas.name for canvas in group], [canvas.size for canvas in group]
             pictures = decode_pictures(model.decoder, z, names, sizes, steps, seed)
             writer.write(names, pictures)
@@ -234,7 +234,7 @@ def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
 
 
 def _canvases(
-    found: Sequence[ImageFile], encoder: Encoder, rejected: list[Rejection], advance: Callable[[int], None]
+    found: Sequence[ImageFile], encoder: AnyEncoder, rejected: list[Rejection], advance: Callable[[int], None]
 ) -> Iterator[Canvas]:
     """Reads and pads images; an unreadable one is added to `rejected` and counts as done."""
     notes = []

@@ -14,11 +14,13 @@ imports no settings.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 from pluggy import PluginManager
 
+Convert = Callable[[str, Mapping[str, Any], Path], Path | None]
 Check = Callable[[Sequence[Node], CatalogProtocol], None]
 
 
@@ -30,11 +32,14 @@ class ReplaceableDataset:
         dataset: its catalog entry, a checkpoint; `<run>` and `<run>@last` mean another run's file of it.
         best: the catalog entry that `<run>@best` means; None where there is none.
         replaces: the namespaces whose nodes are then left out.
+        convert: makes the file of what users may write besides a file or a run, from that, all parameters and the
+            project's folder; or returns None.
     """
 
     dataset: str
     best: str | None = None
     replaces: tuple[str, ...] = ()
+    convert: Convert | None = None
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: the plugin manager needs a hash, and a mapping has none

@@ -65,7 +65,8 @@ def find_provided(
             written = parameters[parameter]
             if not isinstance(written, str):
                 raise ValueError(f"{parameter}: expected a text, got {written!r}: write it in quotes")
-            file = _file(parameter, written, replaced, catalog, project, run_name)
+            converted = replaced.convert(written, parameters, project) if replaced.convert else None
+            file = converted or _file(parameter, written, replaced, catalog, project, run_name)
             found.append(ProvidedDataset(parameter, written, replaced, file))
     return found
 

@@ -13,20 +13,20 @@ def model_card(
     run_name: str,
     metrics: Any,
     photographs: Any,
-    rounding: Mapping[str, float],
+    rounding: Mapping[str, float] | None,
     histories: Mapping[str, Any],
     index: Any,
-    data: DataParameters,
+    data: DataParameters | None,
     origin: Mapping[str, Any],
 ) -> str:
-    """Writes the card.
+    """Writes the card. What is None is not known, and its part is left out.
 
     Args:
-        model: the released file.
+        model: the file.
         run_name: the run that it comes from; a packaged model of that name is loaded by it.
         metrics: table of `collect_metrics`.
         photographs: table of `decode_photographs`.
-        rounding: of `compare_reconstructions`.
+        rounding: of `compare_reconstructions`, for a file of rounded weights.
         histories: tables by stage in their order, None for stages that did not run.
         index: of the images.
         data: the images' source.
@@ -38,34 +38,50 @@ def model_card(
     from jinja2 import Environment
 
     from ssdd.packaged import NAMES
-    from ssdd.reporting.photograph_figures import summary
-    from ssdd.reporting.report_page import cell
-    from ssdd_metrics.registry import reported_metrics
+    from ssdd.reporting.card_data import front_matter
 
-    shown = reported_metrics(metrics)
-    protocol = json.loads(metrics["protocol"].iloc[-1])
     # The name as a literal next to this file: that is how the lineage notices an edited template.
     text = files("ssdd.reporting").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
     template = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True).from_string(text)
     return template.render(
+        front_matter=front_matter(run_name, metrics, data),
         run_name=run_name,
+        distilled=rounding is not None or model.stem.startswith("distilled"),
         source=run_name if run_name in NAMES else model.name,
         **_contents(model),
         **_images(index, data),
         origin=origin,
         growth=_growth(histories),
-        columns=[(metric.title, metric.direction) for metric in shown],
-        rows=[
-            {"model": row["model"], "steps": row["steps"], "cells": [cell(row, metric) for metric in shown]}
-            for row in metrics.to_dict("records")
-        ],
-        photographs=summary(photographs),
-        photograph_count=photographs["number"].nunique(),
-        photograph_side=int(photographs[["width", "height"]].to_numpy().max()),
-        protocol=protocol,
-        protocol_json=json.dumps(protocol, indent=2),
+        **_figures(metrics, photographs),
         rounding=rounding,
     )
+
+
+def _figures(metrics: Any, photographs: Any) -> dict[str, Any]:
+    """Returns the rows of both tables, and what they depend on; empty rows where there is no table."""
+    from ssdd.reporting.photograph_figures import summary
+    from ssdd.reporting.report_page import cell
+    from ssdd_metrics.registry import reported_metrics
+
+    found: dict[str, Any] = {"rows": [], "photographs": []}
+    if metrics is not None:
+        shown, protocol = reported_metrics(metrics), json.loads(metrics["protocol"].iloc[-1])
+        found |= {
+            "columns": [(metric.title, metric.direction) for metric in shown],
+            "rows": [
+                {"model": row["model"], "steps": row["steps"], "cells": [cell(row, metric) for metric in shown]}
+                for row in metrics.to_dict("records")
+            ],
+            "protocol": protocol,
+            "protocol_json": json.dumps(protocol, indent=2),
+        }
+    if photographs is not None:
+        found |= {
+            "photographs": summary(photographs),
+            "photograph_count": photographs["number"].nunique(),
+            "photograph_side": int(photographs[["width", "height"]].to_numpy().max()),
+        }
+    return found
 
 
 def _contents(model: Path) -> dict[str, Any]:
@@ -100,8 +116,10 @@ def _growth(histories: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     return rows
 
 
-def _images(index: Any, data: DataParameters) -> dict[str, Any]:
+def _images(index: Any, data: DataParameters | None) -> dict[str, Any]:
     """Returns the counts of images per split and their origin; of the embedded sample, the photographs' credits."""
+    if index is None or data is None:
+        return {"kind": None}
     from ssdd.data.attribution import photograph_credits
 
     counts = {split: int((index["split"] == split).sum()) for split in ("train", "validation")}

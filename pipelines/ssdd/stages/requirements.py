@@ -15,8 +15,10 @@ from ssdd.parameters import ModelParameters, PretrainedNetworks, StageParameters
 from ssdd.runs import known_runs, looks_like_file, run_folder
 from ssdd.suggestions import nearest
 
+IMPORTED = "diffusers"  # as ssdd.diffusers_encoders.NAME, whose import would load torch
 
-def check_names(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
+
+def check_names(nodes: Sequence[Node], catalog: CatalogProtocol) -> None:
     """Refuses unknown networks and metrics in the parameters of nodes.
 
     Raises:
@@ -27,6 +29,7 @@ def check_names(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
     for name, value in _parameters(nodes, catalog).items():
         if isinstance(value, ModelParameters):
             _check_networks(name, value)
+            _check_imported(name, value, nodes)
         if isinstance(value, CompareParameters):
             _check_rows(name, value)
         for field in ("metrics", "eval_metrics"):
@@ -60,9 +63,10 @@ def _check_networks(group: str, model: ModelParameters) -> None:
     from ssdd_encoder.config import SDVAE, VARIANTS, encoder_config
 
     try:
-        encoder_config(model.encoder)
+        if model.encoder != IMPORTED:
+            encoder_config(model.encoder)
     except ValueError as error:
-        known = [*(f"f{downscale}c4" for downscale in (4, 8, 16, 32, 64)), SDVAE, *VARIANTS]
+        known = [*(f"f{downscale}c4" for downscale in (4, 8, 16, 32, 64)), SDVAE, IMPORTED, *VARIANTS]
         raise ValueError(f"parameter '{group}.encoder': {error}{nearest(model.encoder, known)}") from None
     if model.decoder not in SIZES:
         near = nearest(model.decoder, list(SIZES))
@@ -88,6 +92,14 @@ def _check_rows(group: str, compare: CompareParameters) -> None:
                 f"parameter '{group}.tokenizers': expected a folder with the config.json of a diffusers autoencoder, "
                 f"or a hub id owner/name, got {source!r}"
             )
+
+
+def _check_imported(group: str, model: ModelParameters, nodes: Iterable[Node]) -> None:
+    if model.encoder == IMPORTED and any(node.namespace == "train_encoder" for node in nodes):
+        raise ValueError(
+            f"parameter '{group}.encoder': an encoder of {IMPORTED} is trained already: set encoder_checkpoint to the "
+            "folder or hub id of its autoencoder"
+        )
 
 
 def _check_metrics(parameter: str, metrics: str | Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ssdd.autoencoder import SSDD
 from ssdd.data.image_dataset import ImageDataset
+from ssdd.encoders import AnyEncoderConfig
 from ssdd.evaluation.periodic import Evaluator
 from ssdd.evaluation.pretrained_networks import find_networks, load_networks
 from ssdd.parameters import PretrainedNetworks, RuntimeConfig, StageParameters, TargetParameters
@@ -21,7 +22,7 @@ from ssdd.training.steps import AutoencoderStep, DecoderStep, DistillationStep
 from ssdd.training.teacher_targets import CachedTargets, check_targets, clean_targets, sound_shards, write_targets
 from ssdd.training.threads import choose_threads, is_measured, kept_threads
 from ssdd_decoder import DecoderConfig, decoder_config
-from ssdd_encoder import EncoderConfig, encoder_config
+from ssdd_encoder import encoder_config
 from ssdd_metrics import networks_of
 
 Kind = Literal["autoencoder", "decoder", "distillation"]
@@ -57,7 +58,7 @@ class TrainingJob:
     images: ImageDataset
     folder: Path
     fingerprint: str
-    encoder: EncoderConfig | str | None = None
+    encoder: AnyEncoderConfig | str | None = None
     decoder: DecoderConfig | str | None = None
     checkpoint: Source | None = None
     encoder_checkpoint: Source | None = None
@@ -151,7 +152,7 @@ def check_networks(job: TrainingJob) -> None:
         decoder_config(decoder, latent_channels=shape.latent_channels, downscale=shape.downscale)
 
 
-def network_configs(job: TrainingJob) -> tuple[EncoderConfig | str, DecoderConfig | str]:
+def network_configs(job: TrainingJob) -> tuple[AnyEncoderConfig | str, DecoderConfig | str]:
     """Returns both configurations, those that the job does not name from the headers of its checkpoints.
 
     Raises:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ssdd.baselines import FeedForward, KLAutoencoder, KLDecoder, KLDecoderConfig, matching_config
 from ssdd.comparison_parameters import AdversaryParameters, KLParameters, RegressionParameters, RegressionWeights
 from ssdd.data.image_dataset import ImageDataset
+from ssdd.encoders import load_encoder
 from ssdd.evaluation.periodic import Evaluator
 from ssdd.evaluation.pretrained_networks import find_networks, load_networks
 from ssdd.noise import sample_noise, sample_seeds
@@ -30,7 +31,6 @@ from ssdd.training.loss_networks import LossNetworks, load_loss_networks, percep
 from ssdd.training.threads import choose_threads, is_measured, kept_threads
 from ssdd_decoder import DecoderConfig
 from ssdd_decoder.losses import patch_border_loss
-from ssdd_encoder import Encoder
 from ssdd_metrics import networks_of
 
 Kind = Literal["kl", "feed_forward"]
@@ -177,7 +177,7 @@ def build_step(job: RegressionJob) -> tuple[KLAutoencoder | FeedForward, Regress
     networks = load_loss_networks(job.stage.loss, job.pretrained_networks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.stage.seed)
-        encoder = Encoder.from_pretrained(job.encoder)
+        encoder = load_encoder(job.encoder)
         model: KLAutoencoder | FeedForward
         if isinstance(job.network, KLDecoderConfig):
             model = KLAutoencoder(encoder, KLDecoder(job.network))

@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssdd.data.image_dataset import ImageDataset
+from ssdd.encoders import AnyEncoder
 from ssdd.noise import sample_noise, sample_seeds
 from ssdd.parameters import TargetParameters
 from ssdd.training.sealed import SealedStore
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import teacher_target
-from ssdd_encoder import Encoder
 
 Span = tuple[int, int]
 """The images [first, last) of a shard."""
@@ -33,7 +33,7 @@ OPEN_SHARDS = 64  # opening one costs as much as reading a row (tens of microsec
 
 
 def write_targets(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     teacher: Decoder,
     images: ImageDataset,
     targets: TargetParameters,
@@ -174,7 +174,7 @@ def _store(folder: Path, fingerprint: str) -> SealedStore:
 
 @torch.no_grad()
 def _targets(
-    encoder: Encoder, teacher: Decoder, batch: dict[str, Any], targets: TargetParameters, seed: int
+    encoder: AnyEncoder, teacher: Decoder, batch: dict[str, Any], targets: TargetParameters, seed: int
 ) -> dict[str, Tensor]:
     device = teacher.conv_in.weight.device
     indices = batch["index"].tolist()

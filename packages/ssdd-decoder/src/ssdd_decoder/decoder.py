@@ -55,7 +55,6 @@ class Decoder(UNet):
         _check_times(t, z)
         return super().forward(x_t, t, z.to(self.conv_in.weight.dtype))
 
-    @torch.no_grad()
     def decode(
         self,
         z: Tensor,
@@ -64,6 +63,7 @@ class Decoder(UNet):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         check_finite: bool = False,
         compile: bool = False,
+        grad: bool = False,
     ) -> Tensor:
         """Decodes latents.
 
@@ -75,6 +75,8 @@ class Decoder(UNet):
             check_finite: refuse NaN and infinity in z, noise and the result (waits for the device).
             compile: use torch.compile: one graph for the latent's part and one for a step, for any number of steps. The
                 first call takes minutes. So does the first call with another size or batch, which makes them dynamic.
+            grad: record gradients through all steps, to z, noise and the weights, for a loss on the image.
+                `gradient_checkpointing = True` then saves memory.
 
         Returns:
             images (B, 3, H, W), about [-1, 1] but not clamped, computed in the weights' dtype and returned in float32
@@ -95,8 +97,9 @@ class Decoder(UNet):
         if check_finite:
             _check_finite("z", z)
             _check_finite("noise", noise)
-        # The weights' dtype alone decides the precision, not the context of the caller.
-        with torch.autocast(weight.device.type, enabled=False):
+        # The weights' dtype alone decides the precision, not the context of the caller. Gradients need both to agree.
+        recorded = grad and torch.is_grad_enabled()
+        with torch.set_grad_enabled(recorded), torch.autocast(weight.device.type, enabled=False):
             condition, predict = self.condition, self.predict
             if compile:
                 condition, predict = (partial(_compiled(method), self) for method in (UNet.condition, UNet.predict))
@@ -142,7 +145,11 @@ class Decoder(UNet):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike[str], config: DecoderConfig | str | None = None, downscale: int | None = None
+        cls,
+        source: str | os.PathLike[str],
+        config: DecoderConfig | str | None = None,
+        downscale: int | None = None,
+        **hub: Any,
     ) -> "Decoder":
         """Loads a decoder, in evaluation mode.
 
@@ -152,11 +159,12 @@ class Decoder(UNet):
             config: the decoder that the file must hold, as configuration or size; by default the one in its header, or
                 else the size with these shapes.
             downscale: F, for files with neither a header nor an encoder that gives it; 8 by default.
+            hub: for a hub id: `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds another network.
         """
-        contents = checkpoint.read(sources.resolve(source, CHECKPOINT_NAME))
+        contents = checkpoint.read(sources.resolve(source, CHECKPOINT_NAME, **hub))
         return cls.from_contents(contents, config, downscale)
 
     @classmethod

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssdd_decoder.flow import euler_step
-from ssdd_decoder.times import GRID_POWER, check_steps, sampling_grid
+from ssdd_decoder.times import GRID_POWER, check_steps, sampling_times
 
 
 def euler_sample(
@@ -29,14 +29,15 @@ def euler_sample(
         ValueError: steps is not an integer from 1 up.
     """
     check_steps(steps)
+    # Times are tensors: a compiled step would take a Python number for a constant, and compile again for the next one.
+    times = _times_on(noise.device, steps, power) if noise.is_cuda else sampling_times(steps, power)
     x = noise
-    for t, s in pairwise(_times(steps, power, noise.dtype, noise.device)):
+    for t, s in pairwise(times.to(noise.device, noise.dtype)):
         x = euler_step(x, velocity(x, t[None].clone()).to(x.dtype), t, s)
     return x
 
 
-@cache  # on CUDA, a copy of numbers to the device would wait for it, and could not be recorded in a graph
-@torch.inference_mode(False)  # or later calls with gradients could not use the tensors
-def _times(steps: int, power: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Tensors: a compiled step would take a Python number for a constant, and compile again for the next one.
-    return torch.tensor(sampling_grid(steps, power), dtype=dtype, device=device)
+@cache  # a copy of numbers to the device would wait for it, and could not be recorded in a graph
+@torch.inference_mode(False)  # or later calls with gradients could not use the tensor
+def _times_on(device: torch.device, steps: int, power: float) -> Tensor:
+    return sampling_times(steps, power).to(device)

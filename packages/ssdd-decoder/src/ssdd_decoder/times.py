@@ -35,7 +35,12 @@ def sample_training_times(
 
 
 def sampling_grid(steps: int, power: float = GRID_POWER) -> list[float]:
-    """Times t_i = (1 - i / K)^power, i = 0..K, from 1 (noise) to 0 (clean), finer towards the clean end.
+    """Returns `sampling_times` as numbers."""
+    return sampling_times(steps, power).tolist()
+
+
+def sampling_times(steps: int, power: float = GRID_POWER) -> Tensor:
+    """Times t_i = (1 - i / K)^power, i = 0..K, from 1 (noise) to 0 (clean), finer towards the clean end: (K + 1,).
 
     Evaluated in float32, as the published system does: a network that is called with 1000 t sees the difference.
 
@@ -45,7 +50,7 @@ def sampling_grid(steps: int, power: float = GRID_POWER) -> list[float]:
     check_steps(steps)
     if not power > 0:
         raise ValueError(f"expected power to be above 0, got {power!r}: 2 is published, 1 is an even grid")
-    return (torch.linspace(1, 0, int(steps) + 1, dtype=torch.float32, device="cpu") ** power).tolist()
+    return torch.linspace(1, 0, int(steps) + 1, dtype=torch.float32, device="cpu") ** power
 
 
 def check_steps(steps: int) -> None:

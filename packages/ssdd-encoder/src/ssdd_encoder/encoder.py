@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,13 +60,20 @@ class Encoder(nn.Module):
             self.shortcut = nn.Conv2d(3 * config.downscale**2, config.latent_channels, 1, bias=False)
             self._start_as_shortcut()
 
-    def forward(self, x: Tensor, check_finite: bool = False, attention_window: int | None = None) -> Posterior:
+    def forward(
+        self,
+        x: Tensor,
+        check_finite: bool = False,
+        check_range: bool = True,
+        attention_window: int | None = None,
+    ) -> Posterior:
         """Encodes images.
 
         Args:
             x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype. (The range
                 is not checked in compiled code.)
-            check_finite: has no effect any more, since NaN and infinity are always refused.
+            check_finite: refuse NaN and infinity without `check_range`, too.
+            check_range: refuse NaN, infinity and values outside of [-1, 1]; waits for the device.
             attention_window: largest side of the windows that confine self-attention, in latent cells; by default the
                 configuration's. Without one there, maps of up to 128 x 128 cells are seen as a whole, and larger ones
                 in windows of up to 32 x 32; give a number from max(h, w) up to see those as a whole too.
@@ -77,7 +85,7 @@ class Encoder(nn.Module):
             ValueError: the shape, dtype, device or a value is not as described.
         """
         self._check(x)
-        _check_values(x)
+        _check_values(x, check_finite, check_range)
         image = x.to(self.conv_in.weight.dtype)
         h = self.conv_in(F.pixel_unshuffle(image, self.config.patch_size) if self.config.patch_size > 1 else image)
         for level in self.down:
@@ -107,7 +115,9 @@ class Encoder(nn.Module):
         return checkpoint.write(file, self.state_dict(), {KIND: asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str], config: EncoderConfig | str | None = None) -> "Encoder":
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], config: EncoderConfig | str | None = None, **hub: Any
+    ) -> "Encoder":
         """Loads an encoder, in evaluation mode.
 
         Args:
@@ -115,17 +125,18 @@ class Encoder(nn.Module):
                 the published one (`encoder.*`), diffusers' or latent diffusion's.
             config: the encoder that the file must hold; by default the one in its header, or else the published one
                 with these shapes.
+            hub: for a hub id: `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
             CheckpointError: there is no such file, it is damaged, or it holds another network.
         """
-        contents = checkpoint.read(sources.resolve(sdvae.checkpoint_of(source), CHECKPOINT_NAME))
+        contents = checkpoint.read(sources.resolve(sdvae.checkpoint_of(source), CHECKPOINT_NAME, **hub))
         return cls.from_contents(contents, SDVAE if source == SDVAE else config)
 
     @classmethod
     def from_contents(cls, contents: checkpoint.Contents, config: EncoderConfig | str | None = None) -> "Encoder":
         """Makes the encoder of a checkpoint that has been read, by either package; see `from_pretrained`."""
-        tensors = _select(contents)
+        tensors = _select(contents, may_lack_projection=config != SDVAE)
         held = _held_config(contents, tensors)
         if isinstance(config, str):
             config = held if held in EARLIER.get(config, ()) else encoder_config(config)
@@ -182,21 +193,25 @@ class Encoder(nn.Module):
             raise ValueError(f"expected images on {weight.device}, got {x.device}: move them with x.to(...)")
 
 
-def _check_values(x: Tensor) -> None:
+def _check_values(x: Tensor, check_finite: bool, check_range: bool) -> None:
+    if not (check_finite or check_range):
+        return
     if torch.compiler.is_compiling() or x.is_meta:  # a value that decides what follows would break the graph
         return
     largest = x.detach().abs().amax().item()
     if not math.isfinite(largest):
         raise ValueError("expected finite images, got NaN or infinity: check how they were read")
-    if largest > 1 + RANGE_TOLERANCE:
+    if check_range and largest > 1 + RANGE_TOLERANCE:
         raise ValueError(
             f"expected images in [-1, 1], got values from {x.amin():.3g} to {x.amax():.3g}: rescale them, "
             "from [0, 255] by x / 127.5 - 1, from [0, 1] by 2 * x - 1"
         )
 
 
-def _select(contents: checkpoint.Contents) -> dict[str, Tensor]:
-    return sdvae.to_native(contents.select(KIND, OWN_KEYS, sdvae.OUTSIDE_THE_ENCODER))
+def _select(contents: checkpoint.Contents, may_lack_projection: bool = True) -> dict[str, Tensor]:
+    tensors = sdvae.to_native(contents.select(KIND, OWN_KEYS, sdvae.OUTSIDE_THE_ENCODER))
+    lacking = may_lack_projection and sdvae.lacks_projection(contents.tensors)
+    return sdvae.with_projection(tensors) if lacking else tensors
 
 
 def _held_config(contents: checkpoint.Contents, tensors: dict[str, Tensor]) -> EncoderConfig | None:

@@ -1,19 +1,24 @@
-"""SD-VAE's encoder: converts the two layouts in which it is published to ours.
+"""SD-VAE's encoder, and those of its successors: converts the two layouts in which they are published to ours.
 
 Both hold the same network as `f8c4`. Diffusers' `AutoencoderKL` has its own names and keeps the attention's projections
-as matrices. In latent diffusion's layout, only the last 1x1 convolution, `quant_conv`, is not in the encoder.
+as matrices. In latent diffusion's layout, only the last 1x1 convolution, `quant_conv`, is not in the encoder. Later
+autoencoders (Stable Diffusion 3, Flux) have none: for them, it is the identity.
 """
 
 import os
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from ssdd_encoder.config import SDVAE
 
 HUB_ID = "stabilityai/sd-vae-ft-mse"
 OUTSIDE_THE_ENCODER = ("quant_conv.",)  # keys of the encoder that have no `encoder.` before them in these layouts
+
+# keys that only a KL decoder has, in diffusers' layout or latent diffusion's
+_KL_DECODER = re.compile(r"^decoder\.(up_blocks\.0\.resnets\.0\.norm1|up\.0\.block\.0\.norm1)\.weight$")
 
 # diffusers -> ours, applied in order to each key that follows "encoder.": a general rule comes after its exceptions
 _DIFFUSERS = [
@@ -54,3 +59,21 @@ def to_native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor[:, :, None, None]
         native[name] = tensor
     return native
+
+
+def lacks_projection(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a whole file is one of these autoencoders, made without the last 1x1 convolution.
+
+    Its decoder shows that. An encoder of ours with that tensor missing is a damaged file.
+    """
+    names = ("quant_conv.weight", "encoder.quant_conv.weight", "encoder.out_proj.weight")
+    return any(map(_KL_DECODER.match, tensors)) and not any(name in tensors for name in names)
+
+
+def with_projection(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adds the 1x1 convolution that changes nothing, to tensors by our keys."""
+    bias = tensors.get("conv_out.bias")
+    if bias is None or bias.ndim != 1:
+        return dict(tensors)  # damaged; what is missing is named where the encoder is filled
+    identity = torch.eye(bias.numel(), dtype=bias.dtype, device=bias.device)[:, :, None, None]
+    return {**tensors, "out_proj.weight": identity, "out_proj.bias": torch.zeros_like(bias)}

@@ -6,9 +6,11 @@ Git holds this file once. The decoder package links to it, so that either packag
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 SUFFIX = ".safetensors"
 OTHER_NAMES = ("ssdd.safetensors", "diffusion_pytorch_model.safetensors", "model.safetensors")
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")  # of huggingface_hub, under its own names
 HUB_ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 
 
@@ -22,17 +24,21 @@ def destination(path: str | os.PathLike[str], name: str) -> Path:
     return path if path.suffix == SUFFIX else path / name
 
 
-def resolve(source: str | os.PathLike[str], name: str) -> Path:
+def resolve(source: str | os.PathLike[str], name: str, **hub: Any) -> Path:
     """Finds a checkpoint.
 
     Args:
         source: a file; a folder with `name`, with a file of another usual name or with a single safetensors file;
             or a hub id `owner/name`, read from the hub's cache where the hub cannot be reached.
         name: the usual name of such a file.
+        hub: for a hub id, `HUB_OPTIONS`: `revision` (branch, tag or commit), `cache_dir`, `token`, `local_files_only`.
 
     Raises:
         CheckpointError: there is none.
+        TypeError: an option is none of these.
     """
+    if unknown := sorted(set(hub) - set(HUB_OPTIONS)):
+        raise TypeError(f"expected options among {', '.join(HUB_OPTIONS)}, got {', '.join(unknown)}")
     path = Path(os.path.expanduser(source))  # a shell leaves `~` as it is behind `--model=` or in quotes
     # The disk before the hub: a local folder `owner/name` must not send a request.
     try:
@@ -44,7 +50,7 @@ def resolve(source: str | os.PathLike[str], name: str) -> Path:
         raise CheckpointError(f"{str(source)[:200]!r} cannot be looked up: {error.strerror}") from error
     if path.suffix == SUFFIX or not re.fullmatch(HUB_ID, str(source)):
         raise CheckpointError(f"there is no file or folder {str(source)[:200]!r}: check the path")
-    return _from_hub(str(source), name)
+    return _from_hub(str(source), name, **hub)
 
 
 def _in_folder(folder: Path, name: str) -> Path:
@@ -59,7 +65,7 @@ def _in_folder(folder: Path, name: str) -> Path:
     raise CheckpointError(f"{folder} {held}, and no {name}: name the file to load")
 
 
-def _from_hub(repository: str, name: str) -> Path:
+def _from_hub(repository: str, name: str, **options: Any) -> Path:
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -70,7 +76,7 @@ def _from_hub(repository: str, name: str) -> Path:
     reason: Exception | None = None
     for candidate in (name, *OTHER_NAMES):
         try:
-            return Path(hf_hub_download(repository, candidate))
+            return Path(hf_hub_download(repository, candidate, **options))
         except (LocalEntryNotFoundError, EntryNotFoundError) as error:  # not in the cache, or not in the repository
             reason = error
         except Exception as error:  # no such repository, no permission, or an error of the client's transport

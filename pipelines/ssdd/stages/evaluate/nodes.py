@@ -84,13 +84,14 @@ def evaluate_references(
     One resize is by the down-scale F of the latents. The other resize and the PCA keep as many numbers as the latents.
     """
     from ssdd.data.image_sets import training_images
+    from ssdd.encoders import encoder_config_in
     from ssdd.evaluation.reference_rows import FITTED_IMAGES
     from ssdd.evaluation.reference_rows import evaluate_references as measure_rows
     from ssdd.parameters import StageParameters
-    from ssdd_encoder import Encoder, checkpoint
+    from ssdd_encoder import checkpoint
 
     # Only the encoder's configuration is read, so that an edit to the decoder does not make these rows stale.
-    encoder = Encoder.config_in(checkpoint.read_header(finetuned))
+    encoder = encoder_config_in(checkpoint.read_header(finetuned))
     assert encoder is not None
     training = training_images(index, data, StageParameters(im_size=evaluate.im_size), FITTED_IMAGES)
     space = (encoder.downscale, encoder.latent_channels)

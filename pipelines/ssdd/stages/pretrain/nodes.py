@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdd.parameters import DataParameters, ModelParameters, PretrainedNetworks, PretrainParameters, RuntimeConfig
+from ssdd.stages.requirements import IMPORTED
 from ssdd.stages.training_stage import make_job, run
 
 
@@ -27,7 +28,8 @@ def pretrain(
         pretrained_networks: the pretrained networks of losses and metrics.
         runtime: device, processes, threads.
     """
-    joint = pretrain.initialize == "joint"
+    # No decoder was trained along with an encoder of diffusers.
+    joint = pretrain.initialize == "joint" and model.encoder != IMPORTED
     job = make_job(
         "decoder",
         index,

@@ -8,11 +8,20 @@ from ssdd.parameters import DataParameters, EvaluateParameters, RuntimeConfig
 COMPARED = 64  # held-out images; the difference between two roundings of the same weights hardly varies
 
 
-def pack_model(distilled: Path) -> Path:
-    """Writes encoder and decoder with their weights in bfloat16 and their vectors in float32."""
+def pack_model(distilled: Path, latent_stats: dict[str, Any] | None) -> Path:
+    """Writes encoder and decoder with their weights in bfloat16 and their vectors in float32.
+
+    Args:
+        distilled: the student.
+        latent_stats: of the latents, for the header: a file that leaves its run has nothing beside it. None where the
+            stage that computes them was left out.
+    """
+    import json
+
     import torch
 
     from ssdd.autoencoder import SSDD
+    from ssdd.latent_scaling import STATISTICS_KEY
     from ssdd.lineage import state_folder
 
     model = SSDD.from_pretrained(distilled)
@@ -21,7 +30,8 @@ def pack_model(distilled: Path) -> Path:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data = parameter.data.to(torch.bfloat16)
-    return model.save_pretrained(state_folder() / "released.safetensors")
+    header = {} if latent_stats is None else {STATISTICS_KEY: json.dumps(latent_stats)}
+    return model.save_pretrained(state_folder() / "released.safetensors", header)
 
 
 def measure_rounding(
@@ -57,40 +67,10 @@ def write_card(
 ) -> str:
     """Writes the card of the released model: its use, data, figures and limits (Markdown)."""
     from ssdd.reporting.model_card import model_card
+    from ssdd.stages.release.run_card import HISTORIES, origin_of
 
-    histories = {
-        "train encoder": encoder_history,
-        "pretrain": pretrain_history,
-        "finetune": finetune_history,
-        "distill": distill_history,
-    }
-    origin = _origin(released_model)
+    histories = dict(
+        zip(HISTORIES, (encoder_history, pretrain_history, finetune_history, distill_history), strict=True)
+    )
+    origin = origin_of(released_model)
     return model_card(released_model, run_name, metrics, photograph_metrics, rounding, histories, index, data, origin)
-
-
-def _origin(file: Path) -> dict[str, Any]:
-    """Returns command, commits and machines from the stamps of a file and of all that it is made of.
-
-    They are no inputs, since nothing that they say changes a result: a card keeps what was true when it was written.
-    """
-    from ssdd.lineage.stamps import read_stamp
-
-    stamps: dict[str, dict[str, Any]] = {}  # inputs first: the times of stamps are seconds, and short stages share one
-
-    def visit(here: Path) -> None:
-        stamp = read_stamp(here)
-        if stamp is None or stamp.node in stamps:
-            return
-        for name in stamp.about["files"].values():
-            visit(here.parent / name)
-        stamps[stamp.node] = stamp.about
-
-    visit(file)
-    if not stamps:
-        return {}
-    commits: dict[str, list[str]] = {}
-    for node, about in stamps.items():
-        changed = " with uncommitted changes" if about["dirty"] else ""
-        commits.setdefault(f"{about['commit'] or 'unknown'}{changed}", []).append(node)
-    machines = {", ".join([about["machine"]["cpu"], *about["machine"]["gpu"]]) for about in stamps.values()}
-    return {"command": next(reversed(stamps.values()))["command"], "commits": commits, "machines": sorted(machines)}

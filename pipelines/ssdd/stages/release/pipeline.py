@@ -10,7 +10,7 @@ def create_pipeline() -> Pipeline:
     """The stage `release`."""
     return stage(
         "release",
-        Node(pack_model, "distilled", "released_model", name="pack_model"),
+        Node(pack_model, ["distilled", "latent_stats"], "released_model", name="pack_model"),
         Node(
             measure_rounding,
             ["distilled", "released_model", "image_index", "params:data", "params:evaluate", "params:runtime"],

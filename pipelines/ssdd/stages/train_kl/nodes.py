@@ -37,8 +37,8 @@ def plan_comparison(
         the encoder's file, and a plan: `views` by stage and in all, `images`, `epochs` and SSDD's `decoder`.
     """
     from ssdd.autoencoder import SSDD
+    from ssdd.encoders import load_encoder
     from ssdd.lineage import state_folder
-    from ssdd_encoder import Encoder
 
     images = int((index["split"] == "train").sum())
     taught = min(targets.images or images, images) if targets.cached else images
@@ -50,7 +50,7 @@ def plan_comparison(
         "distill": distill_epochs * taught,
     }
     total = sum(views.values())
-    file = Encoder.from_pretrained(finetuned).save_pretrained(state_folder() / "encoder.safetensors")
+    file = load_encoder(finetuned).save_pretrained(state_folder() / "encoder.safetensors")
     decoder = SSDD.config_of(finetuned)[1]
     assert decoder is not None
     plan = {

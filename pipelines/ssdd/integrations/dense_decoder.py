@@ -3,6 +3,8 @@
 Every transformer block builds the bias of all pairs of tokens; every step projects the context again and upsamples it
 to the features; upsampling makes four times the pixels before its convolution. Convolutions, matrix products, attention
 and memory format are PyTorch's best, as for all decoders compared.
+
+Benchmarks compare it, and `export_forms.py` makes exported graphs of it, with another attention.
 """
 
 # B batch, C channels, H W feature map, N = H W tokens, K heads
@@ -34,8 +36,11 @@ class DenseForm(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """Returns the velocity (B, 3, H, W) of x_t (B, 3, H, W) at t (B,), conditioned on z (B, C, h, w)."""
+        return self.velocity(x_t, t, self.decoder.time_embedding(t), z)
+
+    def velocity(self, x_t: Tensor, t: Tensor, time: Tensor, z: Tensor) -> Tensor:
+        """The same, given the embedding of the time, (B or 1, 4 ch)."""
         net, config = self.decoder, self.decoder.config
-        time = net.time_embedding(t)
         context = net.ada_ctx_proj(z)
         x = F.pixel_unshuffle(x_t, config.patch_size)
         x = torch.cat([x, F.interpolate(z, x.shape[2:])], dim=1)
@@ -46,7 +51,7 @@ class DenseForm(nn.Module):
                 h = _resnet(resnet, h, time, context)
                 skips.append(h)
             for downsample in block.downsamplers:
-                h = downsample.conv(h)
+                h = self.halve(downsample.conv, h)
                 skips.append(h)
         h = self._middle(h, context)
         for up in net.up_blocks:
@@ -55,9 +60,9 @@ class DenseForm(nn.Module):
             for upsample in up.upsamplers:
                 height, width = skips[-1].shape[2:]  # odd sides were rounded up on the way down
                 h = upsample.conv(F.interpolate(h, scale_factor=2.0))[:, :, :height, :width]
-        h = join(net.conv_out(F.silu(net.conv_norm_out(h))), config.patch_size, config.overlap)
+        h = self.join(net.conv_out(F.silu(net.conv_norm_out(h))), config.patch_size, config.overlap)
         if config.shortcut:
-            h = h + join(net.shortcut(z), config.downscale, config.overlap)
+            h = h + self.join(net.shortcut(z), config.downscale, config.overlap)
         if config.refinement_channels:
             h = net.refinement(h, x_t)
         return h if config.prediction == "velocity" else (h - x_t) / t.clamp(min=0.05)[:, None, None, None]
@@ -72,12 +77,38 @@ class DenseForm(nn.Module):
             x = x + (t - s) * self(x.to(dtype), t.expand(len(z)), z).to(x.dtype)
         return x
 
+    def join(self, patches: Tensor, side: int, overlap: bool) -> Tensor:
+        """Makes images of patches: see `ssdd_decoder.patches.join`."""
+        return join(patches, side, overlap)
+
+    def halve(self, convolution: nn.Conv2d, h: Tensor) -> Tensor:
+        """Halves the sides of features, an odd one rounded up."""
+        return convolution(h)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, table: Tensor, height: int, width: int) -> Tensor:
+        """Local attention, q, k and v (B, K, N, d) -> (B, K, N, d), with a table of biases (15, 15, K)."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=dense_bias(table, height, width)[None].to(q.dtype))
+
     def _middle(self, h: Tensor, context: Tensor) -> Tensor:
         middle, (height, width) = self.decoder.mid_block, h.shape[2:]
         x = _linear(middle.proj_in, middle.norm(h).flatten(2).transpose(1, 2))  # (B, N, C)
         for block in middle.transformer_blocks:
-            x = _transformer(block, x, context, height, width)
+            x = self._transformer(block, x, context, height, width)
         return h + _linear(middle.proj_out, x).transpose(1, 2).reshape(h.shape)
+
+    def _transformer(self, block: TransformerBlock, x: Tensor, context: Tensor, height: int, width: int) -> Tensor:
+        modulation = _linear(block.norm1.linear, F.silu(context).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        shift, scale = F.interpolate(modulation, (height, width)).flatten(2).transpose(1, 2).chunk(2, dim=2)
+        h = F.layer_norm(x, x.shape[2:], eps=block.norm1.eps) * (1 + scale) + shift
+        attention = block.attn1
+        q, k, v = (
+            _linear(part, h).unflatten(2, (attention.heads, -1)).transpose(1, 2)
+            for part in (attention.to_q, attention.to_k, attention.to_v)
+        )
+        h = self.attend(q, k, v, block.relative_position_bias.relative_bias_table, height, width)
+        x = x + _linear(attention.out_proj, h.transpose(1, 2).flatten(2))
+        value, gate = _linear(block.ff.proj_in_act.proj, block.norm2(x)).chunk(2, dim=2)
+        return x + _linear(block.ff.proj_out, value * F.gelu(gate))
 
 
 def _resnet(block: ResnetBlock, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
@@ -87,22 +118,6 @@ def _resnet(block: ResnetBlock, x: Tensor, time: Tensor, context: Tensor) -> Ten
     scale, shift = block.time_emb_proj(time)[:, :, None, None].chunk(2, dim=1)
     h = block.conv2(F.silu(h * (1 + scale) + shift))
     return h + (block.conv_shortcut(x) if hasattr(block, "conv_shortcut") else x)
-
-
-def _transformer(block: TransformerBlock, x: Tensor, context: Tensor, height: int, width: int) -> Tensor:
-    modulation = _linear(block.norm1.linear, F.silu(context).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    shift, scale = F.interpolate(modulation, (height, width)).flatten(2).transpose(1, 2).chunk(2, dim=2)
-    h = F.layer_norm(x, x.shape[2:], eps=block.norm1.eps) * (1 + scale) + shift
-    attention = block.attn1
-    q, k, v = (
-        _linear(part, h).unflatten(2, (attention.heads, -1)).transpose(1, 2)
-        for part in (attention.to_q, attention.to_k, attention.to_v)
-    )
-    bias = dense_bias(block.relative_position_bias.relative_bias_table, height, width)
-    h = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None].to(q.dtype)).transpose(1, 2).flatten(2)
-    x = x + _linear(attention.out_proj, h)
-    value, gate = _linear(block.ff.proj_in_act.proj, block.norm2(x)).chunk(2, dim=2)
-    return x + _linear(block.ff.proj_out, value * F.gelu(gate))
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssdd.commands.models import STAGES, find_model
+from ssdd.model_files import STAGES, find_model
 
 CATALOG = Path(__file__).parents[2] / "conf/base/catalog.yml"
 

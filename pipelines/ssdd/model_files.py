@@ -1,4 +1,4 @@
-"""The values of `--model`: a checkpoint's path or hub id, a run of this project, or a model that comes along."""
+"""Names of models: a checkpoint's path or hub id, a run of this project, or a model that comes along."""
 
 import os
 import tomllib
@@ -14,7 +14,7 @@ def find_model(source: str, start: Path | None = None) -> str:
     A run goes before a packaged model of the same name: whoever trains one means that one.
 
     Args:
-        source: the value of the option.
+        source: what the user wrote.
         start: a folder inside a project; the working directory by default.
 
     Raises:

@@ -1,0 +1,288 @@
+"""The encoders of diffusers' autoencoders as frozen encoders: KL (Stable Diffusion 1 to 3, XL, Flux), Tiny, DC, RAE.
+
+Encoders of the KL kind become an `ssdd_encoder.Encoder`, the same network. The others stay diffusers' own, in a
+`DiffusersEncoder`. Either way their latents are taken as they are, and the numbers by which generators scale them are
+kept.
+"""
+
+# B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F, s side of a picture for a fixed grid
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssdd.latent_scaling import LatentScaling
+from ssdd_decoder import CheckpointError
+from ssdd_decoder.checkpoint import write
+from ssdd_decoder.sources import destination
+from ssdd_encoder import Encoder, EncoderConfig, Posterior, sdvae
+from ssdd_encoder.encoder import CHECKPOINT_NAME, KIND
+from ssdd_encoder.posterior import LOGVAR_RANGE
+
+NAME = "diffusers"  # of such encoders, as `model.encoder`
+_KL_BLOCKS = "DownEncoderBlock2D"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What differs between the classes: names of settings, and whether a picture has to have one certain size."""
+
+    channels: str = "latent_channels"
+    levels: str = "encoder_block_out_channels"  # one more than halvings
+    patch: str | None = None  # where F is a setting
+    fixed: bool = False
+
+
+_KINDS = {
+    "AutoencoderKL": _Kind(levels="block_out_channels"),
+    "AutoencoderTiny": _Kind(),
+    "AutoencoderDC": _Kind(),
+    "AutoencoderRAE": _Kind(channels="encoder_hidden_size", patch="patch_size", fixed=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersEncoderConfig:
+    """Shape of an encoder of diffusers.
+
+    Args:
+        class_name: of the autoencoder, in diffusers.
+        settings: its configuration there.
+
+    Raises:
+        ValueError: the class is not known here, or a setting is missing.
+    """
+
+    class_name: str
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.class_name not in _KINDS:
+            raise ValueError(f"expected a class among {', '.join(_KINDS)}, got {str(self.class_name)[:100]!r}")
+        for value in (self.latent_channels, self.downscale):
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 16_384:
+                raise ValueError(f"expected settings of an {self.class_name}, got {str(self.settings)[:100]}")
+
+    @property
+    def latent_channels(self) -> int:
+        """C."""
+        return self.settings.get(_KINDS[self.class_name].channels, 0)
+
+    @property
+    def downscale(self) -> int:
+        """F."""
+        kind = _KINDS[self.class_name]
+        if kind.patch is not None:
+            return self.settings.get(kind.patch, 0)
+        return 2 ** min(len(self.settings.get(kind.levels, ())) - 1, 20) if self.settings.get(kind.levels) else 0
+
+    @property
+    def side(self) -> int | None:
+        """s, pixels per side of the only size that the network takes; None where it takes any."""
+        if not _KINDS[self.class_name].fixed:
+            return None
+        return self.downscale * (self.settings["encoder_input_size"] // self.settings["encoder_patch_size"])
+
+    @property
+    def name(self) -> str:
+        """`f<F>c<C>`."""
+        return f"f{self.downscale}c{self.latent_channels}"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, as far as they are known."""
+        return tuple(self.settings.get(_KINDS[self.class_name].levels) or (self.latent_channels,))
+
+
+class DiffusersEncoder(nn.Module):
+    """The encoder of an autoencoder of diffusers, called as an `ssdd_encoder.Encoder`.
+
+    Args:
+        config: its shape.
+
+    Raises:
+        ValueError: the installed diffusers has no such class, or cannot make it of these settings.
+    """
+
+    def __init__(self, config: DiffusersEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = _class(config.class_name).from_config(dict(config.settings))
+        # Weights that are never used would be stored in every checkpoint.
+        self.network.decoder = None
+        if hasattr(self.network, "post_quant_conv"):
+            self.network.post_quant_conv = None
+        self.eval()
+
+    def confines(self, height: int, width: int) -> bool:
+        """See `ssdd_encoder.Encoder.confines`: these networks have no attention that grows faster than the map."""
+        return False
+
+    def forward(self, x: Tensor, check_finite: bool = False, check_range: bool = True) -> Posterior:
+        """Encodes images (B, 3, H, W) in [-1, 1], H and W multiples of F; see `ssdd_encoder.Encoder.forward`.
+
+        A network of one size sees the image in tiles of this size.
+
+        Returns:
+            the posterior; where the network predicts a latent alone, with the least variance that there is.
+
+        Raises:
+            ValueError: the shape is not as described, or a value that is to be checked.
+        """
+        scale = self.config.downscale
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % scale or x.shape[3] % scale or 0 in x.shape:
+            raise ValueError(
+                f"expected images of shape (B, 3, H, W), H and W multiples of {scale}, got {tuple(x.shape)}: "
+                "pad or crop them"
+            )
+        if check_finite and not torch.isfinite(x).all():
+            raise ValueError("expected finite images, got NaN or infinity: check how they were read")
+        image = x.to(next(self.network.parameters()).dtype)
+        if (side := self.config.side) is None:
+            return self._posterior(image)
+        posterior = self._posterior(_tiles(image, side))
+        rows, columns = (-(-length // side) for length in image.shape[2:])
+        h, w = (length // scale for length in image.shape[2:])
+        return Posterior(*(_joined(part, rows, columns)[:, :, :h, :w] for part in (posterior.mean, posterior.logvar)))
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
+        """Writes weights and configuration as one safetensors file, whole or not at all; see `Encoder`."""
+        file = destination(path, CHECKPOINT_NAME)
+        return write(file, self.state_dict(), {KIND: asdict(self.config)})
+
+    def train(self, mode: bool = True) -> "DiffusersEncoder":
+        """Stays in evaluation mode: it is frozen, and some of these networks add noise in training."""
+        return super().train(False)
+
+    def _posterior(self, image: Tensor) -> Posterior:
+        if self.config.class_name == "AutoencoderRAE":
+            image = (image + 1) / 2  # which takes [0, 1]
+        found = self.network.encode(image)
+        if "latent_dist" in found:
+            return Posterior(found.latent_dist.mean, found.latent_dist.logvar)
+        (z,) = found.to_tuple()
+        return Posterior(z, torch.full_like(z, LOGVAR_RANGE[0]))
+
+
+@dataclass(frozen=True)
+class ImportedEncoder:
+    """An encoder of diffusers.
+
+    Args:
+        network: the encoder.
+        scaling: of its latents.
+    """
+
+    network: Encoder | DiffusersEncoder
+    scaling: LatentScaling
+
+
+def import_encoder(source: str | Path, **hub: Any) -> ImportedEncoder:
+    """Loads the encoder of an autoencoder that diffusers has saved.
+
+    Args:
+        source: its folder or hub id, or that of a pipeline with it.
+        hub: `revision`, `cache_dir`, `token`, `local_files_only`.
+
+    Raises:
+        CheckpointError: there is none, or it is of a class that is not known here.
+    """
+    settings, options = _settings(str(source), hub)
+    name = str(settings.get("_class_name"))
+    if name not in _KINDS:
+        raise CheckpointError(f"{source} holds a {name}: expected one of {', '.join(_KINDS)}")
+    try:
+        autoencoder = _class(name).from_pretrained(str(source), **options)
+    except OSError as error:
+        raise CheckpointError(f"{source} has no weights that diffusers can load: {error}") from error
+    known = {key: value for key, value in autoencoder.config.items() if not key.startswith("_")}
+    # Dimensions are lists in JSON, and tuples in Python: the configuration has to be the same when it is read again.
+    config = DiffusersEncoderConfig(class_name=name, settings=json.loads(json.dumps(known)))
+    network: Encoder | DiffusersEncoder
+    tensors = {key: tensor.float() for key, tensor in autoencoder.state_dict().items()}
+    if (own := _own_config(config)) is not None:
+        network = Encoder(own)
+        encoder = {key.removeprefix("encoder."): t for key, t in tensors.items() if not key.startswith(("dec", "post"))}
+        native = sdvae.to_native(encoder)
+        network.load_state_dict(native if "out_proj.weight" in native else sdvae.with_projection(native))
+    else:
+        network = DiffusersEncoder(config)
+        network.network.load_state_dict({key: tensors[key] for key in network.network.state_dict()})
+    return ImportedEncoder(network.eval(), _scaling(config))
+
+
+def _own_config(config: DiffusersEncoderConfig) -> EncoderConfig | None:
+    """Returns the configuration of the same network here; None where there is none."""
+    settings = config.settings
+    if config.class_name != "AutoencoderKL" or set(settings["down_block_types"]) != {_KL_BLOCKS}:
+        return None
+    first, *_ = widths = settings["block_out_channels"]
+    if any(width % first for width in widths) or (settings["act_fn"], settings["in_channels"]) != ("silu", 3):
+        return None
+    return EncoderConfig(
+        latent_channels=settings["latent_channels"],
+        base_channels=first,
+        multipliers=tuple(width // first for width in widths),
+        resnets_per_level=settings["layers_per_block"],
+        norm_groups=settings["norm_num_groups"],
+        attention=settings.get("mid_block_add_attention", True),
+    )
+
+
+def _scaling(config: DiffusersEncoderConfig) -> LatentScaling:
+    if config.class_name == "AutoencoderRAE":  # it does so itself
+        return LatentScaling()
+    settings = config.settings
+    return LatentScaling(
+        scaling_factor=settings.get("scaling_factor") or 1.0,
+        shift_factor=settings.get("shift_factor") or 0.0,
+        latents_mean=settings.get("latents_mean"),
+        latents_std=settings.get("latents_std"),
+    )
+
+
+def _settings(source: str, hub: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads the autoencoder's configuration; returns it, and the options with which diffusers finds the weights."""
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise CheckpointError(
+            f"the encoder of {source} needs diffusers: install the extra ssdd[diffusers] ({error})"
+        ) from error
+
+    load: Callable[..., dict[str, Any]] = AutoencoderKL.load_config
+    for options in ({**hub, "subfolder": "vae"}, hub):  # a pipeline's folder comes first: it has no such file itself
+        try:
+            return load(source, **options), options
+        except OSError as error:
+            reason = error
+    raise CheckpointError(f"there is no autoencoder of diffusers in {source}: {reason}") from reason
+
+
+def _class(name: str) -> Any:
+    import diffusers
+
+    if not hasattr(diffusers, name):
+        raise ValueError(f"expected a diffusers with {name}, got version {diffusers.__version__}: install a newer one")
+    return getattr(diffusers, name)
+
+
+def _tiles(image: Tensor, side: int) -> Tensor:
+    """(B, 3, H, W) -> (B tiles, 3, s, s), row by row; what lies beyond the image repeats its border."""
+    height, width = image.shape[2:]
+    image = F.pad(image, (0, -width % side, 0, -height % side), mode="replicate")
+    tiles = image.unfold(2, side, side).unfold(3, side, side)  # (B, 3, rows, columns, s, s)
+    return tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+
+def _joined(tiles: Tensor, rows: int, columns: int) -> Tensor:
+    """(B tiles, C, h, w) -> (B, C, rows h, columns w)."""
+    grid = tiles.unflatten(0, (-1, rows, columns)).permute(0, 3, 1, 4, 2, 5)
+    return grid.flatten(4, 5).flatten(2, 3)
