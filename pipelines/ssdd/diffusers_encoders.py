@@ -9,7 +9,7 @@ kept.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from ssdd_decoder import CheckpointError
 from ssdd_decoder.checkpoint import write
 from ssdd_decoder.sources import destination
 from ssdd_encoder import Encoder, EncoderConfig, Posterior, sdvae
-from ssdd_encoder.encoder import CHECKPOINT_NAME, KIND
+from ssdd_encoder.encoder import CHECKPOINT_NAME, KIND, RANGE_TOLERANCE
 from ssdd_encoder.posterior import LOGVAR_RANGE
 
 NAME = "diffusers"  # of such encoders, as `model.encoder`
+LARGEST = 16_384  # of any integer among the settings
 _KL_BLOCKS = "DownEncoderBlock2D"
 
 
@@ -66,8 +67,11 @@ class DiffusersEncoderConfig:
     def __post_init__(self) -> None:
         if self.class_name not in _KINDS:
             raise ValueError(f"expected a class among {', '.join(_KINDS)}, got {str(self.class_name)[:100]!r}")
+        # Settings come from files, too: none may ask for a network of any size.
+        if any(abs(number) > LARGEST for number in _integers(self.settings)):
+            raise ValueError(f"expected settings of at most {LARGEST:,}, got {str(self.settings)[:100]}")
         for value in (self.latent_channels, self.downscale):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 16_384:
+            if isinstance(value, bool) or not isinstance(value, int) or not value >= 1:
                 raise ValueError(f"expected settings of an {self.class_name}, got {str(self.settings)[:100]}")
 
     @property
@@ -144,6 +148,9 @@ class DiffusersEncoder(nn.Module):
             )
         if check_finite and not torch.isfinite(x).all():
             raise ValueError("expected finite images, got NaN or infinity: check how they were read")
+        checked = check_range and not torch.compiler.is_compiling()
+        if checked and (largest := x.detach().abs().amax().item()) > 1 + RANGE_TOLERANCE:
+            raise ValueError(f"expected images in [-1, 1], got values up to {largest:.3g}: rescale them")
         image = x.to(next(self.network.parameters()).dtype)
         if (side := self.config.side) is None:
             return self._posterior(image)
@@ -264,6 +271,14 @@ def _settings(source: str, hub: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         except OSError as error:
             reason = error
     raise CheckpointError(f"there is no autoencoder of diffusers in {source}: {reason}") from reason
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _integers(item)
+    elif isinstance(value, int):
+        yield value
 
 
 def _class(name: str) -> Any:

@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+import torch
+
 from ssdd.diffusers_encoders import DiffusersEncoder, DiffusersEncoderConfig
 from ssdd.packaged import resolve
 from ssdd_decoder.checkpoint import read, read_header
@@ -43,8 +45,13 @@ def encoder_of(contents: Any, config: AnyEncoderConfig | None = None) -> AnyEnco
         return Encoder.from_contents(contents, config)
     if held is None or (config is not None and config != held):
         raise contents.refusal(f"holds the encoder {held}, and {config} was asked for: name another file")
+    tensors, asked = contents.select(KIND, ()), f"the encoder of {held.class_name} in its header"
+    with torch.device("meta"):  # compared before any memory is taken: a header may say anything
+        shape = DiffusersEncoder(held)
+    if {name: tensor.shape for name, tensor in tensors.items()} != {n: t.shape for n, t in shape.state_dict().items()}:
+        raise contents.mismatch(tensors, asked=asked, held="another encoder")
     encoder = DiffusersEncoder(held)
-    contents.fill(encoder, contents.select(KIND, ()), asked=str(held.class_name), held=None)
+    contents.fill(encoder, tensors, asked=asked, held=None)
     return encoder.requires_grad_(True)
 
 

@@ -4,14 +4,18 @@ import json
 
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import save_file
 
 from ssdd import SSDD, AutoencoderSSDD
+from ssdd.commands.group import cli
 from ssdd.diffusers_encoders import DiffusersEncoder, import_encoder
 from ssdd.encoders import load_encoder
 from ssdd.integrations.encoder_import import import_to, provided_encoder
 from ssdd.parameters import ModelParameters
 from ssdd_decoder import CheckpointError
+from ssdd_decoder.checkpoint import read, write
 from ssdd_encoder import Encoder, EncoderConfig
 
 # name: down-scale, channels, whether it becomes an encoder of this project
@@ -144,6 +148,51 @@ def test_an_encoder_of_ours_without_its_last_convolution_is_damaged(tmp_path):
     save_file(tensors, tmp_path / "encoder.safetensors")
     with pytest.raises(ValueError, match=r"out_proj\.\w+ is missing"):
         Encoder.from_pretrained(tmp_path / "encoder.safetensors", "debug")
+
+
+@pytest.mark.parametrize("kind", ["tiny", "rae"])
+def test_a_file_that_does_not_fit_its_header_is_refused_before_memory_is_taken(make_autoencoder, tmp_path, kind):
+    make_autoencoder(kind).save_pretrained(tmp_path / "vae")
+    contents = read(import_to(tmp_path, str(tmp_path / "vae")))
+    settings = contents.config["encoder"]["settings"]
+    key, wide = {"tiny": ("encoder_block_out_channels", [8000, 8000]), "rae": ("encoder_num_hidden_layers", 200)}[kind]
+    hostile = {"encoder": contents.config["encoder"] | {"settings": settings | {key: wide}}}
+    write(tmp_path / "hostile.safetensors", contents.tensors, hostile)
+    with pytest.raises(CheckpointError, match="this file holds another encoder"):
+        load_encoder(tmp_path / "hostile.safetensors")
+    hostile["encoder"]["settings"][key] = 10**9
+    write(tmp_path / "hostile.safetensors", contents.tensors, hostile)
+    with pytest.raises(CheckpointError, match=r"expected settings of at most 16,384|has a header that this version"):
+        load_encoder(tmp_path / "hostile.safetensors")
+
+
+def test_the_shell_commands_take_such_a_model(make_autoencoder, tmp_path):
+    make_autoencoder("dc").save_pretrained(tmp_path / "vae")
+    file = SSDD("diffusers", "debug", encoder_checkpoint=tmp_path / "vae").save_pretrained(
+        tmp_path / "model.safetensors"
+    )
+    (tmp_path / "photos").mkdir()
+    Image.radial_gradient("L").convert("RGB").resize((70, 66)).save(tmp_path / "photos/one.png")
+    for command in (
+        f"info {file}",
+        f"encode {tmp_path}/photos -o {tmp_path}/latents.safetensors --model {file}",
+        f"decode {tmp_path}/latents.safetensors -o {tmp_path}/decoded --model {file}",
+        f"reconstruct {tmp_path}/photos -o {tmp_path}/made --model {file}",
+        f"z-stats {tmp_path}/photos -o {tmp_path}/stats.json --model {file} --im-size 32",
+        f"card {file}",
+    ):
+        done = CliRunner().invoke(cli, command.split())
+        assert done.exit_code == 0, done.output
+    assert Image.open(tmp_path / "made/one.png").size == Image.open(tmp_path / "decoded/one.png").size == (70, 66)
+
+
+def test_values_outside_the_range_are_refused(make_autoencoder, tmp_path):
+    make_autoencoder("tiny").save_pretrained(tmp_path)
+    encoder = import_encoder(tmp_path).network
+    with pytest.raises(ValueError, match=r"expected images in \[-1, 1\], got values up to 255"):
+        encoder(torch.full((1, 3, 8, 8), 255.0))
+    with pytest.raises(ValueError, match="multiples of 2"):
+        encoder(torch.zeros(1, 3, 9, 8))
 
 
 def test_the_folder_of_a_pipeline_is_that_of_its_vae(make_autoencoder, tmp_path):

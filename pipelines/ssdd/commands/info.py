@@ -1,6 +1,6 @@
 """`ssdd info`: describes a checkpoint or a file of latents."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,15 +77,15 @@ def _parts(contents: "Contents") -> dict[str, str]:
     """Describes the encoder and the decoder, where the file holds them."""
     from dataclasses import asdict
 
+    from ssdd.encoders import encoder_of
     from ssdd_decoder import CheckpointError, Decoder
-    from ssdd_encoder import Encoder
 
     found: dict[str, str] = {}
-    networks: dict[str, Any] = {"encoder": Encoder, "decoder": Decoder}
-    for part, kind in networks.items():
+    networks: dict[str, Callable[[Any], Any]] = {"encoder": encoder_of, "decoder": Decoder.from_contents}
+    for part, make in networks.items():
         # Loaded, and not only described by the header: a file that does not fit its own header is an error here, too.
         try:
-            network = kind.from_contents(contents)
+            network = make(contents)
         except CheckpointError:
             if part in contents.config:
                 raise
