@@ -66,7 +66,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
     _supports_gradient_checkpointing = True
     _supports_group_offloading = False
     # Layers whose weights or dtype are read from outside keep their dtype; those of norms do so in any model.
-    _skip_layerwise_casting_patterns: Any = ("conv_in", "time_embedding", "attn1", "upsamplers")
+    _skip_layerwise_casting_patterns: Any = ("conv_in", "time_emb", "attn1", "upsamplers")
 
     @register_to_config
     def __init__(
