@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from PIL import __version__ as PILLOW
 
 from ssdd.data import BadImage, Reason, decode_image
 
@@ -173,7 +174,13 @@ def test_gray_tiff_with_alpha(kind, tally):
     samples = draw(8, 2)
     data = tiff(samples.astype(np.uint8), photometric="minisblack", extrasamples=[kind])
     alpha = samples[..., 1] if kind.endswith("alpha") else None
-    assert (decoded(data) == levels(samples[..., :1], alpha, 255, premultiplied=kind == "assocalpha")).all()
+    try:
+        found = decoded(data)
+    except BadImage:
+        assert kind != "unassalpha"  # the other two need a newer Pillow
+        assert int(PILLOW.partition(".")[0]) < 13
+        return
+    assert (found == levels(samples[..., :1], alpha, 255, premultiplied=kind == "assocalpha")).all()
     tally("pixel types", tried=1, survived=1)
 
 

@@ -144,10 +144,15 @@ def _encoded_images(table: "Dataset", column: str | None, location: str) -> "Dat
 
 
 def _hint(table: "Dataset") -> str:
-    lists = [name for name, feature in table.features.items() if _holds_images(getattr(feature, "feature", None))]
+    lists = [name for name, feature in table.features.items() if _holds_images(_item(feature))]
     if lists:
         return f"{lists[0]!r} holds lists of images; save the data set with one image in each row"
     return "name it with data.options.column"
+
+
+def _item(feature: Any) -> Any:
+    """Returns the type of the items of a column of lists, which earlier releases of the library wrote as a list."""
+    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
 
 
 def _holds_images(feature: Any) -> bool:

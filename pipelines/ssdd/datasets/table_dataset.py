@@ -34,7 +34,9 @@ class TableDataset(LibraryDataset):
         super().__init__(filepath=filepath, metadata=metadata)
         if self._filepath.suffix not in (".csv", ".parquet"):
             raise ValueError(f"expected a table ending in .csv or .parquet, got {filepath}")
-        self._load_args = load_args or {}
+        # pandas reads the last digit of a number exactly only if it is told to, or from release 3 on.
+        exact = {"float_precision": "round_trip"} if self._filepath.suffix == ".csv" else {}
+        self._load_args = {**exact, **(load_args or {})}
         self._save_args = {"index": False, **(save_args or {})}
 
     def dataset_at(self, path: Path) -> AbstractDataset:
