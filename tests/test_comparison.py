@@ -122,10 +122,20 @@ def test_the_words_say_who_is_better_and_how_sure_that_is(table, costs):
     assert "PSNR (dB) better (+0.9" in kl
     forward = next(line for line in said if line.startswith(f"The student against {FEED_FORWARD}:"))
     assert "PSNR (dB) worse (-0.5" in forward
+    sets = next(line for line in said if line.startswith("Distances between whole sets"))
+    assert "Frechet, EfficientNet features student 230.000, KL-VAE 240.000" in sets
     table.loc[table["model"] == KL, ["psnr_difference_low", "psnr_difference_high"]] = (-1.5, 0.2)
     assert f"{KL}: PSNR (dB) not distinguishable" in sentences(table, costs, PLAN)[0]
     assert any("At equal training cost (230 s) in PSNR" in line for line in said)
     assert "130 crops" in said[-1]
+
+
+def test_a_ratio_that_should_be_one_is_judged_by_its_side(table, costs):
+    figures = {"": 0.5, "_difference": -0.1, "_difference_low": -0.2, "_difference_high": -0.05}
+    table.loc[table["model"] == KL, [f"gradient_energy_ratio{end}" for end in figures]] = list(figures.values())
+    assert "gradient energy ratio better (+0.100" in sentences(table[table["model"] == KL], costs, PLAN)[0]
+    table.loc[table["model"] == KL, "gradient_energy_ratio"] = 1.5  # the student's is 1.6
+    assert "gradient energy ratio worse (+0.100" in sentences(table[table["model"] == KL], costs, PLAN)[0]
 
 
 def test_quality_over_speed_has_a_point_for_each_decoder_and_joins_sizes(table):

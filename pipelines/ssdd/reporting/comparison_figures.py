@@ -72,7 +72,7 @@ def quality_speed_figure(table: Any, pixels: int) -> Any:
                     annotation={"text": row["model"], "font": {"size": 9, "color": "#666"}},
                     **place,
                 )
-        figure.update_xaxes(title_text=f"images per second, {pixels} px", type="log", **place)
+        figure.update_xaxes(title_text=f"images per second, {pixels} px", type="log", **_room(timed, speed), **place)
     figure.update_layout(template="plotly_white", height=480, margin={"t": 90, "l": 50, "r": 30}, legend=LEGEND)
     return figure
 
@@ -201,6 +201,19 @@ def _families(timed: Any) -> dict[str, Any]:
         label = f"{kind}, {steps} step{'' if steps == 1 else 's'}" if kind in ("teacher", "student") else kind
         found.setdefault(label, []).append(index)
     return {label: timed.loc[rows] for label, rows in found.items()}
+
+
+def _room(timed: Any, speed: str) -> dict[str, Any]:
+    """Returns a logarithmic axis with room for the names beside the first and the last point."""
+    import math
+
+    if not len(timed):
+        return {}
+    low, high = (math.log10(value) for value in (timed[speed].min(), timed[speed].max()))
+    return {
+        "range": [low - 0.25, high + 0.4],
+        "tickvals": [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000],
+    }
 
 
 def _is_trained_in_sizes(rows: Any) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 from ssdd.reporting.comparison_table import FEED_FORWARD, KL, KL_ADVERSARIAL, STUDENT, at_equal_cost
 
 MIB = 2**20
-JUDGED = ("psnr", "ssim_gaussian", "lpips_alex", "efficientnet_distance")  # in the sentences, as far as they are there
+# in the sentences, as far as they are there
+JUDGED = ("psnr", "ssim_gaussian", "lpips_alex", "efficientnet_distance", "gradient_energy_ratio")
 PUBLISHED = (
     "The published result (rFID 0.50 against 0.87 of the KL-VAE, at 1.4 times its throughput) is of networks of about "
     "50 million parameters for f8c4 latents, trained for hundreds of epochs of ImageNet with LPIPS and judged by rFID."
@@ -58,7 +59,7 @@ def comparison_section(
 
 def sentences(table: Any, costs: Any, plan: dict[str, Any]) -> list[str]:
     """Returns what came out: the student against each other decoder, at equal cost, and the published conditions."""
-    from ssdd_metrics.registry import METRICS
+    from ssdd_metrics.registry import METRICS, reported_metrics
 
     metrics = [METRICS[name] for name in JUDGED if name in table]
     rows = {row["model"]: row for row in table.to_dict("records") if row["steps"] == 1}
@@ -67,6 +68,9 @@ def sentences(table: Any, costs: Any, plan: dict[str, Any]) -> list[str]:
         if name in rows:
             parts = [_verdict(rows[name], metric) for metric in metrics if f"{metric.name}_difference" in rows[name]]
             found.append(f"The student against {name}: {'; '.join(parts)}.")
+    whole = [metric for metric in reported_metrics(table.columns) if not metric.per_image]
+    if whole:
+        found.append(f"Distances between whole sets of images, which have no interval: {_sets(rows, whole)}.")
     for metric in metrics:
         pair = at_equal_cost(costs, metric.name)
         if pair:
@@ -83,7 +87,9 @@ def sentences(table: Any, costs: Any, plan: dict[str, Any]) -> list[str]:
 def _verdict(row: dict[str, Any], metric: Any) -> str:
     """Says in words whether the student is better; the row has the other decoder's value less the student's."""
     low, high = row[f"{metric.name}_difference_low"], row[f"{metric.name}_difference_high"]
-    sign = 1 if metric.better == "higher" else -1
+    # A ratio that should be 1 is better the higher it is, as long as both are below 1.
+    below = max(row[metric.name], row[metric.name] - row[f"{metric.name}_difference"]) < 1
+    sign = 1 if metric.better == "higher" or (metric.better == "near 1" and below) else -1
     if low <= 0 <= high:
         word = "not distinguishable"
     else:
@@ -91,6 +97,15 @@ def _verdict(row: dict[str, Any], metric: Any) -> str:
     ends = sorted((-low, -high))
     interval = f"{ends[0]:+.{metric.digits}f} to {ends[1]:+.{metric.digits}f}"
     return f"{metric.title} {word} ({-row[f'{metric.name}_difference']:+.{metric.digits}f}, 95 % interval {interval})"
+
+
+def _sets(rows: dict[str, dict[str, Any]], metrics: list[Any]) -> str:
+    names = [name for name in (STUDENT, KL, KL_ADVERSARIAL, FEED_FORWARD) if name in rows]
+    parts = [
+        f"{metric.title} {', '.join(f'{name} {rows[name][metric.name]:.{metric.digits}f}' for name in names)}"
+        for metric in metrics
+    ]
+    return "; ".join(parts)
 
 
 def _row(row: dict[str, Any], metrics: list[Any], sizes: list[int]) -> dict[str, Any]:
