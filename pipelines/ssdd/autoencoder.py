@@ -91,7 +91,7 @@ class SSDD(nn.Module):
             self.eval()
 
     @torch.no_grad()
-    def encode(self, x: Tensor, check_finite: bool = False) -> Posterior:
+    def encode(self, x: Tensor, check_finite: bool = True) -> Posterior:
         """Images (B, 3, H, W) in [-1, 1] -> posterior over latents (B, C, h, w); see `Encoder.forward`."""
         return self.encoder(x, check_finite)
 
@@ -116,7 +116,7 @@ class SSDD(nn.Module):
         check_finite: bool = False,
     ) -> Tensor:
         """Encodes images (B, 3, H, W) in [-1, 1] to the posterior's mode and decodes it: (B, 3, H, W)."""
-        return self.decode(self.encode(x, check_finite).mode(), steps, noise, generator, check_finite)
+        return self.decode(self.encode(x).mode(), steps, noise, generator, check_finite)
 
     def save_pretrained(self, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> Path:
         """Writes both parts and their configuration as one safetensors file, whole or not at all.

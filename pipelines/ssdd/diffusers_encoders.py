@@ -129,7 +129,7 @@ class DiffusersEncoder(nn.Module):
         """See `ssdd_encoder.Encoder.confines`: these networks have no attention that grows faster than the map."""
         return False
 
-    def forward(self, x: Tensor, check_finite: bool = False, check_range: bool = True) -> Posterior:
+    def forward(self, x: Tensor, check_finite: bool = True, check_range: bool = True) -> Posterior:
         """Encodes images (B, 3, H, W) in [-1, 1], H and W multiples of F; see `ssdd_encoder.Encoder.forward`.
 
         A network of one size sees the image in tiles of this size.

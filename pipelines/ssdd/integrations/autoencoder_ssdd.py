@@ -104,7 +104,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         """Images (B, 3, H, W), usually in [-1, 1] -> `.latent_dist`, over latents (B, C, h, w) that are not scaled."""
         with loaded(self.encoder):
             pieces = x.split(1) if self.use_slicing else [x]
-            posteriors = [self.encoder(piece, check_range=False) for piece in pieces]
+            posteriors = [self.encoder(piece, check_finite=False, check_range=False) for piece in pieces]
         moments = torch.cat([torch.cat([posterior.mean, posterior.logvar], dim=1) for posterior in posteriors])
         distribution = DiagonalGaussianDistribution(moments)
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)

@@ -126,7 +126,7 @@ class EncoderForm(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) in [-1, 1] -> mean and logvar of the posterior, (B, C, h, w) each."""
         if not isinstance(self.encoder, Encoder):
-            posterior = self.encoder(x, check_range=False)
+            posterior = self.encoder(x, check_finite=False, check_range=False)
             return posterior.mean, posterior.logvar
         net, config = self.encoder, self.encoder.config
         h = net.conv_in(F.pixel_unshuffle(x, config.patch_size) if config.patch_size > 1 else x)

@@ -112,7 +112,7 @@ class AutoencoderStep(DecoderStep):
         x = batch["image"]
         # A frozen encoder gets no gradient, so its activations need not be kept in memory.
         with nullcontext() if self.trains_encoder else torch.no_grad():
-            posterior = self.encoder(x)
+            posterior = self.encoder(x, check_finite=False)
             if self.trains_encoder or self.stage.latent == "sample":
                 z = posterior.sample(noise=self.noise("posterior", step, batch, posterior.mean.shape[1:]))
             else:
@@ -176,7 +176,7 @@ class DistillationStep(DecoderStep):
             z, eps, target = batch["z"], batch["noise"], batch["target"]
         else:
             with torch.no_grad():
-                z = self.encoder(batch["image"]).mode().float()
+                z = self.encoder(batch["image"], check_finite=False).mode().float()
             eps = self.image_noise(step, batch)
             target = teacher_target(self.teacher, z, eps, self.targets.teacher_steps)
         student = distillation_loss(self.decoder, z, eps, target, self.token_layer)

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         x: Tensor,
-        check_finite: bool = False,
+        check_finite: bool = True,
         check_range: bool = True,
         attention_window: int | None = None,
     ) -> Posterior:
@@ -72,8 +72,9 @@ class Encoder(nn.Module):
         Args:
             x: (B, 3, H, W) in [-1, 1], H and W multiples of F, floating point; cast to the weights' dtype. (The range
                 is not checked in compiled code.)
-            check_finite: refuse NaN and infinity without `check_range`, too.
-            check_range: refuse NaN, infinity and values outside of [-1, 1]; waits for the device.
+            check_finite: refuse NaN and infinity. False is for training, which reports the step and the images of a
+                loss that is not finite.
+            check_range: refuse values outside of [-1, 1]. With either check, the call waits for the device.
             attention_window: largest side of the windows that confine self-attention, in latent cells; by default the
                 configuration's. Without one there, maps of up to 128 x 128 cells are seen as a whole, and larger ones
                 in windows of up to 32 x 32; give a number from max(h, w) up to see those as a whole too.
@@ -199,7 +200,7 @@ def _check_values(x: Tensor, check_finite: bool, check_range: bool) -> None:
     if torch.compiler.is_compiling() or x.is_meta:  # a value that decides what follows would break the graph
         return
     largest = x.detach().abs().amax().item()
-    if not math.isfinite(largest):
+    if check_finite and not math.isfinite(largest):  # NaN is neither below nor above any range
         raise ValueError("expected finite images, got NaN or infinity: check how they were read")
     if check_range and largest > 1 + RANGE_TOLERANCE:
         raise ValueError(
