@@ -8,7 +8,7 @@ kept.
 # B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F, s side of a picture for a fixed grid
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from ssdd.latent_scaling import LatentScaling
 from ssdd_decoder import CheckpointError
-from ssdd_encoder import Encoder, EncoderConfig, Posterior, sdvae
-from ssdd_encoder.encoder import RANGE_TOLERANCE
+from ssdd_encoder import Encoder, EncoderConfig, Posterior, encoder, sdvae
 from ssdd_encoder.posterior import LOGVAR_RANGE
 
 NAME = "diffusers"  # of such encoders, as `model.encoder`
@@ -142,7 +141,7 @@ class DiffusersEncoder(nn.Module):
         if check_finite and not torch.isfinite(x).all():
             raise ValueError("expected finite images, got NaN or infinity: check how they were read")
         checked = check_range and not torch.compiler.is_compiling()
-        if checked and (largest := x.detach().abs().amax().item()) > 1 + RANGE_TOLERANCE:
+        if checked and (largest := x.detach().abs().amax().item()) > 1 + encoder.RANGE_TOLERANCE:
             raise ValueError(f"expected images in [-1, 1], got values up to {largest:.3g}: rescale them")
         image = x.to(next(self.network.parameters()).dtype)
         if (side := self.config.side) is None:
@@ -261,12 +260,11 @@ def _settings(source: str, hub: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     raise CheckpointError(f"there is no autoencoder of diffusers in {source}: {reason}") from reason
 
 
-def _integers(value: Any) -> Iterator[int]:
+def _integers(value: Any) -> list[int]:
     if isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _integers(item)
-    elif isinstance(value, int):
-        yield value
+        items = value.values() if isinstance(value, dict) else value
+        return [number for item in items for number in _integers(item)]
+    return [value] if isinstance(value, int) else []
 
 
 def _class(name: str) -> Any:
