@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from ssdd.latent_scaling import LatentScaling
 from ssdd_decoder import CheckpointError
-from ssdd_encoder import Encoder, EncoderConfig, Posterior, encoder, sdvae
+from ssdd_encoder import Encoder, EncoderConfig, Posterior, sdvae
 from ssdd_encoder.posterior import LOGVAR_RANGE
 
 NAME = "diffusers"  # of such encoders, as `model.encoder`
 LARGEST = 16_384  # of any integer among the settings
+LARGEST_VALUE = 1.01  # of an image, as `ssdd_encoder.encoder.RANGE_TOLERANCE` allows
 _KL_BLOCKS = "DownEncoderBlock2D"
 
 
@@ -141,7 +142,7 @@ class DiffusersEncoder(nn.Module):
         if check_finite and not torch.isfinite(x).all():
             raise ValueError("expected finite images, got NaN or infinity: check how they were read")
         checked = check_range and not torch.compiler.is_compiling()
-        if checked and (largest := x.detach().abs().amax().item()) > 1 + encoder.RANGE_TOLERANCE:
+        if checked and (largest := x.detach().abs().amax().item()) > LARGEST_VALUE:
             raise ValueError(f"expected images in [-1, 1], got values up to {largest:.3g}: rescale them")
         image = x.to(next(self.network.parameters()).dtype)
         if (side := self.config.side) is None:
