@@ -9,7 +9,7 @@ kept.
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from ssdd.latent_scaling import LatentScaling
 from ssdd_decoder import CheckpointError
 from ssdd_encoder import Encoder, EncoderConfig, Posterior, sdvae
+from ssdd_encoder.encoder import RANGE_TOLERANCE
 from ssdd_encoder.posterior import LOGVAR_RANGE
 
 NAME = "diffusers"  # of such encoders, as `model.encoder`
 LARGEST = 16_384  # of any integer among the settings
-LARGEST_VALUE = 1.01  # of an image, as `ssdd_encoder.encoder.RANGE_TOLERANCE` allows
 _KL_BLOCKS = "DownEncoderBlock2D"
 
 
@@ -143,7 +143,7 @@ class DiffusersEncoder(nn.Module):
         if check_finite and not torch.isfinite(x).all():
             raise ValueError("expected finite images, got NaN or infinity: check how they were read")
         checked = check_range and not torch.compiler.is_compiling()
-        if checked and (largest := x.detach().abs().amax().item()) > LARGEST_VALUE:
+        if checked and (largest := x.detach().abs().amax().item()) > 1 + RANGE_TOLERANCE:
             raise ValueError(f"expected images in [-1, 1], got values up to {largest:.3g}: rescale them")
         image = x.to(next(self.network.parameters()).dtype)
         if (side := self.config.side) is None:
@@ -263,11 +263,12 @@ def _settings(source: str, hub: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     raise CheckpointError(f"there is no autoencoder of diffusers in {source}: {reason}") from reason
 
 
-def _integers(value: Any) -> list[int]:
+def _integers(value: Any) -> Iterator[int]:
     if isinstance(value, dict | list | tuple):
-        items = value.values() if isinstance(value, dict) else value
-        return [number for item in items for number in _integers(item)]
-    return [value] if isinstance(value, int) else []
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _integers(item)
+    elif isinstance(value, int):
+        yield value
 
 
 def _class(name: str) -> Any:
