@@ -7,6 +7,7 @@ kept.
 
 # B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F, s side of a picture for a fixed grid
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -209,7 +210,8 @@ def import_encoder(source: str | Path, **hub: Any) -> ImportedEncoder:
         autoencoder = _class(name).from_pretrained(str(source), **options)
     except OSError as error:
         raise CheckpointError(f"{source} has no weights that diffusers can load: {error}") from error
-    known = {key: value for key, value in autoencoder.config.items() if not key.startswith("_")}
+    arguments = inspect.signature(type(autoencoder).__init__).parameters  # some classes keep more than these
+    known = {key: value for key, value in autoencoder.config.items() if key in arguments}
     # Dimensions are lists in JSON, and tuples in Python: the configuration has to be the same when it is read again.
     config = DiffusersEncoderConfig(class_name=name, settings=json.loads(json.dumps(known)))
     network: Encoder | DiffusersEncoder

@@ -45,6 +45,7 @@ def test_a_checkpoint_of_a_run_becomes_the_same_model_with_its_statistics(run, i
     assert (vae.config.latent_channels, len(vae.config.block_out_channels), vae.training) == (4, 4, False)
     posterior, own = vae.encode(images).latent_dist, model.encode(images)
     assert torch.equal(posterior.mode(), own.mode())
+    assert torch.equal(vae.encode(images).latent, own.mode())
     assert torch.equal(posterior.logvar, own.logvar)
     noise = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)).expand(2, -1, -1, -1)
     decoded = model.decode(own.mode(), steps=2, noise=noise)

@@ -122,6 +122,21 @@ def test_every_format_agrees_with_the_model(model, tmp_path, target, part):
         assert "&quot;part&quot;" in file.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tiny", "dc"])
+def test_encoders_of_diffusers_are_exported_too(make_autoencoder, tmp_path, kind):
+    make_autoencoder(kind).save_pretrained(tmp_path / "vae")
+    model = SSDD("diffusers", "debug", encoder_checkpoint=tmp_path / "vae").eval()
+    assert exported_graphs.export_part(model, "onnx", "encoder", tmp_path / "out")[1] < 1e-4
+
+
+def test_a_network_of_one_size_is_not_exported(make_autoencoder, tmp_path):
+    make_autoencoder("rae").save_pretrained(tmp_path / "vae")
+    model = SSDD("diffusers", "debug", encoder_checkpoint=tmp_path / "vae").eval()
+    with pytest.raises(ValueError, match="expected an encoder for any size, got AutoencoderRAE"):
+        exported_graphs.export_part(model, "onnx", "encoder", tmp_path / "out")
+
+
 def test_a_file_that_differs_is_not_kept(model, tmp_path, monkeypatch):
     monkeypatch.setattr(exported_graphs, "_traced", lambda *_: None)
     monkeypatch.setitem(exported_graphs.WRITERS, "onnx", lambda program, graph, file, content: file.write_text(content))

@@ -34,6 +34,15 @@ from ssdd_encoder import LatentStatistics
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
+class Encoded(AutoencoderKLOutput):
+    """The posterior `latent_dist`, and its mode, which some pipelines (of Sana) ask for instead."""
+
+    @property
+    def latent(self) -> Tensor:
+        """(B, C, h, w)."""
+        return self.latent_dist.mode()
+
+
 class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignore[misc]
     """Encoder and single-step diffusion decoder, as diffusers' pipelines call their autoencoders.
 
@@ -107,7 +116,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
             posteriors = [self.encoder(piece, check_finite=False, check_range=False) for piece in pieces]
         moments = torch.cat([torch.cat([posterior.mean, posterior.logvar], dim=1) for posterior in posteriors])
         distribution = DiagonalGaussianDistribution(moments)
-        return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+        return Encoded(latent_dist=distribution) if return_dict else (distribution,)
 
     @apply_forward_hook
     def decode(

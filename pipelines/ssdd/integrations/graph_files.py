@@ -59,13 +59,23 @@ def _write_onnx(program: Any, graph: Graph, file: Path, content: str) -> None:
         dynamo=True,
         opset_version=OPSET,
         input_names=list(graph.inputs),
-        output_names=list(graph.outputs),
         verbose=False,
     )
     assert made is not None
     made.model.metadata_props[KEY] = content
+    _name_outputs(made.model, list(graph.outputs))
     _name_dimensions(made.model, graph)
     made.save(file)
+
+
+def _name_outputs(model: Any, names: list[str]) -> None:
+    """Names the outputs; the exporter itself would not notice that a value inside has such a name, as `mean` may."""
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in names:
+                value.name = f"{value.name}_inside"
+    for value, name in zip(model.graph.outputs, names, strict=True):
+        value.name = name
 
 
 def _name_dimensions(model: Any, graph: Graph) -> None:
