@@ -103,7 +103,7 @@ class RegressionStep(TrainingStep):
         """Losses of `image` (B, 3, H, W) and `index` (B,)."""
         x = batch["image"]
         with torch.no_grad():
-            posterior = self.encoder(x)
+            posterior = self.encoder(x, check_finite=False)
             if self.stage.latent == "sample":
                 seeds = sample_seeds(self.stage.seed, "posterior", step, batch["index"].tolist())
                 z = posterior.sample(noise=sample_noise(seeds, posterior.mean.shape[1:], x.device))
