@@ -181,7 +181,7 @@ HOUSE = """
     kl_export
     baselines           decoders that SSDD is compared with
     autoencoder  model_files
-    encoders
+    encoders  imported_encoders
     diffusers_encoders
     latent_scaling
     processes  packaged

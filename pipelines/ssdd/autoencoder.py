@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ssdd.diffusers_encoders import NAME as DIFFUSERS
-from ssdd.diffusers_encoders import import_encoder
 from ssdd.encoders import (
     AnyEncoder,
     AnyEncoderConfig,
@@ -23,6 +22,7 @@ from ssdd.encoders import (
     make_encoder,
     read_checkpoint,
 )
+from ssdd.imported_encoders import import_encoder
 from ssdd.latent_scaling import SCALING_KEY, LatentScaling, find_scaling
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig, decoder_config
 from ssdd_decoder.checkpoint import write

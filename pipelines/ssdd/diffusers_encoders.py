@@ -1,16 +1,12 @@
 """The encoders of diffusers' autoencoders as frozen encoders: KL (Stable Diffusion 1 to 3, XL, Flux), Tiny, DC, RAE.
 
-Encoders of the KL kind become an `ssdd_encoder.Encoder`, the same network. The others stay diffusers' own, in a
-`DiffusersEncoder`. Either way their latents are taken as they are, and the numbers by which generators scale them are
-kept.
+Those of the KL kind become an `ssdd_encoder.Encoder` when they are imported, where the network is the same.
 """
 
 # B batch, C latent channels, F down-scale, H W pixels, h = H / F, w = W / F, s side of a picture for a fixed grid
 
-import inspect
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssdd.latent_scaling import LatentScaling
-from ssdd_decoder import CheckpointError
 from ssdd_decoder.checkpoint import write
 from ssdd_decoder.sources import destination
-from ssdd_encoder import Encoder, EncoderConfig, Posterior, sdvae
+from ssdd_encoder import Posterior
 from ssdd_encoder.encoder import CHECKPOINT_NAME, KIND, RANGE_TOLERANCE
 from ssdd_encoder.posterior import LOGVAR_RANGE
 
 NAME = "diffusers"  # of such encoders, as `model.encoder`
 LARGEST = 16_384  # of any integer among the settings
-_KL_BLOCKS = "DownEncoderBlock2D"
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class _Kind:
     fixed: bool = False
 
 
-_KINDS = {
+KINDS = {
     "AutoencoderKL": _Kind(levels="block_out_channels"),
     "AutoencoderTiny": _Kind(),
     "AutoencoderDC": _Kind(),
@@ -66,8 +59,8 @@ class DiffusersEncoderConfig:
     settings: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if self.class_name not in _KINDS:
-            raise ValueError(f"expected a class among {', '.join(_KINDS)}, got {str(self.class_name)[:100]!r}")
+        if self.class_name not in KINDS:
+            raise ValueError(f"expected a class among {', '.join(KINDS)}, got {str(self.class_name)[:100]!r}")
         # Settings come from files, too: none may ask for a network of any size.
         if any(abs(number) > LARGEST for number in _integers(self.settings)):
             raise ValueError(f"expected settings of at most {LARGEST:,}, got {str(self.settings)[:100]}")
@@ -78,12 +71,12 @@ class DiffusersEncoderConfig:
     @property
     def latent_channels(self) -> int:
         """C."""
-        return self.settings.get(_KINDS[self.class_name].channels, 0)
+        return self.settings.get(KINDS[self.class_name].channels, 0)
 
     @property
     def downscale(self) -> int:
         """F."""
-        kind = _KINDS[self.class_name]
+        kind = KINDS[self.class_name]
         if kind.patch is not None:
             return self.settings.get(kind.patch, 0)
         return 2 ** min(len(self.settings.get(kind.levels, ())) - 1, 20) if self.settings.get(kind.levels) else 0
@@ -91,7 +84,7 @@ class DiffusersEncoderConfig:
     @property
     def side(self) -> int | None:
         """s, pixels per side of the only size that the network takes; None where it takes any."""
-        if not _KINDS[self.class_name].fixed:
+        if not KINDS[self.class_name].fixed:
             return None
         return self.downscale * (self.settings["encoder_input_size"] // self.settings["encoder_patch_size"])
 
@@ -103,7 +96,7 @@ class DiffusersEncoderConfig:
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each level, as far as they are known."""
-        return tuple(self.settings.get(_KINDS[self.class_name].levels) or (self.latent_channels,))
+        return tuple(self.settings.get(KINDS[self.class_name].levels) or (self.latent_channels,))
 
 
 class DiffusersEncoder(nn.Module):
@@ -119,7 +112,7 @@ class DiffusersEncoder(nn.Module):
     def __init__(self, config: DiffusersEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = _class(config.class_name).from_config(dict(config.settings))
+        self.network = diffusers_class(config.class_name).from_config(dict(config.settings))
         # Weights that are never used would be stored in every checkpoint.
         self.network.decoder = None
         if hasattr(self.network, "post_quant_conv"):
@@ -179,102 +172,6 @@ class DiffusersEncoder(nn.Module):
         return Posterior(z, torch.full_like(z, LOGVAR_RANGE[0]))
 
 
-@dataclass(frozen=True)
-class ImportedEncoder:
-    """An encoder of diffusers.
-
-    Args:
-        network: the encoder.
-        scaling: of its latents.
-    """
-
-    network: Encoder | DiffusersEncoder
-    scaling: LatentScaling
-
-
-def import_encoder(source: str | Path, **hub: Any) -> ImportedEncoder:
-    """Loads the encoder of an autoencoder that diffusers has saved.
-
-    Args:
-        source: its folder or hub id, or that of a pipeline with it.
-        hub: `revision`, `cache_dir`, `token`, `local_files_only`.
-
-    Raises:
-        CheckpointError: there is none, or it is of a class that is not known here.
-    """
-    settings, options = _settings(str(source), hub)
-    name = str(settings.get("_class_name"))
-    if name not in _KINDS:
-        raise CheckpointError(f"{source} holds a {name}: expected one of {', '.join(_KINDS)}")
-    try:
-        autoencoder = _class(name).from_pretrained(str(source), **options)
-    except OSError as error:
-        raise CheckpointError(f"{source} has no weights that diffusers can load: {error}") from error
-    arguments = inspect.signature(type(autoencoder).__init__).parameters  # some classes keep more than these
-    known = {key: value for key, value in autoencoder.config.items() if key in arguments}
-    # Dimensions are lists in JSON, and tuples in Python: the configuration has to be the same when it is read again.
-    config = DiffusersEncoderConfig(class_name=name, settings=json.loads(json.dumps(known)))
-    network: Encoder | DiffusersEncoder
-    tensors = {key: tensor.float() for key, tensor in autoencoder.state_dict().items()}
-    if (own := _own_config(config)) is not None:
-        network = Encoder(own)
-        encoder = {key.removeprefix("encoder."): t for key, t in tensors.items() if not key.startswith(("dec", "post"))}
-        native = sdvae.to_native(encoder)
-        network.load_state_dict(native if "out_proj.weight" in native else sdvae.with_projection(native))
-    else:
-        network = DiffusersEncoder(config)
-        network.network.load_state_dict({key: tensors[key] for key in network.network.state_dict()})
-    return ImportedEncoder(network.eval(), _scaling(config))
-
-
-def _own_config(config: DiffusersEncoderConfig) -> EncoderConfig | None:
-    """Returns the configuration of the same network here; None where there is none."""
-    settings = config.settings
-    if config.class_name != "AutoencoderKL" or set(settings["down_block_types"]) != {_KL_BLOCKS}:
-        return None
-    first, *_ = widths = settings["block_out_channels"]
-    if any(width % first for width in widths) or (settings["act_fn"], settings["in_channels"]) != ("silu", 3):
-        return None
-    return EncoderConfig(
-        latent_channels=settings["latent_channels"],
-        base_channels=first,
-        multipliers=tuple(width // first for width in widths),
-        resnets_per_level=settings["layers_per_block"],
-        norm_groups=settings["norm_num_groups"],
-        attention=settings.get("mid_block_add_attention", True),
-    )
-
-
-def _scaling(config: DiffusersEncoderConfig) -> LatentScaling:
-    if config.class_name == "AutoencoderRAE":  # it does so itself
-        return LatentScaling()
-    settings = config.settings
-    return LatentScaling(
-        scaling_factor=settings.get("scaling_factor") or 1.0,
-        shift_factor=settings.get("shift_factor") or 0.0,
-        latents_mean=settings.get("latents_mean"),
-        latents_std=settings.get("latents_std"),
-    )
-
-
-def _settings(source: str, hub: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the autoencoder's configuration; returns it, and the options with which diffusers finds the weights."""
-    try:
-        from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise CheckpointError(
-            f"the encoder of {source} needs diffusers: install the extra ssdd[diffusers] ({error})"
-        ) from error
-
-    load: Callable[..., dict[str, Any]] = AutoencoderKL.load_config
-    for options in ({**hub, "subfolder": "vae"}, hub):  # a pipeline's folder comes first: it has no such file itself
-        try:
-            return load(source, **options), options
-        except OSError as error:
-            reason = error
-    raise CheckpointError(f"there is no autoencoder of diffusers in {source}: {reason}") from reason
-
-
 def _integers(value: Any) -> Iterator[int]:
     if isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:
@@ -283,7 +180,12 @@ def _integers(value: Any) -> Iterator[int]:
         yield value
 
 
-def _class(name: str) -> Any:
+def diffusers_class(name: str) -> Any:
+    """Returns a class of the installed diffusers.
+
+    Raises:
+        ValueError: it has no such class.
+    """
     import diffusers
 
     if not hasattr(diffusers, name):

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from ssdd import SSDD, AutoencoderSSDD
 from ssdd.commands.group import cli
-from ssdd.diffusers_encoders import DiffusersEncoder, import_encoder
+from ssdd.diffusers_encoders import DiffusersEncoder
 from ssdd.encoders import load_encoder
+from ssdd.imported_encoders import import_encoder
 from ssdd.integrations.encoder_import import import_to, provided_encoder
 from ssdd.parameters import ModelParameters
 from ssdd_decoder import CheckpointError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssdd import SSDD, AutoencoderSSDD
-from ssdd.diffusers_encoders import import_encoder
+from ssdd.imported_encoders import import_encoder
 
 pytestmark = pytest.mark.slow
 

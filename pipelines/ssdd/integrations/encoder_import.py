@@ -47,7 +47,7 @@ def import_to(folder: Path, source: str) -> Path:
     """
     from dataclasses import asdict
 
-    from ssdd.diffusers_encoders import import_encoder
+    from ssdd.imported_encoders import import_encoder
     from ssdd.latent_scaling import SCALING_KEY
     from ssdd_decoder.checkpoint import write
 
