@@ -323,3 +323,16 @@ def test_a_cache_in_use_by_another_run_is_kept(tmp_path):
         with Hashes(cache) as hashes:
             assert hashes.of(file) == known
         assert cache.stat().st_ino == inode
+
+
+def test_an_optional_document_may_be_missing(tmp_path):
+    from ssdd.datasets import OptionalJSONDataset
+
+    section = OptionalJSONDataset(filepath=str(tmp_path / "section.json"))
+    missing = section.lineage_token()
+    assert section.load() is None
+    assert json.loads(section.preview()) == {}
+    section.save({"html": "x" * 5000, "student": "sha256:1"})
+    assert section.load()["student"] == "sha256:1"
+    assert section.lineage_token() != missing
+    assert json.loads(section.preview()) == {"student": "sha256:1"}

@@ -9,6 +9,7 @@ import pandas
 import pytest
 from PIL import Image
 
+from ssdd.datasets import PlotlyDataset, PNGDataset, TableDataset
 from ssdd.reporting.comparison_table import FEED_FORWARD, KL, KL_ADVERSARIAL
 
 COMMAND = "--pipeline=compare"
@@ -62,6 +63,15 @@ def test_one_command_makes_table_figures_and_section(own, compared):
     page = (own.run_folder / "report" / "report.html").read_text()
     for text in ("The student against KL-VAE", "crops in which the decoders differ most", KL_ADVERSARIAL):
         assert text in page
+
+
+def test_tables_and_figures_have_previews(own, compared):
+    folder = own.run_folder / "comparison"
+    for name in ("comparison", "costs", "speed"):
+        assert "columns" in TableDataset(filepath=str(folder / f"{name}.csv")).preview()
+    for name in ("quality_speed", "costs"):
+        assert PlotlyDataset(filepath=str(folder / f"{name}.json")).preview()["data"]
+    assert len(PNGDataset(filepath=str(folder / "differences.png")).preview()) > 1000
 
 
 def test_each_decoder_has_seen_as_many_images_as_ssdds(own, compared):
