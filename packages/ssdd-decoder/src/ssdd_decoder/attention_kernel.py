@@ -129,31 +129,32 @@ def kernel_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     rest = max(LEAST, triton.next_power_of_2(max(d - first, 1)))
     tile_columns = triton.cdiv(width, TILE_COLUMNS)
     out = torch.empty(batch, height, width, heads * d, device=q.device, dtype=q.dtype)
-    _attend[(triton.cdiv(height, TILE_ROWS) * tile_columns, heads, batch)](
-        q,
-        k,
-        v,
-        bias,
-        out,
-        *q.stride()[:4],
-        heads,
-        height,
-        width,
-        tile_columns,
-        LOG2_E * d**-0.5,
-        d,
-        first,
-        rest,
-        RADIUS,
-        TILE_ROWS,
-        TILE_COLUMNS,
-        KEY_ROWS,
-        KEY_COLUMNS,
-        ROWS_AT_A_TIME,
-        q.dtype == torch.float32,
-        num_warps=8,
-        num_stages=2,
-    )
+    with torch.cuda.device_of(q):  # Triton starts kernels on the current device, whichever holds the tensors
+        _attend[(triton.cdiv(height, TILE_ROWS) * tile_columns, heads, batch)](
+            q,
+            k,
+            v,
+            bias,
+            out,
+            *q.stride()[:4],
+            heads,
+            height,
+            width,
+            tile_columns,
+            LOG2_E * d**-0.5,
+            d,
+            first,
+            rest,
+            RADIUS,
+            TILE_ROWS,
+            TILE_COLUMNS,
+            KEY_ROWS,
+            KEY_COLUMNS,
+            ROWS_AT_A_TIME,
+            q.dtype == torch.float32,
+            num_warps=8,
+            num_stages=2,
+        )
     return out
 
 

@@ -187,18 +187,20 @@ def kernel_norm_silu(
         (B, C, H, W), in channels-last memory and x's dtype.
     """
     parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
-    mean, inverse = _group_moments(parts, groups, eps, bias)
-    y = parts[0] if overwrite and len(parts) == 1 else _empty_like(parts)
-    _launch_apply(parts, y, mean, inverse, scale, shift, bias)
+    with torch.cuda.device_of(parts[0]):  # Triton starts kernels on the current device, whichever holds the tensors
+        mean, inverse = _group_moments(parts, groups, eps, bias)
+        y = parts[0] if overwrite and len(parts) == 1 else _empty_like(parts)
+        _launch_apply(parts, y, mean, inverse, scale, shift, bias)
     return y
 
 
 def kernel_normalised(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
     """Returns group_norm(x), like x (B, C, H, W) in channels-last memory, and 1 / sqrt(variance + eps), (B, G)."""
     parts = [x.contiguous(memory_format=torch.channels_last)]
-    mean, inverse = _group_moments(parts, groups, eps, None)
-    y = _empty_like(parts)
-    _launch_apply(parts, y, mean, inverse, None, None, None)
+    with torch.cuda.device_of(x):
+        mean, inverse = _group_moments(parts, groups, eps, None)
+        y = _empty_like(parts)
+        _launch_apply(parts, y, mean, inverse, None, None, None)
     return y, inverse
 
 

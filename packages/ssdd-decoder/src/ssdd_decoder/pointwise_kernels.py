@@ -39,9 +39,10 @@ def add_bias(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
     """
     residual = None if residual is None else residual.contiguous(memory_format=torch.channels_last)
     elements, channels = x.numel(), x.shape[1]
-    _add[(triton.cdiv(elements, BLOCK),)](
-        x, bias, residual, x, elements, channels, residual is not None, BLOCK, num_warps=WARPS
-    )
+    with torch.cuda.device_of(x):  # Triton starts kernels on the current device, whichever holds the tensors
+        _add[(triton.cdiv(elements, BLOCK),)](
+            x, bias, residual, x, elements, channels, residual is not None, BLOCK, num_warps=WARPS
+        )
     return x
 
 
@@ -62,5 +63,6 @@ def geglu(x: Tensor) -> Tensor:
     x = x.contiguous()
     y = torch.empty(*x.shape[:-1], x.shape[-1] // 2, device=x.device, dtype=x.dtype)
     elements = y.numel()
-    _geglu[(triton.cdiv(elements, BLOCK),)](x, y, elements, y.shape[-1], BLOCK, num_warps=WARPS)
+    with torch.cuda.device_of(x):
+        _geglu[(triton.cdiv(elements, BLOCK),)](x, y, elements, y.shape[-1], BLOCK, num_warps=WARPS)
     return y

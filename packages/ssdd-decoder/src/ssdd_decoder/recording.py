@@ -27,7 +27,7 @@ def record(call: Callable[..., Tensor], z: Tensor, noise: Tensor) -> Callable[[T
             call(z, noise=noise)
     torch.cuda.current_stream(z.device).wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(z.device), torch.cuda.graph(graph):
         image = call(z, noise=noise)
 
     def replay(new_z: Tensor, new_noise: Tensor) -> Tensor:
