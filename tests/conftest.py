@@ -17,6 +17,10 @@ from typing import Any
 
 import pytest
 
+# For the decoder package's tests of GPU kernels, if these tests run in the same process and import Triton first.
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).parents[1]
 WARM = Path(__file__).with_name("warm.py")
 # eight steps: the optimiser's first five leave the weights as they are
