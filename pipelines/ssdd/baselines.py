@@ -123,7 +123,7 @@ class KLAutoencoder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     @torch.no_grad()
-    def encode(self, x: Tensor, check_finite: bool = False) -> Posterior:
+    def encode(self, x: Tensor, check_finite: bool = True) -> Posterior:
         """Images (B, 3, H, W) in [-1, 1] -> posterior over latents (B, C, h, w)."""
         return self.encoder(x, check_finite)
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LatentScaling:
-    """What diffusers' pipelines do to latents z: they generate (z - shift) * scale, channel by channel or as a whole.
+    """The numbers by which pipelines scale latents z: they generate (z - shift) * scale, by channel or as a whole.
 
     Args:
         scaling_factor: for all channels; every pipeline reads it.

@@ -34,7 +34,8 @@ def by_kernel(monkeypatch):
 
     def use() -> None:
         for module in (attention, blocks, convolution, norm):
-            monkeypatch.setattr(module, "prefers_kernel", lambda x: not torch.is_grad_enabled())
+            for name in {"prefers_kernel", "prefers_joint_kernel"} & set(vars(module)):
+                monkeypatch.setattr(module, name, lambda x: not torch.is_grad_enabled())
 
     return use
 

@@ -148,16 +148,12 @@ def _kl_sides(
     served = ServedKL(decoder[0], decoder[1])
     cells = pixels // KL_DOWNSCALE
     z = torch.randn(batch, KL_CHANNELS, cells, cells, generator=generator).to(device, dtype)
-
-    def serve(z: Tensor, noise: Tensor) -> Tensor:
-        return _without_gradient(served, z)
-
-    recorded = cache(lambda: record(serve, z, z[:0]))  # it takes no noise
+    recorded = cache(lambda: record(partial(_without_gradient, served), z))
     return {
         "kl": partial(_without_gradient, decoder, z),
         "kl_compiled": partial(_without_gradient, torch.compile(decoder), z),
         "kl_served": partial(_without_gradient, served, z),
-        "kl_served_recorded": lambda: recorded()(z, z[:0]),
+        "kl_served_recorded": lambda: recorded()(z),
     }
 
 

@@ -25,7 +25,7 @@ Kind = Literal["ssdd", "kl", "feed_forward", "diffusers"]
 class Tokenizer(Protocol):
     """What all kinds have in common."""
 
-    def encode(self, x: Tensor, check_finite: bool = False) -> Any:
+    def encode(self, x: Tensor) -> Any:
         """Images (B, 3, S, S) in [-1, 1] -> posterior, of which `mode()` is the latent."""
 
     def decode(self, z: Tensor, steps: int = 1, noise: Tensor | None = None, *, check_finite: bool = False) -> Tensor:

@@ -58,7 +58,7 @@ class DiffusersTokenizer(nn.Module):
         return type(self.network).__name__ == NEEDS_TRANSFORMERS
 
     @torch.no_grad()
-    def encode(self, x: Tensor, check_finite: bool = False) -> Any:
+    def encode(self, x: Tensor) -> Any:
         """Images (B, 3, H, W) in [-1, 1] -> an object whose `mode()` is the latent (B, C, h, w)."""
         x = x.to(self.network.dtype)
         found = self.network.encode((x + 1) / 2 if self._unit_range else x)

@@ -33,7 +33,7 @@ def command() -> str:
 def commit(project: Path) -> dict[str, Any]:
     """Returns the project's git commit and whether tracked files differ; None outside a repository.
 
-    Where git refuses to read the repository, a warning says so, and the reason is returned too.
+    If git refuses to read the repository, a warning says so, and the reason is returned too.
     """
     revision = _git(project, "rev-parse", "HEAD")
     if revision is None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -25,13 +24,12 @@ class Interrupts(Deadline):
 
     def __enter__(self) -> "Interrupts":
         super().__enter__()
-        self._handlers = threading.current_thread() is threading.main_thread()
-        if self._handlers:
+        if self._active:
             self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._handlers:
+        if self._active:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
         super().__exit__(*error)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ssdd_decoder.attention import Attention, RelativePositionBias, TileBiases
 from ssdd_decoder.conditioning import AdaGroupNorm, AdaLayerNorm
 from ssdd_decoder.convolution import convolve, pointwise, upsample
-from ssdd_decoder.gpu import prefers_kernel
+from ssdd_decoder.gpu import prefers_joint_kernel, prefers_kernel
 from ssdd_decoder.linear import Linear
 from ssdd_decoder.modulation import Modulation
 from ssdd_decoder.norm import norm_silu
@@ -61,7 +61,7 @@ class GEGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., hidden)."""
         x = self.proj(x)
-        if prefers_kernel(x) and not torch.compiler.is_compiling():  # a compiler makes one kernel of it by itself
+        if prefers_joint_kernel(x):
             from ssdd_decoder.pointwise_kernels import geglu  # takes a second to import, and CPUs never need it
 
             return geglu(x)

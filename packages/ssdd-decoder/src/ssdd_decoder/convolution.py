@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssdd_decoder.gpu import prefers_kernel
+from ssdd_decoder.gpu import prefers_joint_kernel
 
 MULTIPLE = 8  # of input channels: with 7, cuDNN does without the GPU's matrix units, and takes five times as long
 
 
 def convolve(layer: nn.Conv2d, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """Applies a convolution to (B, C_in, H, W) and adds a residual connection (B, C_out, H', W') to the result."""
-    if layer.bias is not None and _adds_by_kernel(x):
+    if layer.bias is not None and prefers_joint_kernel(x):
         weight, missing = layer.weight, -x.shape[1] % MULTIPLE
         if missing:
             x, weight = (F.pad(each, (0, 0, 0, 0, 0, missing)) for each in (x, weight))
@@ -46,7 +46,7 @@ def pointwise(layer: nn.Conv2d, x: Tensor, skip: Tensor | None = None) -> Tensor
 
 def upsample(x: Tensor, folded: Tensor, bias: Tensor | None) -> Tensor:
     """Nearest x2, then a 3x3 convolution: (B, C, H, W) -> (B, C, 2 H, 2 W), with the kernel of `fold_upsampling`."""
-    if bias is not None and _adds_by_kernel(x):
+    if bias is not None and prefers_joint_kernel(x):
         return _add(F.conv_transpose2d(x, folded, None, stride=2, padding=1), bias, None)
     return F.conv_transpose2d(x, folded, bias, stride=2, padding=1)
 
@@ -70,10 +70,6 @@ def fold_upsampling(weight: Tensor) -> Tensor:
         first, second, third = folded.unbind(axis)
         folded = torch.stack([third, second + third, first + second, first], dim=axis)
     return folded.to(weight.dtype)
-
-
-def _adds_by_kernel(x: Tensor) -> bool:
-    return prefers_kernel(x) and not torch.compiler.is_compiling()  # a compiler fuses these additions by itself
 
 
 def _add(h: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:

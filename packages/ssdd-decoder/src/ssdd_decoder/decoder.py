@@ -111,13 +111,12 @@ class Decoder(UNet):
             _check_finite("the decoded image", image)
         return image
 
-    def record(self, z: Tensor, steps: int = 1, compile: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+    def record(self, z: Tensor, steps: int = 1) -> Callable[[Tensor, Tensor], Tensor]:
         """Records a decode as a CUDA graph: for small images, whose kernels take less time than their launch.
 
         Args:
             z: (B, C, h, w), example latents on a GPU: all later ones have their shape and dtype.
             steps: as in `decode`.
-            compile: as in `decode`.
 
         Returns:
             a function of z and noise (B, 3, H, W) that replays the decode. It keeps the memory of one decode, and each
@@ -129,7 +128,7 @@ class Decoder(UNet):
         """
         if not self.conv_in.weight.is_cuda:
             raise ValueError(f"expected a decoder on a GPU, got one on {self.conv_in.weight.device}: call decode")
-        return record(partial(self.decode, steps=steps, compile=compile), z, draw_noise(self._image_shape(z), z))
+        return record(lambda z, noise: self.decode(z, steps, noise), z, draw_noise(self._image_shape(z), z))
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> Path:
         """Writes weights and configuration as one safetensors file, whole or not at all.

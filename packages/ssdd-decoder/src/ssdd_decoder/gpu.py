@@ -17,6 +17,11 @@ def prefers_kernel(x: Tensor) -> bool:
     return _enabled and x.is_cuda and x.dtype != torch.float64 and not torch.is_grad_enabled() and HAS_TRITON
 
 
+def prefers_joint_kernel(x: Tensor) -> bool:
+    """Whether one kernel should do several element-wise operations in one pass; a compiler joins them by itself."""
+    return prefers_kernel(x) and not torch.compiler.is_compiling()
+
+
 @contextmanager
 def without_kernels() -> Iterator[None]:
     """Within it, PyTorch's operators compute on GPUs too: slower, but each can be seen by profilers and counters."""

@@ -8,33 +8,33 @@ from torch import Tensor
 WARM_UP = 3  # calls before the recording, in which kernels are compiled and libraries choose theirs
 
 
-def record(call: Callable[..., Tensor], z: Tensor, noise: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Records a call with latents and noise of these shapes.
+def record(call: Callable[..., Tensor], *examples: Tensor) -> Callable[..., Tensor]:
+    """Records a call with arguments of these shapes.
 
     Args:
-        call: takes z and, by name, noise; computes on the GPU alone.
-        z, noise: examples.
+        call: computes on the GPU alone.
+        examples: its arguments, on one GPU.
 
     Returns:
         a function that copies its arguments to where the recorded kernels read, starts them, and returns a copy of
         their result. It raises ValueError for other shapes.
     """
-    z, noise = z.clone(), noise.clone()
-    beside = torch.cuda.Stream(z.device)
-    beside.wait_stream(torch.cuda.current_stream(z.device))
+    places, device = [example.clone() for example in examples], examples[0].device
+    beside = torch.cuda.Stream(device)
+    beside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(beside):  # as PyTorch asks: what is done first must not mix with the recorded stream
         for _ in range(WARM_UP):
-            call(z, noise=noise)
-    torch.cuda.current_stream(z.device).wait_stream(beside)
+            call(*places)
+    torch.cuda.current_stream(device).wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(z.device), torch.cuda.graph(graph):
-        image = call(z, noise=noise)
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        image = call(*places)
 
-    def replay(new_z: Tensor, new_noise: Tensor) -> Tensor:
-        for name, new, place in (("z", new_z, z), ("noise", new_noise, noise)):
+    def replay(*arguments: Tensor) -> Tensor:
+        for new, place in zip(arguments, places, strict=True):
             if new.shape != place.shape:
                 raise ValueError(
-                    f"expected {name} of shape {tuple(place.shape)}, as recorded, got {tuple(new.shape)}: "
+                    f"expected a tensor of shape {tuple(place.shape)}, as recorded, got {tuple(new.shape)}: "
                     "record again for other sizes"
                 )
             place.copy_(new)

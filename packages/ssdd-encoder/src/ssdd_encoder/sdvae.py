@@ -62,7 +62,7 @@ def to_native(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def lacks_projection(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a whole file is one of these autoencoders, made without the last 1x1 convolution.
+    """Returns whether a whole file is one of these autoencoders, made without the last 1x1 convolution.
 
     Its decoder shows that. An encoder of ours with that tensor missing is a damaged file.
     """
