@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ssdd.encoders import load_encoder
+from ssdd.evaluation.latent_statistics import latent_statistics
 from ssdd.generation import latent_shards
 from ssdd.generation.latent_manifest import read_manifest
 from ssdd.generation.latent_shards import HEADER, write_latents
@@ -139,3 +140,11 @@ def test_unfinished_folder_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": "ssdd-latents", "version": 99}')
     with pytest.raises(ValueError, match="version 99"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same_statistics_as_one(make_job, encoder_file, tmp_path):
+    """17 images in batches of 2: the processes take 5 and 4 of them."""
+    dataset = make_job(tmp_path).images[0].dataset
+    one, two = (latent_statistics(encoder_file, dataset, 2, processes=n, progress=False) for n in (1, 2))
+    assert two.to_dict() == one.to_dict()
