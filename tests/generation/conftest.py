@@ -50,11 +50,16 @@ def make_job(encoder_file: Path, photos: Path):
     source = ImageFolder(photos)
     index = index_images(source, held_out=0.2, progress=False).index
 
-    def make(folder: Path, processes: int = 1, **changes) -> LatentJob:
+    def make(folder: Path, processes: int = 1, all_have_a_class: bool = False, **changes) -> LatentJob:
         parameters = LatentsParameters(**{"im_size": 16, "batch_size": 2, "shard_size": 5, "flipped": True, **changes})
         return LatentJob(
             encoder=encoder_file,
-            images=images_of(index, source, parameters.im_size, parameters.limit),
+            images=images_of(
+                index[index["path"].str.contains("/")] if all_have_a_class else index,
+                source,
+                parameters.im_size,
+                parameters.limit,
+            ),
             parameters=parameters,
             folder=folder,
             runtime=QUIET.model_copy(update={"processes": processes}),
