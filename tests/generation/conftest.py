@@ -45,6 +45,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """20 pictures, each in the folder of a class."""
+    folder = paint(tmp_path / "classes", 21)
+    (folder / "020.png").unlink()
+    return folder
+
+
+@pytest.fixture
 def make_job(encoder_file: Path, photos: Path):
     """Makes a job of small shards, with any parameter changed."""
     source = ImageFolder(photos)
