@@ -25,6 +25,7 @@ from ssdd.parameters import PretrainedNetworks, RuntimeConfig
 from ssdd.processes import launch
 from ssdd.training.adversary import Adversary
 from ssdd.training.interface import StepLosses, TrainingStep
+from ssdd.training.latent_noise import add_latent_noise, channel_deviation
 from ssdd.training.ledger import TrainResult
 from ssdd.training.loop import train, trial_step
 from ssdd.training.loss_networks import LossNetworks, load_loss_networks, perceptual_distance
@@ -72,6 +73,7 @@ class RegressionStep(TrainingStep):
         stage: weights of the losses and the seed of all draws.
         networks: the pretrained networks of the loss.
         adaptive: see `RegressionJob`.
+        deviation: (C,), of the latents, for `latent_noise`.
     """
 
     exported = ("encoder", "decoder")
@@ -83,9 +85,10 @@ class RegressionStep(TrainingStep):
         stage: RegressionParameters,
         networks: LossNetworks,
         adaptive: bool = True,
+        deviation: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.stage, self.adaptive = stage, adaptive
+        self.stage, self.adaptive, self.deviation = stage, adaptive, deviation
         self.encoder = model.encoder.requires_grad_(False)
         self.decoder = model.decoder.requires_grad_(True)
         if networks.lpips is not None:
@@ -109,6 +112,8 @@ class RegressionStep(TrainingStep):
                 z = posterior.sample(noise=sample_noise(seeds, posterior.mean.shape[1:], x.device))
             else:
                 z = posterior.mode()
+            if self.deviation is not None:
+                z = add_latent_noise(z, self.deviation, self.stage, step, batch["index"].tolist())
         image, zeros = self._decode(z, x)
         losses = self._reconstruction(x, image)
         if isinstance(self.adversary, Adversary):
@@ -185,7 +190,8 @@ def build_step(job: RegressionJob) -> tuple[KLAutoencoder | FeedForward, Regress
             model = FeedForward(encoder.config, job.network)
             model.encoder = encoder
         model.decoder.gradient_checkpointing = job.stage.gradient_checkpointing and job.kind == "feed_forward"
-        return model, RegressionStep(model, job.stage, networks, job.adaptive)
+        deviation = channel_deviation(encoder, job.images, job.stage, job.runtime)
+        return model, RegressionStep(model, job.stage, networks, job.adaptive, deviation)
 
 
 def _train(job: RegressionJob) -> TrainResult:
