@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -125,6 +125,21 @@ class SpeedParameters(Frozen):
     rounds: int = Field(default=5, ge=1, le=1000, description="timings of each row")
     batch_size: int = Field(default=1, ge=1, le=MOST_BATCH, description="images decoded at a time")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; all cores by default")
+
+
+class RobustnessParameters(Frozen):
+    """The measured curve of quality against noise on the latents."""
+
+    levels: tuple[Annotated[float, Field(ge=0, le=10)], ...] = Field(
+        default=(0.0, 0.1, 0.2, 0.4, 0.8), min_length=1, description="of the noise, in deviations of each channel"
+    )
+
+    @field_validator("levels")
+    @classmethod
+    def _ascends(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if list(levels) != sorted(set(levels)):
+            raise ValueError(f"expected levels in ascending order, each once, got {levels}")
+        return levels
 
 
 class GridParameters(Frozen):

@@ -124,3 +124,23 @@ def test_a_mistake_is_refused_before_anything_runs(own, change, said):
     wrong = own.kedro("run", "--env=tiny", COMMAND, "--plan", "--params", change)
     assert wrong.returncode == 1
     assert said in " ".join(wrong.stdout.split())
+
+
+def test_the_curve_of_quality_against_noise_needs_no_other_decoder(own, compared):
+    measured = {
+        f"robustness.{name}" for name in ("measure_ssdd_robustness", "measure_kl_robustness", "draw_robustness")
+    }
+    assert own.ran("--pipeline=robustness", "--params", "robustness.levels=[0,0.5]") == measured
+    table = pandas.read_csv(own.run_folder / "robustness" / "robustness.csv")
+    assert table.groupby("model", sort=False)["latent_noise"].apply(list).to_dict() == {
+        "teacher": [0, 0.5],
+        "student": [0, 0.5],
+        KL: [0, 0.5],
+    }
+    clean = table[table["latent_noise"] == 0].set_index("model")["psnr"]
+    compared_with = pandas.read_csv(own.run_folder / "comparison" / "comparison.csv")
+    for model, steps in (("teacher", 2), ("student", 1), (KL, 1)):
+        row = compared_with[(compared_with["model"] == model) & (compared_with["steps"] == steps)]
+        assert clean[model] == pytest.approx(row["psnr"].item(), abs=1e-4)
+    assert json.loads((own.run_folder / "robustness" / "robustness.json").read_text())["data"]
+    assert np.asarray(Image.open(own.run_folder / "robustness" / "pictures.png")).std() > 0
