@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ssdd.data.image_dataset import Example
 from ssdd.data.transforms import EvalTransform
@@ -185,19 +185,25 @@ class _Keyed(Dataset[Example]):
         return self._images[split].dataset[number]
 
 
+class _ShardBatches(Sampler[list[tuple[int, int]]]):
+    """The keys of the batches of some shards, in order; made as they are needed, since there may be millions."""
+
+    def __init__(self, shards: Sequence[_Shard], batch_size: int) -> None:
+        self._shards, self._size = shards, batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for shard in self._shards:
+            for first in range(shard.first, shard.last, self._size):
+                yield [(shard.split, number) for number in range(first, min(first + self._size, shard.last))]
+
+
 def _batches(job: LatentJob, shards: Sequence[_Shard]) -> Iterator[dict[str, Any]]:
     """Yields the batches of all shards in one stream, so that workers start once and load ahead across shards."""
-    size = job.parameters.batch_size
-    keys = [
-        [(shard.split, number) for number in range(first, min(first + size, shard.last))]
-        for shard in shards
-        for first in range(shard.first, shard.last, size)
-    ]
     # A generator of its own: without one, DataLoader would draw a number from torch's global random state.
     return iter(
         DataLoader(
             _Keyed(job.images),
-            batch_sampler=keys,
+            batch_sampler=_ShardBatches(shards, job.parameters.batch_size),
             num_workers=job.runtime.workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
