@@ -98,6 +98,9 @@ class GanConfig(Frozen):
     discriminator_weight: float = Field(default=1.0, gt=0, description="factor of the discriminator's own loss")
     start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the discriminator joins")
     lr: float = Field(default=1e-4, gt=0, description="learning rate of the discriminator")
+    channels: int = Field(
+        default=64, ge=32, le=1024, multiple_of=32, description="of the discriminator's first layer, in groups of 32"
+    )
 
 
 class NetworkFile(Frozen):
@@ -175,7 +178,7 @@ class PrepareParameters(Frozen):
 
 
 class ModelParameters(Frozen):
-    """The networks, by name: `f<F>c<C>`, `sdvae` or `diffusers`, and XS, S, B, M, L, XL, H."""
+    """The networks, by name: `f<F>c<C>`, `quickstart-f<F>c<C>`, `sdvae` or `diffusers`, and XS, S, B, M, L, XL, H."""
 
     encoder: str = Field(
         default="f8c4",
