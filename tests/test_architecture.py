@@ -189,7 +189,7 @@ HOUSE = """
     runs  benchmark_parameters
     noise  progress  parameters
     errors  suggestions  old_parameters  deadlines
-    files  texts
+    files  texts  hardware
 """
 
 

@@ -13,6 +13,7 @@ import click
 from ssdd import __version__
 from ssdd.commands.card import card
 from ssdd.commands.compare import compare
+from ssdd.commands.doctor import doctor
 from ssdd.commands.encode import decode, encode
 from ssdd.commands.export import export
 from ssdd.commands.info import info
@@ -81,5 +82,5 @@ def cli() -> None:
     """
 
 
-for _command in (encode, decode, reconstruct, info, lineage, card, export, compare, z_stats):
+for _command in (encode, decode, reconstruct, info, lineage, card, export, compare, z_stats, doctor):
     cli.add_command(_command)
