@@ -91,9 +91,10 @@ def test_import_is_light(installed, tmp_path):
     assert [entry for entry in new if entry.startswith(HEAVY_TORCH)] == []
 
 
-def test_readme_runs_with_the_declared_dependencies_only(installed, tmp_path):
+def test_readme_and_guide_run_with_the_declared_dependencies_only(installed, tmp_path):
     name, _, python = installed
-    text = (ROOT / "packages" / name / "README.md").read_text()
+    pages = [ROOT / "packages" / name / page for page in ("README.md", "docs/guide.md")]
+    text = "\n".join(page.read_text() for page in pages)
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert blocks
     (tmp_path / "readme.py").write_text("\n".join(blocks))
