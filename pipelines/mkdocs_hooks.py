@@ -5,8 +5,8 @@ A page names what it takes by a line of its own, which is a plain link for those
     [Included: Use a model](../../README.md#use-a-model)
     [Generated: parameters](../ssdd/parameters.py)
 
-The first takes the section below that heading, without an anchor the whole file, and with the anchor `rest` all sections
-that no page takes by name. Links in it are led to the pages of the manual, and links to other files become plain text.
+The first takes the section below that heading, without an anchor the whole file, and with the anchor `rest` all
+sections that no page takes by name. Links in it are led to the pages of the manual; links to other files become text.
 """
 
 import os
@@ -53,7 +53,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _sections(file: Path) -> dict[str, str]:
-    """Slug -> text of each section below a heading of the second level, the heading included; "" is what comes before."""
+    """Slug -> text of each section of the second level, with its heading; "" is what comes before the first."""
     parts: dict[str, str] = {}
     slug = ""
     for line in _lines(file):
@@ -122,7 +122,8 @@ def _led(text: str, source: Path, page: Path, keep: tuple[re.Pattern[str], ...] 
         path, _, anchor = target.partition("#")
         file = (source.parent / path).resolve() if path else source
         if file.is_relative_to(DOCS):
-            return found[0] if source == page else f"{mark}[{label}]({_relative(file, page)}{'#' * bool(anchor)}{anchor})"
+            place = f"{_relative(file, page)}#{anchor}".rstrip("#")
+            return found[0] if source == page else f"{mark}[{label}]({place})"
         if mark:
             return f"![{label}]({_relative(DOCS / 'pictures' / file.name, page)})"
         held = _page_of(file, anchor) or _api_page(file)
@@ -159,8 +160,10 @@ def parameters() -> str:
         title = ", ".join(f"`{name}`" for name in names)
         rows = "".join(_row(*row) for row in _rows(kind, "" if len(names) > 1 else f"{names[0]}."))
         tables.append(f"## {title}\n\n{about}\n\n| parameter | values | default | meaning |\n|---|---|---|---|\n{rows}")
-    alone = [f"`{name}` ({_type(kind)})" for name, kind in parameter_types().items() if not hasattr(kind, "model_fields")]
-    return "\n".join([*tables, f"\n## Single values\n\n{', '.join(alone)}.\n"])
+    file = (ROOT / "conf/base/parameters.yml").read_text(encoding="utf-8")
+    alone = re.findall(r"^(\w+): (?!\s)([^#\n{]*?) *(?:\$\{.*)?(?:# (.*))?$", file, re.MULTILINE)
+    rows = "".join(f"| `{name}` | {value} | {meaning} |\n" for name, value, meaning in alone)
+    return "\n".join([f"## Single values\n\n| parameter | default | meaning |\n|---|---|---|\n{rows}", *tables])
 
 
 @cache
@@ -327,7 +330,8 @@ def _drawing(graph: dict[str, set[str]], title: str, upwards: bool = False) -> s
         for other in sorted(others):
             (x, y), (u, v) = place[name], place[other]
             y, v = (y - 14, v + 14) if upwards else (y + 14, v - 14)
-            parts.append(f'<path d="M{u:.0f} {v:.0f}C{u:.0f} {(y + v) / 2:.0f} {x:.0f} {(y + v) / 2:.0f} {x:.0f} {y:.0f}"/>')
+            middle = (y + v) / 2
+            parts.append(f'<path d="M{u:.0f} {v:.0f}C{u:.0f} {middle:.0f} {x:.0f} {middle:.0f} {x:.0f} {y:.0f}"/>')
     for name, (x, y) in place.items():
         parts.append(f'<rect x="{x - 58:.0f}" y="{y - 14:.0f}" width="116" height="28" rx="5"/>')
         parts.append(f'<text x="{x:.0f}" y="{y + 1:.0f}">{name}</text>')
@@ -366,7 +370,7 @@ def modules() -> str:
         about = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n")[0]
         if file.stem != "__init__" and about:
             rows.setdefault("/".join(parts[:-1]) or "ssdd", []).append(f"* `{file.stem}`: {about}")
-    return "\n\n".join(f"### {room}\n\n" + "\n".join(lines) for room, lines in rows.items()) + "\n"
+    return "\n\n".join(f"**{room}**\n\n" + "\n".join(lines) for room, lines in rows.items()) + "\n"
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
