@@ -18,6 +18,7 @@ from ssdd.commands.encode import decode, encode
 from ssdd.commands.export import export
 from ssdd.commands.info import info
 from ssdd.commands.lineage import lineage
+from ssdd.commands.project import project
 from ssdd.commands.reconstruct import reconstruct
 from ssdd.commands.z_stats import z_stats
 from ssdd.deadlines import INTERRUPTED, Deadline, ends_on_sigterm, remove_all_unfinished
@@ -82,5 +83,5 @@ def cli() -> None:
     """
 
 
-for _command in (encode, decode, reconstruct, info, lineage, card, export, compare, z_stats, doctor):
+for _command in (encode, decode, reconstruct, info, lineage, card, export, compare, z_stats, doctor, project):
     cli.add_command(_command)
