@@ -13,6 +13,7 @@ import click
 from ssdd import __version__
 from ssdd.commands.card import card
 from ssdd.commands.compare import compare
+from ssdd.commands.convert_latents import convert_latents
 from ssdd.commands.doctor import doctor
 from ssdd.commands.encode import decode, encode
 from ssdd.commands.export import export
@@ -83,5 +84,18 @@ def cli() -> None:
     """
 
 
-for _command in (encode, decode, reconstruct, info, lineage, card, export, compare, z_stats, doctor, project):
+for _command in (
+    encode,
+    decode,
+    convert_latents,
+    reconstruct,
+    info,
+    lineage,
+    card,
+    export,
+    compare,
+    z_stats,
+    doctor,
+    project,
+):
     cli.add_command(_command)
