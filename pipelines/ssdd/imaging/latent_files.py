@@ -18,6 +18,7 @@ from ssdd.files import LFS_POINTER, LFS_REMEDY, atomic_write, first_bytes
 from ssdd_decoder import DecoderConfig
 
 HEADER = "ssdd_latents"
+FORMAT = 1
 _RESERVED = "__metadata__"
 _LONGEST_HEADER = 100_000_000  # bytes; safetensors' readers refuse a longer one, and so a file that was written whole
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
@@ -35,6 +36,7 @@ class LatentHeader:
         encoder: the encoder's configuration.
         precision: number format of the computation.
         version: version of ssdd.
+        format: version of the layout; files of the first releases lack it, and have 1.
     """
 
     downscale: int
@@ -44,6 +46,11 @@ class LatentHeader:
     encoder: dict[str, Any]
     precision: str
     version: str
+    format: int = FORMAT
+
+
+class NewerLayout(ValueError):
+    """A file of latents was written by a later version."""
 
 
 class LatentWriter:
@@ -182,7 +189,12 @@ def check_fits(header: LatentHeader, decoder: DecoderConfig) -> None:
 
 def _parse(text: str, path: Path) -> LatentHeader:
     try:
-        return LatentHeader(**json.loads(text))
+        content = json.loads(text)
+        if isinstance(content, dict) and (layout := content.get("format", 1)) not in range(1, FORMAT + 1):
+            raise NewerLayout(f"{path} has layout {str(layout)[:20]}, expected at most {FORMAT}: update ssdd")
+        return LatentHeader(**content)
+    except NewerLayout:
+        raise
     except (ValueError, TypeError) as error:
         raise _damaged(path, error) from error
 
