@@ -30,6 +30,7 @@ TINY = f"""
 data: {{sample: {{train_images: 32, validation_images: 12, crop_min: 64, crop_max: 128, canvases: 1}}}}
 train_encoder: {STAGE}
 z_stats: {{im_size: 32}}
+latents: {{im_size: 32, batch_size: 8, shard_size: 16}}
 pretrain: {STAGE}
 finetune: {STAGE}
 teacher_targets: {{teacher_steps: 2, images: 32, shard_size: 16}}

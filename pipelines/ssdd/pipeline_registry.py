@@ -14,6 +14,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "prepare": ("prepare",),
     "train_encoder": _ENCODER,
     "z_stats": (*_ENCODER, "z_stats"),
+    "latents": (*_ENCODER, "latents"),
     "pretrain": (*_ENCODER, "pretrain"),
     "finetune": _TEACHER,
     "distill": _REPORT,

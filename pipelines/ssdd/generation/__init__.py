@@ -1,1 +1,1 @@
-"""Generators on the latents of an encoder: latents in shards, a diffusion transformer, its samples and their quality."""
+"""Generators on the latents of an encoder: latents in shards, a diffusion transformer, its samples, their quality."""
