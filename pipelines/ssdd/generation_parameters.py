@@ -44,7 +44,7 @@ class GeneratorParameters(LoopParameters):
     flip: bool = Field(default=False, description="half the images mirrored, where the shards hold such latents")
     times: GeneratorTimes = GeneratorTimes()
     eval_images: int | None = Field(default=None, ge=1, description="held-out latents; all by default")
-    best_metric: Literal["flow_loss"] = "flow_loss"  # type: ignore[assignment]
+    best_metric: Literal["flow_loss"] = "flow_loss"
 
     @model_validator(mode="after")
     def _has_no_adversary(self) -> "GeneratorParameters":

@@ -128,7 +128,7 @@ def measure_spaces(speed: SpeedOfSpaces, device: torch.device, progress: bool = 
     with bar("generation", speed.rounds * len(speed.latents), progress) as advance:
         for space in speed.latents:
             downscale, channels = (int(part) for part in space[1:].split("c"))
-            about = {"latents": space, "generator": speed.size, "patch_size": speed.patch_size}
+            about: dict[str, Any] = {"latents": space, "generator": speed.size, "patch_size": speed.patch_size}
             about |= {"pixels": speed.pixels, "dtype": speed.dtype}
             try:
                 found = _measure_space(speed, downscale, channels, device, advance)

@@ -235,7 +235,10 @@ def make_transformer(config: GeneratorConfig, empty: bool = False) -> Any:
         # Imported here, since it takes seconds, and only generators need it.
         from diffusers import DiTTransformer2DModel
     except ImportError as error:
-        raise ImportError("a generator is diffusers' transformer, which needs `pip install 'ssdd[diffusers]'`") from error
+        raise ImportError(
+            "a generator is diffusers' transformer, which needs `pip install 'ssdd[diffusers]'`"
+        ) from error
+    network: Any = DiTTransformer2DModel
     options = {
         "num_attention_heads": config.heads,
         "attention_head_dim": config.head_width,
@@ -246,11 +249,11 @@ def make_transformer(config: GeneratorConfig, empty: bool = False) -> Any:
         "num_embeds_ada_norm": config.rows,
     }
     if not empty:
-        return DiTTransformer2DModel(**options).eval()
+        return network(**options).eval()
     with torch.device("meta"):
-        transformer = DiTTransformer2DModel(**options)
+        transformer = network(**options)
     # Only buffers are missing then, which a state dict does not hold.
-    small = DiTTransformer2DModel(**{**options, "num_layers": 0})
+    small = network(**{**options, "num_layers": 0})
     for name, buffer in small.named_buffers():
         owner, _, last = name.rpartition(".")
         transformer.get_submodule(owner).register_buffer(last, buffer, persistent=False)

@@ -82,9 +82,7 @@ def guided(generator: Generator, labels: Tensor, guidance: float) -> Velocity:
 
 
 @torch.no_grad()
-def sample_latents(
-    generator: Generator, seeds: Sequence[int], labels: Tensor, sampling: SamplingParameters
-) -> Tensor:
+def sample_latents(generator: Generator, seeds: Sequence[int], labels: Tensor, sampling: SamplingParameters) -> Tensor:
     """Draws latents; each follows from its seed and label alone, apart from rounding by the shape of a batch.
 
     Args:

@@ -26,12 +26,15 @@ def sample_quality_figure(metrics: Any, speed: Any) -> Any:
     titles = [f"{_title(name)}<br>lower is better" for name in columns]
     figure = make_subplots(rows=1, cols=len(columns), subplot_titles=titles)
     seconds = {
-        (row["decoder"], row["decoder_steps"], row["sampler_steps"]): row["total_seconds"] for _, row in speed.iterrows()
+        (row["decoder"], row["decoder_steps"], row["sampler_steps"]): row["total_seconds"]
+        for _, row in speed.iterrows()
     }
     keys = list(zip(metrics["images_of"], metrics["decoder_steps"], metrics["sampler_steps"], strict=True))
     for place, name in enumerate(columns, 1):
         for decoder in dict.fromkeys(key[0] for key in keys if key in seconds):
-            rows = [(seconds[key], value, key) for key, value in zip(keys, metrics[name], strict=True) if key in seconds]
+            rows = [
+                (seconds[key], value, key) for key, value in zip(keys, metrics[name], strict=True) if key in seconds
+            ]
             rows = sorted((row for row in rows if row[2][0] == decoder), key=lambda row: row[0])
             trace = Scatter(
                 x=[row[0] for row in rows],

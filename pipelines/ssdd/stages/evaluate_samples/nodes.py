@@ -130,9 +130,7 @@ def measure_sampling_speed(
     rows = []
     for steps in sorted({generate.steps, *generate.other_steps}):
         sampling = generate.model_copy(update={"steps": steps})
-        rows += measure_sampling(
-            network, decoders, sampling, sample_speed.batch_size, sample_speed.rounds, device
-        )
+        rows += measure_sampling(network, decoders, sampling, sample_speed.batch_size, sample_speed.rounds, device)
     return pandas.DataFrame(rows)
 
 

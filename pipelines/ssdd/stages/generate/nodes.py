@@ -19,7 +19,7 @@ def draw_latents(generator: Path, generate: GenerateParameters, runtime: Runtime
     Returns:
         a folder of shards with `z`, `label` and `seed`.
     """
-    from ssdd.generation.drawing import LATENTS, class_labels, with_steps, draw_shards
+    from ssdd.generation.drawing import LATENTS, class_labels, draw_shards, with_steps
     from ssdd.generation.generator import Generator
     from ssdd.lineage import state_folder
     from ssdd.processes import choose_device, use_threads
@@ -82,7 +82,7 @@ def _decode(
     import torch
 
     from ssdd.autoencoder import SSDD
-    from ssdd.generation.drawing import IMAGES, LATENTS, decoded_by, with_steps, decode_shards
+    from ssdd.generation.drawing import IMAGES, LATENTS, decode_shards, decoded_by, with_steps
     from ssdd.lineage import state_folder
     from ssdd.processes import choose_device, use_threads
 
