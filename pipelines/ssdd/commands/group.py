@@ -15,6 +15,7 @@ from ssdd.commands.card import card
 from ssdd.commands.compare import compare
 from ssdd.commands.encode import decode, encode
 from ssdd.commands.export import export
+from ssdd.commands.generate import generate
 from ssdd.commands.info import info
 from ssdd.commands.lineage import lineage
 from ssdd.commands.reconstruct import reconstruct
@@ -81,5 +82,5 @@ def cli() -> None:
     """
 
 
-for _command in (encode, decode, reconstruct, info, lineage, card, export, compare, z_stats):
+for _command in (encode, decode, reconstruct, info, lineage, card, export, generate, compare, z_stats):
     cli.add_command(_command)

@@ -5,18 +5,19 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.baselines import KLAutoencoder
+from ssdd.baselines import KLAutoencoder, KLDecoderConfig
 from ssdd.generation.generator import Generator, GeneratorConfig
 from ssdd.generation.latent_sampler import sample_latents
 from ssdd.generation.sample_shards import joined, pieces, read_rows, write_shards
 from ssdd.generation_parameters import SamplingParameters
 from ssdd.integrations.fixed_noise import fixed_noise
-from ssdd_decoder import Decoder
+from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_metrics import to_uint8
 
 LATENTS, IMAGES = "latents", "images"  # names of files; those of further numbers of steps follow from them
@@ -108,17 +109,23 @@ def decode_latents(model: SSDD | KLAutoencoder | Decoder, z: Tensor, steps: int)
     return model.decode(z, steps=steps, noise=noise, check_finite=True)
 
 
-def check_decoder(generator: GeneratorConfig, model: SSDD | KLAutoencoder) -> None:
+def check_decoder(generator: GeneratorConfig, decoder: DecoderConfig | KLDecoderConfig | None, file: Any) -> None:
     """Refuses a decoder of other latents than the generator's.
+
+    Args:
+        generator: of the generator.
+        decoder: of the file; None where it holds none.
+        file: for the message.
 
     Raises:
         ValueError: the latent spaces differ.
     """
-    space, own = model.decoder.config, (generator.latent_channels, generator.downscale)
-    if (space.latent_channels, space.downscale) != own:
+    own = (generator.downscale, generator.latent_channels)
+    if decoder is None or (decoder.downscale, decoder.latent_channels) != own:
+        got = "none" if decoder is None else f"one of f{decoder.downscale}c{decoder.latent_channels}"
         raise ValueError(
-            f"expected a decoder of the generator's latents, f{own[1]}c{own[0]}, got one of "
-            f"f{space.downscale}c{space.latent_channels}: name a decoder on the same encoder"
+            f"expected a decoder of the generator's latents, f{own[0]}c{own[1]}, in {file}, got {got}: name a decoder on "
+            "the same encoder"
         )
 
 

@@ -7,7 +7,8 @@
 
 # N images, C latent channels, h w latent cells
 
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -54,22 +55,31 @@ def write_reference_samples(
         untrained = Generator(generator.config).to(device).eval()
     images = LatentDataset(latents, split="train", latent="mode", normalize=False)
     labels = class_labels(generator.config, generate.count, generate.classes)
-    rows: dict[str, tuple[Latents, int]] = {
-        NOISE: (partial(_noise, generator, generate.seed), generate.count),
-        UNTRAINED: (partial(_samples, untrained, labels, generate), generate.count),
-        TRAINING: (partial(_encoded, images, generate.count), min(generate.count, len(images))),
+    chosen = _chosen(images, labels)
+    rows: dict[str, tuple[Latents, list[int]]] = {
+        NOISE: (partial(_noise, generator, generate.seed), labels),
+        UNTRAINED: (partial(_samples, untrained, labels, generate), labels),
+        TRAINING: (partial(_encoded, images, chosen), [images[row]["label"] for row in chosen]),
     }
-    for name, (make, count) in rows.items():
-        write_shards(folder, name, count, partial(_decoded, make, decode, device, generate.batch_size), title)
+    for name, (make, own) in rows.items():
+        parts = partial(_decoded, make, own, decode, device, generate.batch_size)
+        write_shards(folder, name, len(own), parts, title)
     return folder
 
 
 def _decoded(
-    make: Latents, decode: Decode, device: torch.device, batch: int, numbers: range, advance: Callable[[int], None]
+    make: Latents,
+    labels: Sequence[int],
+    decode: Decode,
+    device: torch.device,
+    batch: int,
+    numbers: range,
+    advance: Callable[[int], None],
 ) -> dict[str, Tensor]:
     parts = []
     for part in pieces(numbers, batch):
-        parts.append({"image": to_levels(decode(make(part).to(device)))})
+        own = torch.tensor([labels[number] for number in part])
+        parts.append({"image": to_levels(decode(make(part).to(device))), "label": own})
         advance(len(part))
     return joined(parts)
 
@@ -80,12 +90,25 @@ def _noise(generator: Generator, seed: int, numbers: range) -> Tensor:
     return generator.denormalize(draw_latent_noise([seed + number for number in numbers], shape))
 
 
-def _samples(untrained: Generator, labels: list[int], generate: GenerateParameters, numbers: range) -> Tensor:
+def _samples(untrained: Generator, labels: Sequence[int], generate: GenerateParameters, numbers: range) -> Tensor:
     own = torch.tensor([labels[number] for number in numbers])
     return sample_latents(untrained, [generate.seed + number for number in numbers], own, generate)
 
 
-def _encoded(images: LatentDataset, count: int, numbers: range) -> Tensor:
-    # Spread over the data set: neighbours of the embedded sample are of one kind.
-    count = min(count, len(images))
-    return torch.stack([images[number * len(images) // count]["z"] for number in numbers])
+def _encoded(images: LatentDataset, chosen: Sequence[int], numbers: range) -> Tensor:
+    return torch.stack([images[chosen[number]]["z"] for number in numbers])
+
+
+def _chosen(images: LatentDataset, labels: Sequence[int]) -> list[int]:
+    """Returns as many training images as samples, of the same classes, spread evenly; fewer where there are too few."""
+    if labels[0] < 0:  # no classes
+        return _spread(range(len(images)), len(labels))
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row in range(len(images)):
+        rows[images[row]["label"]].append(row)
+    return sorted(row for label, count in Counter(labels).items() for row in _spread(rows[label], count))
+
+
+def _spread(rows: Sequence[int], count: int) -> list[int]:
+    count = min(count, len(rows))
+    return [rows[number * len(rows) // count] for number in range(count)]

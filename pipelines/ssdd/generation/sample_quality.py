@@ -18,6 +18,7 @@ from ssdd.data.image_dataset import ImageDataset
 from ssdd.data.loader import batches
 from ssdd.evaluation.pretrained_networks import load_networks
 from ssdd.evaluation.reference_statistics import image_protocol
+from ssdd.generation.latent_dataset import LatentDataset
 from ssdd.generation.sample_shards import read_shards
 from ssdd.parameters import PretrainedNetworks
 from ssdd_metrics import (
@@ -30,6 +31,7 @@ from ssdd_metrics import (
     reference_protocols,
     to_uint8,
 )
+from ssdd_metrics.manifolds import NEIGHBOURS
 from ssdd_metrics.precision import strict_float32
 from ssdd_metrics.pretrained import get_network, network_input
 from ssdd_metrics.registry import METRICS, metric_names
@@ -143,6 +145,28 @@ def in_batches(images: Iterable[Tensor], size: int = 32) -> Iterator[Tensor]:
         yield from part.split(size)
 
 
-def measure_files(folder: Path, name: str, judged: Judged, device: torch.device) -> dict[str, Any]:
-    """Measures the images of shards, see `measure`."""
-    return measure(in_batches(part["image"] for part in read_shards(folder, name)), judged, device)
+def measure_files(
+    folder: Path, name: str, judged: Judged, device: torch.device, labels: frozenset[int]
+) -> dict[str, Any]:
+    """Measures the images of shards, see `measure`: those of the held-out images' classes, and those without a class.
+
+    Raises:
+        ValueError: fewer than four images are left.
+    """
+    kept = [part["image"][_kept(part["label"], labels)] for part in read_shards(folder, name)]
+    if (count := sum(map(len, kept))) <= NEIGHBOURS:
+        raise ValueError(
+            f"expected more than {NEIGHBOURS} samples of the classes {sorted(labels)}, which the held-out images have, "
+            f"got {count} in {folder}: change generate.classes or generate.count"
+        )
+    return measure(in_batches(kept), judged, device)
+
+
+def held_out_labels(latents: Path) -> frozenset[int]:
+    """Returns the classes of the held-out images, -1 among them where some have none."""
+    held_out = LatentDataset(latents, split="validation")
+    return frozenset(held_out[number]["label"] for number in range(len(held_out)))
+
+
+def _kept(own: Tensor, labels: frozenset[int]) -> Tensor:
+    return torch.isin(own, torch.tensor(sorted(labels | {-1})))

@@ -53,6 +53,7 @@ def measure_samples(
     samples: Path,
     teacher_samples: Path,
     reference_samples: Path,
+    latents: Path,
     index: Any,
     references: Path,
     generate: GenerateParameters,
@@ -68,6 +69,7 @@ def measure_samples(
     Args:
         samples, teacher_samples: of the stage `generate`.
         reference_samples: of `make_reference_samples`.
+        latents: folder of the shards, for the classes of the held-out images: other samples do not count.
         index: of the images.
         references: statistics of the held-out images, those of rFID.
         generate: number of sampler steps.
@@ -81,7 +83,7 @@ def measure_samples(
     from ssdd.data.image_sets import held_out_images
     from ssdd.generation import reference_samples as beside
     from ssdd.generation.drawing import IMAGES, with_steps
-    from ssdd.generation.sample_quality import judged_against, measure_files
+    from ssdd.generation.sample_quality import held_out_labels, judged_against, measure_files
     from ssdd.processes import choose_device, use_threads
 
     use_threads(runtime)
@@ -96,8 +98,10 @@ def measure_samples(
         ("student", 1, generate.steps, samples, IMAGES),
         ("teacher", generate.teacher_steps, generate.steps, teacher_samples, IMAGES),
     ]
+    labels = held_out_labels(latents)
     rows = [
-        {"images_of": name, "decoder_steps": own, "sampler_steps": steps, **measure_files(folder, file, judged, device)}
+        {"images_of": name, "decoder_steps": own, "sampler_steps": steps}
+        | measure_files(folder, file, judged, device, labels)
         for name, own, steps, folder, file in sets
     ]
     return pandas.DataFrame(rows)

@@ -35,6 +35,7 @@ def create_pipeline() -> Pipeline:
                 "samples",
                 "teacher_samples",
                 "reference_samples",
+                "latent_shards",
                 "image_index",
                 "reference_statistics",
                 "params:generate",
