@@ -88,7 +88,7 @@ class SpeedOfSpaces(SamplingParameters):
     size: str = Field(default="XL", description="of the transformer")
     patch_size: Literal[1, 2, 4] = Field(default=2, description="cells per side of a token")
     classes: int = Field(default=1000, ge=1, le=1000, description="of the transformer")
-    latents: tuple[str, ...] = Field(default=("f8c4", "f16c4", "f32c4"), min_length=1, description="f<F>c<C>")
+    latents: tuple[str, ...] = Field(default=("f8c4", "f16c16", "f32c64"), min_length=1, description="f<F>c<C>")
     pixels: int = Field(default=256, ge=8, le=MOST_SIDE, description="side of the images")
     decoder: str = Field(default="M", description="size of SSDD's decoder")
     decoder_steps: tuple[int, ...] = Field(default=(1, 8), min_length=1, description="of SSDD's decoder")

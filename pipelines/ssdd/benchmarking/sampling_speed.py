@@ -87,33 +87,36 @@ def measure_sampling(
     timings = time_sides(sides, "sampling", rounds, device, advance)
     one_call = timings["sampling"].summary()["seconds"] / _calls(sampling.method, few) / batch
     seconds = one_call * _calls(sampling.method, sampling.steps)
-    sampling_peak = peak_memory(sample, device)
+    about = {
+        "tokens": (config.grid // config.patch_size) ** 2,
+        "method": sampling.method,
+        "sampler_steps": sampling.steps,
+        "guidance": sampling.guidance,
+        "batch": batch,
+        "generator_parameters": count_parameters(generator),
+        "sampling_peak_bytes": peak_memory(sample, device),
+    }
     rows = []
     for decoder in decoders:
-        name = f"{decoder.name} {decoder.steps}"
-        own = timings[name].summary()["seconds"] / batch
-        rows.append(
-            {
-                "tokens": (config.grid // config.patch_size) ** 2,
-                "decoder": decoder.name,
-                "decoder_steps": decoder.steps,
-                "method": sampling.method,
-                "sampler_steps": sampling.steps,
-                "guidance": sampling.guidance,
-                "batch": batch,
-                "generator_parameters": count_parameters(generator),
-                "decoder_parameters": count_parameters(decoder.network),
-                "sampling_seconds": seconds,
-                "decoding_seconds": own,
-                "total_seconds": seconds + own,
-                "sampling_images_per_second": 1 / seconds,
-                "decoding_images_per_second": 1 / own,
-                "images_per_second": 1 / (seconds + own),
-                "sampling_peak_bytes": sampling_peak,
-                "decoding_peak_bytes": peak_memory(partial(decoder.decode, latents), device),
-            }
-        )
+        decoding = timings[f"{decoder.name} {decoder.steps}"].summary()["seconds"] / batch
+        peak = peak_memory(partial(decoder.decode, latents), device)
+        rows.append(_row(decoder, seconds, decoding) | about | {"decoding_peak_bytes": peak})
     return rows
+
+
+def _row(decoder: TimedDecoder, sampling: float, decoding: float) -> dict[str, Any]:
+    """Returns the figures of a decoder, from the seconds that sampling and decoding take for an image."""
+    return {
+        "decoder": decoder.name,
+        "decoder_steps": decoder.steps,
+        "decoder_parameters": count_parameters(decoder.network),
+        "sampling_seconds": sampling,
+        "decoding_seconds": decoding,
+        "total_seconds": sampling + decoding,
+        "sampling_images_per_second": 1 / sampling,
+        "decoding_images_per_second": 1 / decoding,
+        "images_per_second": 1 / (sampling + decoding),
+    }
 
 
 def measure_spaces(speed: SpeedOfSpaces, device: torch.device, progress: bool = True) -> list[dict[str, Any]]:

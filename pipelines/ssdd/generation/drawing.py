@@ -124,8 +124,8 @@ def check_decoder(generator: GeneratorConfig, decoder: DecoderConfig | KLDecoder
     if decoder is None or (decoder.downscale, decoder.latent_channels) != own:
         got = "none" if decoder is None else f"one of f{decoder.downscale}c{decoder.latent_channels}"
         raise ValueError(
-            f"expected a decoder of the generator's latents, f{own[0]}c{own[1]}, in {file}, got {got}: name a decoder on "
-            "the same encoder"
+            f"expected a decoder of the generator's latents, f{own[0]}c{own[1]}, in {file}, got {got}: name a decoder "
+            "on the same encoder"
         )
 
 

@@ -6,6 +6,7 @@ the others keep their names, so that nobody takes them for it.
 
 # N images, D features, H W pixels
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from ssdd.generation.sample_shards import read_shards
 from ssdd.parameters import PretrainedNetworks
 from ssdd_metrics import (
     Moments,
+    PrecisionRecall,
     ReferenceStatistics,
     frechet_distance,
     load_references,
@@ -115,7 +117,8 @@ def measure(images: Iterable[Tensor], judged: Judged, device: torch.device) -> d
 
     Returns:
         `images`, their number; the distance of each metric; and, by the last metric's network, `precision`, `recall`,
-        `features` (its name). Precision and recall compare as many images of either side as the smaller one has.
+        `features` (its name). Precision and recall compare as many images of either side as the smaller one has; of
+        three or fewer they are NaN.
     """
     found = features_of(images, judged, device)
     row: dict[str, Any] = {"images": len(next(iter(found.values())))}
@@ -123,7 +126,9 @@ def measure(images: Iterable[Tensor], judged: Judged, device: torch.device) -> d
         row[column_of(metric)] = frechet_distance(judged.references[metric].moments, Moments.of(features))
     last = list(found)[-1]
     count = min(len(found[last]), len(judged.held_out[last]))
-    shares = precision_recall(judged.held_out[last][:count], found[last][:count])
+    shares = PrecisionRecall(math.nan, math.nan)
+    if count > NEIGHBOURS:
+        shares = precision_recall(judged.held_out[last][:count], found[last][:count])
     return row | {"precision": shares.precision, "recall": shares.recall, "features": judged.names[last]}
 
 
@@ -151,13 +156,13 @@ def measure_files(
     """Measures the images of shards, see `measure`: those of the held-out images' classes, and those without a class.
 
     Raises:
-        ValueError: fewer than four images are left.
+        ValueError: no image is left.
     """
     kept = [part["image"][_kept(part["label"], labels)] for part in read_shards(folder, name)]
-    if (count := sum(map(len, kept))) <= NEIGHBOURS:
+    if not any(map(len, kept)):
         raise ValueError(
-            f"expected more than {NEIGHBOURS} samples of the classes {sorted(labels)}, which the held-out images have, "
-            f"got {count} in {folder}: change generate.classes or generate.count"
+            f"expected samples of the classes {sorted(labels)}, which the held-out images have, got none in {folder}: "
+            "change generate.classes or generate.count"
         )
     return measure(in_batches(kept), judged, device)
 

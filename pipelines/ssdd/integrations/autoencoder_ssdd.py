@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ssdd.autoencoder import CHECKPOINT_NAME, check_spaces
 from ssdd.encoders import AnyEncoderConfig, encoder_of, make_encoder, read_checkpoint, read_config
 from ssdd.integrations.fixed_noise import fixed_noise
+from ssdd.integrations.inner_scale import InnerScale
 from ssdd.integrations.offloaded import loaded
 from ssdd.integrations.tiling import tile_option
 from ssdd.latent_scaling import Normalization, choose_scaling
@@ -59,8 +60,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         num_inference_steps: the decoder's steps where a call names none; 1 for distilled decoders, about 8 for others.
         scaling_factor, shift_factor: of latents as a whole.
         latents_mean, latents_std: of each channel; then the two above are 1 and 0.
-        inner_mean, inner_std: of each channel, applied in here, for pipelines that know of no mean: `encode` then gives
-            and `decode` takes normalised latents, and all entries above must do nothing.
+        inner_mean, inner_std: of each channel, applied in here: latents are normalised ones, see `InnerScale`.
         force_upcast: whether pipelines of SDXL decode in float32. The decoder needs it not, for its norms, softmax and
             time embedding are float32 in any dtype.
         sample_size: side of the images in pixels, for pipelines that want a default.
@@ -100,13 +100,11 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         super().__init__()
         encoder = read_config(encoder_config)
         space = {"latent_channels": encoder.latent_channels, "downscale": encoder.downscale}
-        decoder = (
-            named_decoder(decoder_config, **space)
-            if isinstance(decoder_config, str)
-            else DecoderConfig(**decoder_config)
-        )
+        name = decoder_config if isinstance(decoder_config, str) else None
+        decoder = named_decoder(name, **space) if name else DecoderConfig(**decoder_config)  # type: ignore[arg-type]
         check_spaces(encoder, decoder)
-        _check_inner((inner_mean, inner_std), encoder, (scaling_factor, shift_factor, latents_mean, latents_std))
+        outer = (scaling_factor, shift_factor, latents_mean, latents_std)
+        self.inner = InnerScale(inner_mean, inner_std).checked(encoder.latent_channels, outer)
         self.register_to_config(**_entries(encoder, decoder))
         self.encoder = make_encoder(encoder)
         self.decoder = Decoder(decoder)
@@ -119,7 +117,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         with loaded(self.encoder):
             pieces = x.split(1) if self.use_slicing else [x]
             posteriors = [self.encoder(piece, check_finite=False, check_range=False) for piece in pieces]
-        moments = torch.cat([self._inner(posterior.mean, posterior.logvar) for posterior in posteriors])
+        moments = torch.cat([self.inner.moments(posterior.mean, posterior.logvar) for posterior in posteriors])
         distribution = DiagonalGaussianDistribution(moments)
         return Encoded(latent_dist=distribution) if return_dict else (distribution,)
 
@@ -148,7 +146,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         config: Any = self.config  # a dict whose entries are attributes
         steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
         with loaded(self.decoder):
-            z = self._outer(z.to(self.decoder.conv_in.weight.device))
+            z = self.inner.latents(z.to(self.decoder.conv_in.weight.device))
             noise = self._noise(z, generator)
             pieces = zip(z.split(1), noise.split(1), strict=True) if self.use_slicing else [(z, noise)]
             options = {"steps": steps, "grad": True, **self.tiles}
@@ -251,43 +249,12 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         model.register_to_config(_name_or_path=source)
         return model.to(dtype).eval() if dtype else model.eval()
 
-    def _inner(self, mean: Tensor, logvar: Tensor) -> Tensor:
-        """Returns the moments (B, 2 C, h, w) of the latents that this model gives away."""
-        config: Any = self.config
-        if config.inner_mean is not None:
-            own, std = (_per_channel(values, mean) for values in (config.inner_mean, config.inner_std))
-            mean, logvar = (mean - own) / std, logvar - 2 * std.log()
-        return torch.cat([mean, logvar], dim=1)
-
-    def _outer(self, z: Tensor) -> Tensor:
-        """Returns latents as the decoder takes them."""
-        config: Any = self.config
-        if config.inner_mean is None:
-            return z
-        return z * _per_channel(config.inner_std, z) + _per_channel(config.inner_mean, z)
-
     def _noise(self, z: Tensor, generator: Generators) -> Tensor:
         height, width = (side * self.decoder.config.downscale for side in z.shape[2:])
         if generator is not None:
             return draw_noise((z.shape[0], 3, height, width), z, generator)
         # One draw for all: no picture depends on its place in the batch, and decoding again gives the same picture.
         return fixed_noise(z.detach(), height, width).expand(z.shape[0], -1, -1, -1)
-
-
-def _per_channel(values: list[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
-
-
-def _check_inner(inner: tuple[Any, Any], encoder: AnyEncoderConfig, outer: tuple[Any, ...]) -> None:
-    """Refuses a normalisation inside that is incomplete, or that pipelines would apply a second time."""
-    if inner == (None, None):
-        return
-    lengths = [len(values) if values is not None else 0 for values in inner]
-    if lengths != [encoder.latent_channels] * 2 or outer != (1.0, 0.0, None, None):
-        raise ValueError(
-            f"expected inner_mean and inner_std of {encoder.latent_channels} channels, and no other scale or shift, "
-            f"got {lengths[0]} and {lengths[1]} numbers beside {outer}: load the model with normalization='none'"
-        )
 
 
 def _entries(encoder: AnyEncoderConfig, decoder: DecoderConfig) -> dict[str, Any]:
