@@ -112,7 +112,7 @@ class _Found:
     ) -> None:
         from ssdd import SSDD
         from ssdd.baselines import KLAutoencoder
-        from ssdd.generation.drawing import check_decoder, class_labels, decoded_by
+        from ssdd.generation.drawing import check_decoder, class_labels, decoded_by, is_of_its_encoder
         from ssdd.generation.sample_files import write_pictures
         from ssdd.processes import choose_device
 
@@ -121,6 +121,12 @@ class _Found:
         kind: Any = KLAutoencoder if self.kind == "kl" else SSDD
         model = kind.from_pretrained(self.decoder_file).to(place)
         check_decoder(network.config, model.decoder.config, self.decoder_file)
+        if not is_of_its_encoder(self.generator_file, model):
+            options.say(
+                f"{self.decoder_file} is not of the very encoder whose latents the generator draws: unless it is a "
+                "rounded copy, the images are wrong",
+                err=True,
+            )
         labels = class_labels(network.config, len(seeds), classes)
         write_pictures(folder, network, decoded_by(model, self.steps), seeds, labels, sampling, batch_size)
         options.say(f"{folder}: {options.count(len(seeds))}")

@@ -2,6 +2,7 @@
 
 # B batch, C latent channels, F down-scale, h w latent cells, H = h F, W = w F, N samples
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from ssdd.autoencoder import SSDD
 from ssdd.baselines import KLAutoencoder, KLDecoderConfig
-from ssdd.generation.generator import Generator, GeneratorConfig
+from ssdd.encoders import weights_sha256
+from ssdd.generation.generator import ENCODER_KEY, Generator, GeneratorConfig
 from ssdd.generation.latent_sampler import sample_latents
 from ssdd.generation.sample_shards import joined, pieces, read_rows, write_shards
 from ssdd.generation_parameters import SamplingParameters
 from ssdd.integrations.fixed_noise import fixed_noise
 from ssdd_decoder import Decoder, DecoderConfig
+from ssdd_decoder.checkpoint import read_header
 from ssdd_metrics import to_uint8
 
 LATENTS, IMAGES = "latents", "images"  # names of files; those of further numbers of steps follow from them
@@ -127,6 +130,13 @@ def check_decoder(generator: GeneratorConfig, decoder: DecoderConfig | KLDecoder
             f"expected a decoder of the generator's latents, f{own[0]}c{own[1]}, in {file}, got {got}: name a decoder "
             "on the same encoder"
         )
+
+
+def is_of_its_encoder(generator: str | Path, model: SSDD | KLAutoencoder) -> bool:
+    """Whether the encoder beside a decoder is that of a generator's latents, to the bit; True where the file tells none."""
+    known = read_header(Path(generator)).metadata.get(ENCODER_KEY)
+    own = json.loads(known).get("weights_sha256") if known else None
+    return own is None or own == weights_sha256(model.encoder)
 
 
 def class_labels(config: GeneratorConfig, count: int, classes: Sequence[int] = ()) -> list[int]:
