@@ -133,7 +133,7 @@ def check_decoder(generator: GeneratorConfig, decoder: DecoderConfig | KLDecoder
 
 
 def is_of_its_encoder(generator: str | Path, model: SSDD | KLAutoencoder) -> bool:
-    """Whether the encoder beside a decoder is that of a generator's latents, to the bit; True where the file tells none."""
+    """Whether the encoder beside a decoder is that of a generator's latents, to the bit; True where no file tells."""
     known = read_header(Path(generator)).metadata.get(ENCODER_KEY)
     own = json.loads(known).get("weights_sha256") if known else None
     return own is None or own == weights_sha256(model.encoder)
