@@ -190,7 +190,7 @@ HOUSE = """
     runs  benchmark_parameters
     noise  progress  parameters
     errors  suggestions  old_parameters  deadlines
-    files  texts
+    files  texts  hardware
 """
 
 

@@ -31,7 +31,7 @@ def find_model(source: str, start: Path | None = None) -> str:
     source = os.path.expanduser(source)
     if Path(source).exists():
         return source
-    project = _project(start or Path.cwd())
+    project = enclosing_project(start or Path.cwd())
     runs = known_runs(project) if project else []
     reference = read_reference(source, runs)
     if project is None or reference is None:
@@ -101,7 +101,7 @@ def _of_run(source: str, model: str, title: str, pipeline: str, start: Path | No
     from ssdd.runs import data_folder, known_runs, read_reference
     from ssdd.suggestions import nearest
 
-    project = _project(start or Path.cwd())
+    project = enclosing_project(start or Path.cwd())
     runs = known_runs(project) if project else []
     reference = read_reference(source, runs)
     if project is None or reference is None:
@@ -114,7 +114,7 @@ def _of_run(source: str, model: str, title: str, pipeline: str, start: Path | No
     return str(file)
 
 
-def _project(start: Path) -> Path | None:
+def enclosing_project(start: Path) -> Path | None:
     """The nearest folder, from `start` upwards, that is a Kedro project."""
     # Kedro's find_kedro_project does the same, but Kedro takes longer to import than most commands take.
     for folder in (start, *start.parents):

@@ -24,9 +24,13 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "generate": (*_REPORT, "latents", "train_generator", "generate", "evaluate_samples"),
     "train_kl": (*_TEACHER, "train_kl"),
     "compare": (*_REPORT, "train_kl", "compare"),
+    "robustness": (*_TEACHER, "distill", "train_kl", "evaluate", "robustness"),
     "release": (*_REPORT, "release"),
     "benchmark": (*_TEACHER, "distill", "evaluate", "benchmark"),
 }
+
+# Pipeline -> the results for which alone it runs, where it does not need all nodes of its stages.
+RESULTS = {"robustness": ("robustness", "robustness_figure", "robustness_pictures")}
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -37,4 +41,5 @@ def register_pipelines() -> dict[str, Pipeline]:
     """
     stages = {stage for parts in PIPELINES.values() for stage in parts}
     created = {stage: import_module(f"ssdd.stages.{stage}.pipeline").create_pipeline() for stage in sorted(stages)}
-    return {name: sum((created[stage] for stage in parts), Pipeline([])) for name, parts in PIPELINES.items()}
+    whole = {name: sum((created[stage] for stage in parts), Pipeline([])) for name, parts in PIPELINES.items()}
+    return whole | {name: whole[name].to_outputs(*results) for name, results in RESULTS.items()}

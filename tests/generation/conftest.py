@@ -45,16 +45,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """20 pictures, each in the folder of a class."""
+    folder = paint(tmp_path / "classes", 21)
+    (folder / "020.png").unlink()
+    return folder
+
+
+@pytest.fixture
 def make_job(encoder_file: Path, photos: Path):
     """Makes a job of small shards, with any parameter changed."""
     source = ImageFolder(photos)
     index = index_images(source, held_out=0.2, progress=False).index
 
-    def make(folder: Path, processes: int = 1, **changes) -> LatentJob:
+    def make(folder: Path, processes: int = 1, all_have_a_class: bool = False, **changes) -> LatentJob:
         parameters = LatentsParameters(**{"im_size": 16, "batch_size": 2, "shard_size": 5, "flipped": True, **changes})
         return LatentJob(
             encoder=encoder_file,
-            images=images_of(index, source, parameters.im_size, parameters.limit),
+            images=images_of(
+                index[index["path"].str.contains("/")] if all_have_a_class else index,
+                source,
+                parameters.im_size,
+                parameters.limit,
+            ),
             parameters=parameters,
             folder=folder,
             runtime=QUIET.model_copy(update={"processes": processes}),

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from ssdd.encoders import load_encoder
 from ssdd.evaluation.latent_statistics import latent_statistics
 from ssdd.generation import latent_shards
-from ssdd.generation.latent_manifest import read_manifest
-from ssdd.generation.latent_shards import HEADER, write_latents
+from ssdd.generation.latent_manifest import SHARD_HEADER, read_manifest
+from ssdd.generation.latent_shards import write_latents
 from ssdd_encoder import LatentAccumulator
 
 
@@ -45,7 +45,7 @@ def test_shards_hold_what_the_encoder_makes_of_each_image(written, make_job, enc
             seen[int(shard["index"][row])] = (dataset.path(record.first + row), int(shard["label"][row]))
     assert sorted(seen) == list(range(21))
     with safe_open(written / "latents-00000.safetensors", framework="pt") as file:
-        paths = json.loads(file.metadata()[HEADER])["paths"]
+        paths = json.loads(file.metadata()[SHARD_HEADER])["paths"]
     assert paths == [path for _, (path, _) in sorted(seen.items()) if path in paths]
     assert {label: {path.rpartition("/")[0] for path, other in seen.values() if other == label} for label in (-1, 0, 1)}
     for path, label in seen.values():

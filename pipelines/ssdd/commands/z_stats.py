@@ -47,7 +47,6 @@ def z_stats(
     options.report_rejected(list(found.rejected.itertuples()))
     dataset = ImageDataset(found.index, source, EvalTransform(im_size=im_size))
     statistics = latent_statistics(file, dataset, batch_size, device=device)
-    assert statistics is not None  # this is the only process
     content = {
         **statistics.to_dict(),
         "images": len(dataset),

@@ -7,8 +7,8 @@ import torch
 
 from ssdd.data.image_dataset import ImageDataset
 from ssdd.data.loader import batches
-from ssdd.encoders import load_encoder
-from ssdd.processes import choose_device, gather, join_group, launch
+from ssdd.encoders import AnyEncoder, load_encoder
+from ssdd.processes import choose_device, gather_everywhere, join_group, launch
 from ssdd_encoder import LatentAccumulator, LatentStatistics
 
 
@@ -20,7 +20,7 @@ def latent_statistics(
     device: str = "cpu",
     progress: bool = True,
     processes: int = 1,
-) -> LatentStatistics | None:
+) -> LatentStatistics:
     """Mean and unbiased standard deviation of the posterior modes, in float64; memory is that of a batch.
 
     Args:
@@ -32,32 +32,38 @@ def latent_statistics(
         progress: shows a bar.
         processes: how many share the images; with as many threads each, the result is that of one, bit for bit.
 
-    Returns:
-        the statistics; None on all ranks of torchrun but rank 0.
-
     Raises:
         ValueError: the checkpoint holds no encoder, an image cannot be read, or a latent is not finite.
     """
-    return launch(_statistics, processes, checkpoint, dataset, batch_size, workers, device, progress)
+    return launch(_load_and_measure, processes, checkpoint, dataset, batch_size, workers, device, progress)
+
+
+def _load_and_measure(
+    checkpoint: Path, dataset: ImageDataset, batch_size: int, workers: int, device: str, progress: bool
+) -> LatentStatistics:
+    encoder = load_encoder(checkpoint).to(choose_device(device, join_group()[0]))
+    return statistics_of(encoder, dataset, batch_size, workers, "latent statistics" if progress else None)
 
 
 @torch.no_grad()
-def _statistics(
-    checkpoint: Path, dataset: ImageDataset, batch_size: int, workers: int, device: str, progress: bool
-) -> LatentStatistics | None:
+def statistics_of(
+    encoder: AnyEncoder, dataset: ImageDataset, batch_size: int, workers: int = 0, title: str | None = None
+) -> LatentStatistics:
+    """Does the same in a process of a group, with an encoder on its device: the processes share the images.
+
+    Args:
+        encoder: of this process.
+        dataset, batch_size, workers: see `latent_statistics`.
+        title: of a progress bar; None shows none.
+    """
     rank, processes = join_group()
-    place = choose_device(device, rank)
-    encoder = load_encoder(checkpoint).to(place)
-    mine: list[LatentAccumulator] = []  # one for each batch: a few numbers, which rank 0 adds up in the images' order
-    title = "latent statistics" if progress and rank == 0 else None
-    for batch in batches(dataset, batch_size, workers, rank, processes, title):
+    weight = next(encoder.parameters())
+    mine: list[LatentAccumulator] = []  # one for each batch: a few numbers, which are added up in the images' order
+    for batch in batches(dataset, batch_size, workers, rank, processes, title if rank == 0 else None):
         mine.append(LatentAccumulator(encoder.config.latent_channels))
-        mine[-1].update(encoder(batch["image"].to(place)).mode())
-    everyone = gather(mine)
-    if rank:
-        return None
+        mine[-1].update(encoder(batch["image"].to(weight.device, weight.dtype)).mode())
     together = LatentAccumulator(encoder.config.latent_channels)
-    for part in chain.from_iterable(zip_longest(*everyone)):  # the ranks take the batches in turn
+    for part in chain.from_iterable(zip_longest(*gather_everywhere(mine))):  # the ranks take the batches in turn
         if part is not None:
             together.merge(part)
     return together.compute()

@@ -15,8 +15,7 @@ from torch.utils.data import Dataset
 
 from ssdd.data.image_dataset import Key
 from ssdd.data.source import TRAIN
-from ssdd.generation.latent_manifest import ShardRecord, read_manifest
-from ssdd.generation.latent_shards import HEADER
+from ssdd.generation.latent_manifest import SHARD_HEADER, ShardRecord, read_manifest
 from ssdd.noise import sample_noise, sample_seed
 
 MAPPED_SHARDS = 1024
@@ -44,7 +43,7 @@ class LatentDataset(Dataset[LatentExample]):
         folder: of the stage `latents` or of `ssdd encode --shards`.
         split: `train` or `validation`.
         latent: `mode`, the mean of the posterior, or `sample`, a draw that follows from (seed, epoch, index).
-        flip: take half of the images from the mirrored copy, by (seed, epoch, index).
+        flip: take half of the images from the mirrored copy, by (seed, epoch, index); or `all` of them.
         normalize: zero mean and unit deviation in each channel, by the statistics of the training split.
         seed: of all draws.
         limit: only the first images of the split.
@@ -64,7 +63,7 @@ class LatentDataset(Dataset[LatentExample]):
         split: str = TRAIN,
         *,
         latent: Literal["sample", "mode"] = "mode",
-        flip: bool = False,
+        flip: bool | Literal["all"] = False,
         normalize: bool = True,
         seed: int = 0,
         limit: int | None = None,
@@ -101,8 +100,8 @@ class LatentDataset(Dataset[LatentExample]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         shard, row = self._place(index)
         tensors = self._tensors(shard)
-        flipped = self.flip and sample_seed(self.seed, "latent flip", epoch, index) % 2 == 1
-        suffix = "_flipped" if flipped else ""
+        drawn = self.flip is True and sample_seed(self.seed, "latent flip", epoch, index) % 2 == 1
+        suffix = "_flipped" if drawn or self.flip == "all" else ""
         z = tensors[f"mean{suffix}"][row].float()
         if self.latent == "sample":
             noise = sample_noise([sample_seed(self.seed, "latent", epoch, index)], self.shape)[0]
@@ -115,7 +114,7 @@ class LatentDataset(Dataset[LatentExample]):
         """Returns the name of one image in its source; slow, for people and not for training."""
         shard, row = self._place(index)
         with safe_open(self.folder / shard.file, framework="pt") as file:
-            paths: list[str] = json.loads(file.metadata()[HEADER])["paths"]
+            paths: list[str] = json.loads(file.metadata()[SHARD_HEADER])["paths"]
         return paths[row]
 
     def denormalize(self, z: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ A folder holds `manifest.json` and safetensors files `latents-00000.safetensors`
     label                         (N,) int64    number of the class, -1 where there is none
     index                         (N,) int64    row of the image in the index
 
-of which all but `mean`, `label` and `index` may be missing. The header of a shard holds the names of its images.
+of which all but `mean`, `label` and `index` may be missing. The header of a shard holds the names of its images and the
+facts of the manifest that a reader of this shard alone needs.
 """
 
 # C latent channels, h w latent cells, N images of a shard
@@ -28,6 +29,7 @@ from ssdd.files import atomic_write
 from ssdd_encoder import LatentAccumulator, LatentStatistics
 
 MANIFEST = "manifest.json"
+SHARD_HEADER = "ssdd_latents_shard"  # entry of a shard's header: JSON
 FORMAT = "ssdd-latents"
 VERSION = 1
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

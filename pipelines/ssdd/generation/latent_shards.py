@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ssdd.data.image_dataset import Example
 from ssdd.data.transforms import EvalTransform
@@ -27,6 +27,7 @@ from ssdd.generation.latent_images import LatentImages
 from ssdd.generation.latent_manifest import (
     DTYPES,
     MANIFEST,
+    SHARD_HEADER,
     VERSION,
     Manifest,
     ShardRecord,
@@ -41,8 +42,6 @@ from ssdd.progress import bar
 from ssdd.runs import LEFTOVERS
 from ssdd.texts import utf8
 from ssdd_encoder import LatentAccumulator
-
-HEADER = "ssdd_latents_shard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +93,21 @@ def write_latents(job: LatentJob) -> Path:
 def _write_share(job: LatentJob) -> None:
     rank, processes = join_group()
     encoder = load_encoder(job.encoder).requires_grad_(False).eval()
-    origin = _origin(job, encoder)
+    facts = _facts(job, encoder)
+    header = {"version": VERSION, "origin": _origin(job, facts), **facts}
     shards = _plan(job)
     if rank == 0:
         _sweep(job.folder, {shard.file for shard in shards})
     wait_for_all()  # before any process writes what rank 0 would sweep
     mine = shards[rank::processes]
-    missing = [shard for shard in mine if _moments(job.folder / shard.file, origin) is None]
+    missing = [shard for shard in mine if _moments(job.folder / shard.file, header) is None]
     encoder.to(choose_device(job.runtime.device, rank), getattr(torch, job.parameters.precision))
-    _write_missing(job, encoder, origin, missing, show=job.runtime.progress and rank == 0)
-    found = [(shard, sha256_file(job.folder / shard.file), _moments(job.folder / shard.file, origin)) for shard in mine]
+    _write_missing(job, encoder, header, missing, show=job.runtime.progress and rank == 0)
+    files = [job.folder / shard.file for shard in mine]
+    found = [(shard, sha256_file(file), _moments(file, header)) for shard, file in zip(mine, files, strict=True)]
     everyone = sorted((row for rows in gather(found) for row in rows), key=lambda row: row[0].number)
     if rank == 0:
-        write_manifest(job.folder, _manifest(job, encoder, everyone))
+        write_manifest(job.folder, _manifest(job, facts, everyone))
 
 
 def _plan(job: LatentJob) -> list[_Shard]:
@@ -120,15 +121,37 @@ def _plan(job: LatentJob) -> list[_Shard]:
     return [_Shard(number, *span) for number, span in enumerate(spans)]
 
 
-def _origin(job: LatentJob, encoder: AnyEncoder) -> str:
+def _facts(job: LatentJob, encoder: AnyEncoder) -> dict[str, Any]:
+    """Returns what the manifest and the header of each shard say of all latents."""
+    side = job.parameters.im_size // encoder.config.downscale
+    kept = ("mean", "logvar") if job.parameters.keep == "posterior" else ("mean",)
+    flipped = tuple(f"{name}_flipped" for name in kept) if job.parameters.flipped else ()
+    return {
+        "encoder": {
+            "file": utf8(job.encoder.name),
+            "sha256": sha256_file(job.encoder),
+            "weights_sha256": weights_sha256(encoder),
+            "config": asdict(encoder.config),
+        },
+        "downscale": encoder.config.downscale,
+        "latent_channels": encoder.config.latent_channels,
+        "im_size": job.parameters.im_size,
+        "resize": f"{EvalTransform.resize_filter}, {EvalTransform.crop} crop",
+        "shape": (encoder.config.latent_channels, side, side),
+        "dtype": job.parameters.dtype,
+        "precision": job.parameters.precision,
+        "tensors": (*kept, *flipped, "label", "index"),
+    }
+
+
+def _origin(job: LatentJob, facts: dict[str, Any]) -> str:
     """Returns a hash of everything that decides the shards' content."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps([VERSION, facts, job.parameters.model_dump()]).encode())
     for images in job.images:
         digest.update(f"{images.split} {images.dataset.content} {images.classes}\0".encode())
         for number in range(len(images.dataset)):
             digest.update(utf8(images.dataset.path(number)).encode() + b"\0")
-    facts = [VERSION, weights_sha256(encoder), job.parameters.model_dump()]
-    return hashlib.sha256(json.dumps([digest.hexdigest(), *facts]).encode()).hexdigest()
+    return digest.hexdigest()
 
 
 def _sweep(folder: Path, wanted: set[str]) -> None:
@@ -141,14 +164,14 @@ def _sweep(folder: Path, wanted: set[str]) -> None:
         path.unlink()
 
 
-def _moments(path: Path, origin: str) -> dict[str, Any] | None:
+def _moments(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the sums in the header of a finished shard of this origin; None where there is no such shard."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
+            header = json.loads((file.metadata() or {})[SHARD_HEADER])
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
-    return header["moments"] if header.get("origin") == origin else None
+    return header["moments"] if header.get("origin") == wanted["origin"] else None
 
 
 class _Keyed(Dataset[Example]):
@@ -162,19 +185,25 @@ class _Keyed(Dataset[Example]):
         return self._images[split].dataset[number]
 
 
+class _ShardBatches(Sampler[list[tuple[int, int]]]):
+    """The keys of the batches of some shards, in order; made as they are needed, since there may be millions."""
+
+    def __init__(self, shards: Sequence[_Shard], batch_size: int) -> None:
+        self._shards, self._size = shards, batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for shard in self._shards:
+            for first in range(shard.first, shard.last, self._size):
+                yield [(shard.split, number) for number in range(first, min(first + self._size, shard.last))]
+
+
 def _batches(job: LatentJob, shards: Sequence[_Shard]) -> Iterator[dict[str, Any]]:
     """Yields the batches of all shards in one stream, so that workers start once and load ahead across shards."""
-    size = job.parameters.batch_size
-    keys = [
-        [(shard.split, number) for number in range(first, min(first + size, shard.last))]
-        for shard in shards
-        for first in range(shard.first, shard.last, size)
-    ]
     # A generator of its own: without one, DataLoader would draw a number from torch's global random state.
     return iter(
         DataLoader(
             _Keyed(job.images),
-            batch_sampler=keys,
+            batch_sampler=_ShardBatches(shards, job.parameters.batch_size),
             num_workers=job.runtime.workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
@@ -183,7 +212,9 @@ def _batches(job: LatentJob, shards: Sequence[_Shard]) -> Iterator[dict[str, Any
 
 
 @torch.no_grad()
-def _write_missing(job: LatentJob, encoder: AnyEncoder, origin: str, shards: Sequence[_Shard], show: bool) -> None:
+def _write_missing(
+    job: LatentJob, encoder: AnyEncoder, header: dict[str, Any], shards: Sequence[_Shard], show: bool
+) -> None:
     if not shards:
         return
     stream = _batches(job, shards)
@@ -197,7 +228,7 @@ def _write_missing(job: LatentJob, encoder: AnyEncoder, origin: str, shards: Seq
                 sums.update(parts[-1]["mean"])
                 done += len(parts[-1]["mean"])
                 advance(len(parts[-1]["mean"]))
-            _save(job, shard, origin, {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, sums)
+            _save(job, shard, header, {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, sums)
 
 
 def _encode(encoder: AnyEncoder, x: Tensor, parameters: LatentsParameters) -> dict[str, Tensor]:
@@ -214,59 +245,41 @@ def _encode(encoder: AnyEncoder, x: Tensor, parameters: LatentsParameters) -> di
     return {name: tensor.to("cpu", dtype).contiguous() for name, tensor in found.items()}
 
 
-def _save(job: LatentJob, shard: _Shard, origin: str, tensors: dict[str, Tensor], sums: LatentAccumulator) -> None:
+def _save(
+    job: LatentJob, shard: _Shard, header: dict[str, Any], tensors: dict[str, Tensor], sums: LatentAccumulator
+) -> None:
     images, numbers = job.images[shard.split], range(shard.first, shard.last)
     tensors["label"] = torch.tensor(images.labels(numbers))
     tensors["index"] = torch.tensor([int(images.rows[number]) for number in numbers])
-    header = {
-        "version": VERSION,
-        "origin": origin,
+    own = {
         "split": images.split,
         "first": shard.first,
         "moments": moments_of(sums),
         "paths": [utf8(images.dataset.path(number)) for number in numbers],
     }
     with atomic_write(job.folder / shard.file) as temporary:
-        write_shard(temporary, tensors, header)
+        _write(temporary, tensors, header | own)
 
 
-def write_shard(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
     """Writes one safetensors file; a full disk is an OSError like everywhere else."""
     try:
         # one entry: safetensors writes several in no fixed order, and equal content must be equal bytes
-        save_file(dict(tensors), path, {HEADER: json.dumps(header, ensure_ascii=False)})
+        save_file(dict(tensors), path, {SHARD_HEADER: json.dumps(header, ensure_ascii=False)})
     except SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error
 
 
-def _manifest(job: LatentJob, encoder: AnyEncoder, found: Sequence[tuple[_Shard, str, Any]]) -> Manifest:
-    sums = {images.split: LatentAccumulator(encoder.config.latent_channels) for images in job.images}
+def _manifest(job: LatentJob, facts: dict[str, Any], found: Sequence[tuple[_Shard, str, Any]]) -> Manifest:
+    sums = {images.split: LatentAccumulator(facts["latent_channels"]) for images in job.images}
     records = []
     for shard, sha256, moments in found:
-        split = job.images[shard.split].split
+        split, count = job.images[shard.split].split, shard.last - shard.first
         sums[split].merge(accumulator_of(moments))  # in the order of the shards, whoever wrote them
-        records.append(
-            ShardRecord(file=shard.file, split=split, first=shard.first, count=shard.last - shard.first, sha256=sha256)
-        )
-    side = job.parameters.im_size // encoder.config.downscale
-    kept = ("mean", "logvar") if job.parameters.keep == "posterior" else ("mean",)
-    flipped = tuple(f"{name}_flipped" for name in kept) if job.parameters.flipped else ()
+        records.append(ShardRecord(file=shard.file, split=split, first=shard.first, count=count, sha256=sha256))
     return Manifest(
-        encoder={
-            "file": utf8(job.encoder.name),
-            "sha256": sha256_file(job.encoder),
-            "weights_sha256": weights_sha256(encoder),
-            "config": asdict(encoder.config),
-        },
-        downscale=encoder.config.downscale,
-        latent_channels=encoder.config.latent_channels,
-        im_size=job.parameters.im_size,
-        resize=f"{EvalTransform.resize_filter}, {EvalTransform.crop} crop",
-        shape=(encoder.config.latent_channels, side, side),
-        dtype=job.parameters.dtype,
-        precision=job.parameters.precision,
-        tensors=(*kept, *flipped, "label", "index"),
+        **facts,
         classes=job.images[0].classes,
-        moments={split: moments_of(sum_) for split, sum_ in sums.items()},
+        moments={split: moments_of(of_split) for split, of_split in sums.items()},
         shards=tuple(records),
     )

@@ -28,7 +28,7 @@ from ssdd.lineage.plan import Decision, as_table, decide, feeds_only, plan
 from ssdd.lineage.project_folder import project_folder
 from ssdd.lineage.project_rules import Check, find_project, find_rules
 from ssdd.lineage.provenance import command
-from ssdd.lineage.provided_datasets import find_provided, use_provided
+from ssdd.lineage.provided_datasets import find_provided, switched_off, use_provided
 from ssdd.lineage.ranks import Announcements, join, rank
 from ssdd.lineage.run_lock import lock_run
 from ssdd.lineage.viz_records import report_skipped
@@ -110,12 +110,13 @@ class LineageRunner(SequentialRunner):
         parameters = catalog.load("parameters") if "parameters" in catalog else {}
         self._run_name = check_run_name(parameters.get("run_name", "default"))
         self._folder = run_folder(self._project, self._run_name)
-        replaceable = find_rules(hook_manager).replaceable
-        provided = find_provided(parameters, replaceable, catalog, self._project, self._run_name)
+        rules = find_rules(hook_manager)
+        provided = find_provided(parameters, rules.replaceable, catalog, self._project, self._run_name)
         for item in provided:
             logger.info("starting from %s: %s", item, item.file)
         self._provided = {item.replaced.dataset: str(item) for item in provided}
-        return use_provided(pipeline, catalog, provided) if provided else pipeline
+        off = switched_off(parameters, rules.switches)
+        return use_provided(pipeline, catalog, provided, off) if provided or off else pipeline
 
     def _show_plan(self, pipeline: Pipeline, catalog: CatalogProtocol, hook_manager: PluginManager | None) -> None:
         _warm_up(pipeline, catalog)

@@ -19,7 +19,7 @@ def compute_latent_statistics(
         runtime: device, processes, workers.
 
     Returns:
-        what `LatentStatistics.from_dict` reads; nothing on other ranks of torchrun than rank 0, which alone saves.
+        what `LatentStatistics.from_dict` reads.
     """
     from ssdd.data.image_sets import held_out_images
     from ssdd.evaluation.latent_statistics import latent_statistics
@@ -36,4 +36,4 @@ def compute_latent_statistics(
         runtime.progress,
         runtime.processes,
     )
-    return {} if found is None else found.to_dict()
+    return found.to_dict()
