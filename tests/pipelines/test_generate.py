@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ssdd.commands.group import cli
+from ssdd.datasets import PlotlyDataset, PNGDataset, ShardsDataset, TableDataset
 
 COMMAND = "--pipeline=generate"
 LATENTS = {"latents.encode_latents", "train_generator.train_generator", "generate.draw_latents"}
@@ -75,6 +76,15 @@ def test_speed_is_told_apart_and_together(own, generated):
     spaces = pandas.read_csv(own.run_folder / "samples" / "speed_of_spaces.csv")
     assert spaces["decoder"].tolist() == ["SSDD", "KL-VAE"]
     assert spaces["tokens"].eq(4).all()
+
+
+def test_tables_pictures_and_shards_have_previews(own, generated):
+    folder = own.run_folder / "samples"
+    for name in ("metrics", "speed", "speed_of_spaces"):
+        assert "columns" in TableDataset(filepath=str(folder / f"{name}.csv")).preview()
+    assert PlotlyDataset(filepath=str(folder / "quality_speed.json")).preview()["data"]
+    assert len(PNGDataset(filepath=str(folder / "sheet.png")).preview()) > 1000
+    assert "images-00000.safetensors" in ShardsDataset(filepath=str(folder / "student")).preview()
 
 
 def test_a_second_run_does_nothing(own, generated):

@@ -70,7 +70,8 @@ def test_every_stage_is_a_box(graph):
 
 
 def test_every_dataset_lies_in_a_layer_and_layers_follow_the_data(graph):
-    assert graph["layers"] == ["benchmark", "comparison", "images", "models", "curves", "evaluation", "report"]
+    layers = ["benchmark", "comparison", "images", "samples", "models", "curves", "evaluation", "report"]
+    assert graph["layers"] == layers
     assert len(datasets(graph)) == 37
     assert [name for name, node in datasets(graph).items() if node["layer"] is None] == []
 
