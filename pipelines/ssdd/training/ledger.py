@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssdd.evaluation.periodic import Evaluation
 from ssdd.files import sha256_file
-from ssdd.parameters import StageParameters
+from ssdd.parameters import LoopParameters
 from ssdd.training import nonfinite
 from ssdd.training.batches import Batch
 from ssdd.training.history import read_timings, write_rows, write_timings
@@ -57,7 +57,7 @@ class Ledger:
     def __init__(
         self,
         accelerator: Accelerator,
-        stage: StageParameters,
+        stage: LoopParameters,
         folder: Path,
         store: StateStore,
         state: TrainingState,
