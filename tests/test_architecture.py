@@ -188,7 +188,7 @@ HOUSE = """
     comparison_parameters
     runs  benchmark_parameters
     noise  progress  parameters
-    errors  suggestions  old_parameters  deadlines
+    errors  suggestions  old_parameters  deadlines  launchers
     files  texts
 """
 

@@ -133,6 +133,9 @@ class RuntimeConfig(Frozen):
     workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    requeue_code: int | None = Field(
+        default=None, ge=1, le=255, description="exit code of a run that SIGTERM or SIGUSR1 ended; null: 128 + signal"
+    )
     progress: bool = Field(default=True, description="show progress bars")
 
     @field_validator("threads", mode="before")

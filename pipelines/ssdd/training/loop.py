@@ -59,7 +59,7 @@ def train(
     Raises:
         ValueError: a setting does not fit.
         NotFiniteError: a loss or gradient became NaN or infinite.
-        Interrupted: SIGTERM or SIGINT came; the state is saved.
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 came; the state is saved.
     """
     accelerator = _accelerator(stage, runtime, folder)
     sampler = _sampler(images, stage, accelerator)
