@@ -22,6 +22,7 @@ from ssdd.processes import choose_device
 from ssdd.progress import TrainingBar
 from ssdd.training.batches import Batch, pieces_per_process, run_batches, split, to_device
 from ssdd.training.ema import Ema
+from ssdd.training.gradient_strides import keep_strides
 from ssdd.training.interface import AdversaryStep, TrainingStep
 from ssdd.training.interrupts import Interrupted, Interrupts
 from ssdd.training.ledger import Evaluate, Export, Ledger, TrainResult
@@ -181,6 +182,8 @@ def _prepare(step: TrainingStep, state: TrainingState, accelerator: Accelerator,
     if compiled:
         step.compile_networks()
     trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    if accelerator.num_processes > 1:
+        keep_strides([*trained, *(step.adversary.parameters() if step.adversary is not None else ())])
     main, optimizer = accelerator.prepare(step, state.optimizers["main"])
     if step.adversary is None:
         return _Networks(main, optimizer, trained)
