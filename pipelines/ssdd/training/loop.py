@@ -71,10 +71,10 @@ def train(
     networks = _prepare(step, state, accelerator, stage.compile)
     ledger = Ledger(accelerator, stage, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
     start_trackers(accelerator, folder, stage.model_dump(), state.progress.step)
-    first_step, shown = state.progress.step, accelerator.is_main_process and runtime.progress
+    first_step, shown = state.progress.step, runtime.display if accelerator.is_main_process else False
     with (
         Interrupts() as interrupts,
-        TrainingBar(title, last_step, first_step, shown) as bar,
+        TrainingBar(title, last_step, first_step, shown, sampler.steps_per_epoch) as bar,
         closing(run_batches(images, sampler, first_step, last_step, runtime.workers)) as stream,
     ):
         ledger.evaluate_if_due()
