@@ -187,8 +187,8 @@ HOUSE = """
     processes  packaged
     comparison_parameters
     runs  benchmark_parameters
-    noise  progress  parameters
-    errors  suggestions  old_parameters  deadlines  launchers
+    noise  parameters
+    errors  suggestions  old_parameters  deadlines  progress  launchers
     files  texts
 """
 

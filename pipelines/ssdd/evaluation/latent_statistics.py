@@ -7,6 +7,7 @@ import torch
 from ssdd.data.image_dataset import ImageDataset
 from ssdd.data.loader import batches
 from ssdd.encoders import load_encoder
+from ssdd.progress import Show
 from ssdd_encoder import LatentAccumulator, LatentStatistics
 
 
@@ -17,7 +18,7 @@ def latent_statistics(
     batch_size: int = 16,
     workers: int = 0,
     device: torch.device | str = "cpu",
-    progress: bool = True,
+    progress: Show = True,
 ) -> LatentStatistics:
     """Mean and unbiased standard deviation of the posterior modes, in float64 and constant memory.
 
@@ -27,13 +28,13 @@ def latent_statistics(
         batch_size: images at a time.
         workers: loader processes.
         device: of the encoder.
-        progress: shows a bar.
+        progress: the display of the progress.
 
     Raises:
         ValueError: the checkpoint holds no encoder, an image cannot be read, or a latent is not finite.
     """
     encoder = load_encoder(checkpoint).to(device)
     accumulator = LatentAccumulator(encoder.config.latent_channels)
-    for batch in batches(dataset, batch_size, workers, title="latent statistics" if progress else None):
+    for batch in batches(dataset, batch_size, workers, title="latent statistics", show=progress):
         accumulator.update(encoder(batch["image"].to(device)).mode())
     return accumulator.compute()

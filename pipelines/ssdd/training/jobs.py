@@ -222,7 +222,7 @@ def _cache(job: TrainingJob) -> None:
         workers=job.runtime.workers,
         rank=rank,
         processes=processes,
-        progress=job.runtime.progress,
+        progress=job.runtime.display,
     )
     wait_for_all()
 

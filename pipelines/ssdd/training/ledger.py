@@ -70,7 +70,7 @@ class Ledger:
         self.store, self.state, self.step = store, state, step
         self.export, self.evaluate, self.steps_per_epoch = export, evaluate, steps_per_epoch
         self.timings = read_timings(folder / "timings.csv", state.progress.step)
-        self.seconds = 0.0
+        self.seconds = self.waited = 0.0
 
     def agree(
         self, terms: dict[str, Tensor], batch: Batch, signal_number: int = 0, seen: Sequence[dict[str, Tensor]] = ()
@@ -113,20 +113,29 @@ class Ledger:
         time.sleep(SECONDS_FOR_REPORT)
         return nonfinite.NotFiniteError(f"{name} is not finite in step {done} on rank {rank}")
 
-    def record(self, figures: dict[str, float], lr: float, seconds: float) -> None:
-        """Adds a step to the row under way; every `log_every` steps the row is complete."""
+    def record(self, figures: dict[str, float], lr: float, seconds: float, waited: float = 0.0) -> None:
+        """Adds a step to the row under way; every `log_every` steps the row is complete.
+
+        Args:
+            figures: of the step.
+            lr: its learning rate.
+            seconds: that it took.
+            waited: seconds of these in which this process waited for its batch.
+        """
         progress = self.state.progress
         for name, value in figures.items():
             progress.pending[name] = progress.pending.get(name, 0.0) + value
         progress.pending_steps += 1
-        self.seconds += seconds
+        self.seconds, self.waited = self.seconds + seconds, self.waited + waited
         if progress.step % self.stage.log_every:
             return
         means = {name: value / progress.pending_steps for name, value in progress.pending.items()}
         self._add_row("train", {"lr": lr, **means})
         speed = progress.pending_steps * self.stage.batch_size / max(self.seconds, 1e-9)
-        self.timings.append({"step": progress.step, "seconds": self.seconds, "images_per_second": speed})
-        progress.pending, progress.pending_steps, self.seconds = {}, 0, 0.0
+        times = {"seconds": self.seconds, "data_seconds": self.waited}
+        self.timings.append({"step": progress.step, **times, "images_per_second": speed})
+        progress.pending, progress.pending_steps = {}, 0
+        self.seconds = self.waited = 0.0
 
     def _add_row(self, split_name: str, figures: dict[str, float]) -> None:
         step = self.state.progress.step

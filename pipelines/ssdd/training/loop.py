@@ -72,20 +72,21 @@ def train(
     networks = _prepare(step, state, accelerator, stage.compile)
     ledger = Ledger(accelerator, stage, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
     start_trackers(accelerator, folder, stage.model_dump(), state.progress.step)
-    first_step, shown = state.progress.step, accelerator.is_main_process and runtime.progress
+    first_step, shown = state.progress.step, runtime.display if accelerator.is_main_process else False
     with (
         Interrupts() as interrupts,
-        TrainingBar(title, last_step, first_step, shown) as bar,
+        TrainingBar(title, last_step, first_step, shown, sampler.steps_per_epoch) as bar,
         closing(run_batches(images, sampler, first_step, last_step, runtime.workers)) as stream,
     ):
         ledger.evaluate_if_due()
         began = time.monotonic()
         for batch in stream:
+            waited = time.monotonic() - began
             figures, signal_number = _step(networks, ledger, batch, interrupts)
             done = state.progress.step
             seconds = time.monotonic() - began
-            bar.advance(figures["loss"], stage.batch_size / max(seconds, 1e-9))
-            ledger.record(figures, learning_rate(state.optimizers["main"]), seconds)
+            bar.advance(figures["loss"], stage.batch_size / max(seconds, 1e-9), waited / max(seconds, 1e-9))
+            ledger.record(figures, learning_rate(state.optimizers["main"]), seconds, waited)
             if signal_number or ledger.evaluation_due() or done % runtime.save_every == 0:
                 ledger.save()  # before an evaluation too, so that a kill during it costs no steps
             if signal_number:
@@ -146,7 +147,9 @@ def _accelerator(stage: StageParameters, runtime: RuntimeConfig, folder: Path) -
         mixed_precision=stage.precision,
         log_with=list(runtime.trackers) or None,
         project_dir=str(folder),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=fixed_buckets)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=fixed_buckets, gradient_as_bucket_view=True)
+        ],
     )
 
 

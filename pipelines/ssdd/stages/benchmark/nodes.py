@@ -23,7 +23,7 @@ def benchmark_decoding(machine: dict[str, Any], benchmark: BenchmarkParameters, 
     from ssdd.benchmarking.machine import prepare_device
 
     prepare_device(runtime.device, benchmark.threads)
-    return pandas.DataFrame(measure_decoding(benchmark.decoding, machine, runtime.progress))
+    return pandas.DataFrame(measure_decoding(benchmark.decoding, machine, runtime.display))
 
 
 def benchmark_training(machine: dict[str, Any], benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
@@ -35,7 +35,7 @@ def benchmark_training(machine: dict[str, Any], benchmark: BenchmarkParameters, 
 
     # `machine` is an input all the same: another machine makes the timings stale.
     device = prepare_device(runtime.device, benchmark.threads)
-    return pandas.DataFrame(measure_training(benchmark.training, device, runtime.progress))
+    return pandas.DataFrame(measure_training(benchmark.training, device, runtime.display))
 
 
 def benchmark_quality(

@@ -28,6 +28,6 @@ def compute_latent_statistics(
     use_threads(runtime)
     dataset = held_out_images(index, data, z_stats.im_size, z_stats.limit)
     found = latent_statistics(
-        encoder, dataset, z_stats.batch_size, runtime.workers, choose_device(runtime.device), runtime.progress
+        encoder, dataset, z_stats.batch_size, runtime.workers, choose_device(runtime.device), runtime.display
     )
     return found.to_dict()
