@@ -135,12 +135,9 @@ class RuntimeConfig(Frozen):
     workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-<<<<<<< HEAD
     requeue_code: int | None = Field(
         default=None, ge=1, le=255, description="exit code of a run that SIGTERM or SIGUSR1 ended; null: 128 + signal"
     )
-    progress: bool = Field(default=True, description="show progress bars")
-=======
     progress: Mode = Field(
         default="auto", description="of long work; auto: a bar on a terminal, lines everywhere else (Slurm, CI, a file)"
     )
@@ -155,7 +152,6 @@ class RuntimeConfig(Frozen):
     @classmethod
     def _progress_as_mode(cls, progress: Any) -> Any:
         return {True: "auto", False: "none"}.get(progress, progress) if isinstance(progress, bool) else progress
->>>>>>> a7dcc54
 
     @field_validator("threads", mode="before")
     @classmethod
