@@ -134,9 +134,9 @@ class TrainingBar(Meter):
             speed: images per second.
             waiting: share of its time in which this process waited for the batch; None: not measured.
         """
-        self._last = [f"loss {loss:.4f}", f"{speed:.1f} images/s"] + (
-            [] if waiting is None else [f"data {100 * waiting:.0f} %"]
-        )
+        self._last = [f"loss {loss:.4f}", f"{speed:.1f} images/s"]
+        if waiting is not None:
+            self._last.append(f"data {100 * waiting:.0f} %")
         self._advance(1, " ".join(self._last))
 
     def _columns(self) -> list[Any]:

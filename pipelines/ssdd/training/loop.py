@@ -83,9 +83,8 @@ def train(
         for batch in stream:
             waited = time.monotonic() - began
             figures, signal_number = _step(networks, ledger, batch, interrupts)
-            done = state.progress.step
-            seconds = time.monotonic() - began
-            bar.advance(figures["loss"], stage.batch_size / max(seconds, 1e-9), waited / max(seconds, 1e-9))
+            done, seconds = state.progress.step, max(time.monotonic() - began, 1e-9)
+            bar.advance(figures["loss"], stage.batch_size / seconds, waited / seconds)
             ledger.record(figures, learning_rate(state.optimizers["main"]), seconds, waited)
             if signal_number or ledger.evaluation_due() or done % runtime.save_every == 0:
                 ledger.save()  # before an evaluation too, so that a kill during it costs no steps
