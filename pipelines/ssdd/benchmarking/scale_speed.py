@@ -93,8 +93,10 @@ def _train(sweep: ScaleSweep, runtime: RuntimeConfig, data: Any, ranks: int, fol
         ema=EmaConfig(start_step=0),
         # without pretrained networks, which a benchmark must not need
         loss=LossWeights(perceptual="msgrad", repa=0),
+        eval_metrics=("psnr",),
     )
-    changes = {"processes": ranks, "workers": sweep.workers, "save_every": 2**30, "trackers": (), "progress": "none"}
+    changes: Row = {"processes": ranks, "workers": sweep.workers, "threads": None}
+    changes |= {"save_every": 2**30, "trackers": (), "progress": "none"}
     job = TrainingJob(
         kind="autoencoder",
         images=data,

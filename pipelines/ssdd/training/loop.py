@@ -67,8 +67,7 @@ def train(
     last_step = stage.epochs * sampler.steps_per_epoch
     state = _new_state(step, stage, accelerator)
     store = StateStore(folder, fingerprint)
-    if _resume(store, state, last_step, accelerator):
-        log.info("%s goes on after step %d of %d", title, state.progress.step, last_step)
+    _resume(store, state, last_step, accelerator, title)
     networks = _prepare(step, state, accelerator, stage.compile)
     ledger = Ledger(accelerator, stage, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
     start_trackers(accelerator, folder, stage.model_dump(), state.progress.step)
@@ -77,6 +76,7 @@ def train(
         Interrupts() as interrupts,
         TrainingBar(title, last_step, first_step, shown, sampler.steps_per_epoch) as bar,
         closing(run_batches(images, sampler, first_step, last_step, runtime.workers)) as stream,
+        closing(ledger.saving),
     ):
         ledger.evaluate_if_due()
         began = time.monotonic()
@@ -89,7 +89,7 @@ def train(
             if signal_number or ledger.evaluation_due() or done % runtime.save_every == 0:
                 ledger.save()  # before an evaluation too, so that a kill during it costs no steps
             if signal_number:
-                raise Interrupted(signal_number, done)
+                raise Interrupted(signal_number, ledger.settle())
             ledger.evaluate_if_due()
             began = time.monotonic()  # images/s counts loading and training, not saving and evaluating
     return ledger.finish()
@@ -166,12 +166,13 @@ def _new_state(step: TrainingStep, stage: StageParameters, accelerator: Accelera
     return TrainingState(networks, optimizers, step.averaged(), Ema(stage.ema), accelerator.scaler)
 
 
-def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator) -> bool:
+def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator, title: str) -> None:
     """Restores the newest usable state in every process; before that, rank 0 removes half-written files."""
     if accelerator.is_main_process:
         store.sweep()
     accelerator.wait_for_everyone()
-    return store.load(state, last_step)
+    if store.load(state, last_step):
+        log.info("%s goes on after step %d of %d", title, state.progress.step, last_step)
 
 
 def _sampler(images: Dataset[Any], stage: StageParameters, accelerator: Accelerator) -> StepSampler:
