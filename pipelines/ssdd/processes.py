@@ -109,6 +109,16 @@ def gather(mine: T) -> list[T]:
     return everyone or []
 
 
+def gather_everywhere(mine: T) -> list[T]:
+    """Brings one object of each process to every process, in the order of ranks."""
+    _, processes = join_group()
+    if processes == 1:
+        return [mine]
+    everyone: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
 def _remove_leftovers() -> None:
     """Removes the temporary folders of launchers that were killed."""
     import psutil
