@@ -1,7 +1,6 @@
 """The real project in a folder of its own, with an environment `tiny` that runs in seconds."""
 
 import collections
-import fcntl
 import json
 import os
 import re
@@ -30,6 +29,7 @@ TINY = f"""
 data: {{sample: {{train_images: 32, validation_images: 12, crop_min: 64, crop_max: 128, canvases: 1}}}}
 train_encoder: {STAGE}
 z_stats: {{im_size: 32}}
+latents: {{im_size: 32, batch_size: 8, shard_size: 16}}
 pretrain: {STAGE}
 finetune: {STAGE}
 teacher_targets: {{teacher_steps: 2, images: 32, shard_size: 16}}
@@ -264,6 +264,8 @@ def project(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="session")
 def finished(project: Project, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The first run of the whole pipeline. One process of pytest-xdist makes it, and the others copy it."""
+    import fcntl  # not on Windows, where the tests that need this are not run
+
     command = ("run", "--pipeline=distill", "--env=tiny")
     cold = Project(project.folder)  # as a user starts it
     if not hasattr(request.config, "workerinput"):

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, ClassVar
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-PREEMPTION = (signal.SIGTERM, signal.SIGUSR1)  # from a cluster; SIGINT is a person
+from ssdd.files import WINDOWS
+
+PREEMPTION = (signal.SIGTERM, *(() if WINDOWS else (signal.SIGUSR1,)))  # from a cluster; SIGINT is a person
+SIGNALS = (signal.SIGINT, *PREEMPTION)
 SECONDS = 4.0  # from the signal to the end
 INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
 
@@ -53,7 +55,8 @@ class Deadline:
             self._owner = os.getpid()
             self._over = threading.Event()
             self._reader, self._writer = os.pipe()
-            os.set_blocking(self._writer, False)  # required by set_wakeup_fd: a full pipe must not stop the process
+            if hasattr(os, "set_blocking"):  # on Windows since Python 3.12, where nothing requires it
+                os.set_blocking(self._writer, False)  # required by set_wakeup_fd: a full pipe must not stop the process
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             threading.Thread(target=self._watch, daemon=True, name="signal-watch").start()
         return self
@@ -165,7 +168,8 @@ def _leave(number: int) -> None:
     text = "Interrupted in the middle of a long computation: no file is half-written; finished files are kept.\n"
     with contextlib.suppress(OSError):
         shown = b"\x1b[?25h" if os.isatty(2) else b""
-        if select.select([], [2], [], 0.2)[1]:  # a reader that is stuck must not hold the process
+        # Windows can wait for sockets alone.
+        if WINDOWS or select.select([], [2], [], 0.2)[1]:  # a reader that is stuck must not hold the process
             os.write(2, shown + b"\n" + text.encode())
     with contextlib.suppress(Exception):
         sys.stdout.flush()

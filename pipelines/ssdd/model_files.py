@@ -31,7 +31,7 @@ def find_model(source: str, start: Path | None = None) -> str:
     source = os.path.expanduser(source)
     if Path(source).exists():
         return source
-    project = _project(start or Path.cwd())
+    project = enclosing_project(start or Path.cwd())
     runs = known_runs(project) if project else []
     reference = read_reference(source, runs)
     if project is None or reference is None:
@@ -72,7 +72,7 @@ def find_kl(source: str, adversarial: bool = False, start: Path | None = None) -
 
     if Path(source).is_file():
         return source
-    project = _project(start or Path.cwd())
+    project = enclosing_project(start or Path.cwd())
     runs = known_runs(project) if project else []
     reference = read_reference(source, runs)
     if project is None or reference is None:
@@ -86,7 +86,7 @@ def find_kl(source: str, adversarial: bool = False, start: Path | None = None) -
     return str(file)
 
 
-def _project(start: Path) -> Path | None:
+def enclosing_project(start: Path) -> Path | None:
     """The nearest folder, from `start` upwards, that is a Kedro project."""
     # Kedro's find_kedro_project does the same, but Kedro takes longer to import than most commands take.
     for folder in (start, *start.parents):

@@ -100,6 +100,9 @@ class GanConfig(Frozen):
     discriminator_weight: float = Field(default=1.0, gt=0, description="factor of the discriminator's own loss")
     start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the discriminator joins")
     lr: float = Field(default=1e-4, gt=0, description="learning rate of the discriminator")
+    channels: int = Field(
+        default=64, ge=32, le=1024, multiple_of=32, description="of the discriminator's first layer, in groups of 32"
+    )
 
 
 class NetworkFile(Frozen):
@@ -193,7 +196,7 @@ class PrepareParameters(Frozen):
 
 
 class ModelParameters(Frozen):
-    """The networks, by name: `f<F>c<C>`, `sdvae` or `diffusers`, and XS, S, B, M, L, XL, H."""
+    """The networks, by name: `f<F>c<C>`, `quickstart-f<F>c<C>`, `sdvae` or `diffusers`, and XS, S, B, M, L, XL, H."""
 
     encoder: str = Field(
         default="f8c4",
@@ -215,6 +218,9 @@ class StageParameters(Frozen):
     gradient_checkpointing: bool = Field(default=False, description="less memory, more time")
     channels_last: bool = Field(default=True, description="memory layout of the networks")
     latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
+    latent_noise: float = Field(
+        default=0.0, ge=0, le=10, description="largest noise on z of a frozen encoder, in deviations of each channel"
+    )
     im_size: int = Field(default=128, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
     augment: AugmentConfig = AugmentConfig()
     aug_scale: float = Field(default=1.0, ge=1, le=8, description="images are cropped from up to this times im_size")
@@ -238,6 +244,19 @@ class StageParameters(Frozen):
     def pretrained_networks(self) -> tuple[str, ...]:
         """The pretrained networks that the loss and the periodic evaluation use."""
         return (*self.loss.pretrained_networks, *_networks_of(self.eval_metrics))
+
+
+class JointParameters(StageParameters):
+    """Joint training of encoder and decoder."""
+
+    @model_validator(mode="after")
+    def _has_no_fixed_latents(self) -> "JointParameters":
+        if self.latent_noise:
+            raise ValueError(
+                f"expected latent_noise 0 while the encoder trains, got {self.latent_noise}: latents have no fixed "
+                "deviation yet; set pretrain.latent_noise, finetune.latent_noise and distill.latent_noise"
+            )
+        return self
 
 
 class PretrainParameters(StageParameters):

@@ -9,10 +9,9 @@ import torch
 from ssdd import SSDD
 from ssdd.data import EvalTransform, ImageDataset, index_images, open_source
 from ssdd.evaluation.final import Measurement, evaluate
-from ssdd.evaluation.latent_statistics import shared_latent_statistics
 from ssdd.evaluation.reference_rows import evaluate_references, fit_patch_pca, resize
 from ssdd.evaluation.reference_statistics import write_references
-from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig, StatisticsParameters
+from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
 from ssdd.stages.evaluate.nodes import collect_metrics
 from ssdd_metrics import psnr
 
@@ -144,14 +143,3 @@ def test_the_resize_keeps_the_mean_of_every_patch_nearly_and_constants_exactly()
     torch.testing.assert_close(resize(flat, 8), flat)
     ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
     torch.testing.assert_close(resize(ramp, 4)[..., 8:-8], ramp[..., 8:-8], atol=0.02, rtol=0)
-
-
-@pytest.mark.slow
-def test_latent_statistics_of_two_processes_are_those_of_one(images, checkpoint):
-    one, two = (
-        RuntimeConfig(device="cpu", workers=0, threads=1, trackers=(), progress="none", processes=number)
-        for number in (1, 2)
-    )
-    z_stats = StatisticsParameters(im_size=32, batch_size=4)
-    found = [shared_latent_statistics(checkpoint, images, z_stats, runtime).to_dict() for runtime in (one, two)]
-    assert found[0] == found[1]

@@ -124,7 +124,7 @@ def test_with_gan_from_the_second_step_on(run, project, offline):
 def test_the_comparison_is_the_published_one(recipe, run, project):
     plan = run("compare", "--plan", run_name="dry", **{"prepare.limit": 32}).stdout
     assert re.search(r"^compare\.write_section\s+run", plan, re.MULTILINE), plan
-    small = {"epochs": 1, "batch_size": 2, "im_size": 32, "eval_images": 2, "log_every": 1}
+    small = {"epochs": 2, "batch_size": 2, "im_size": 32, "eval_images": 2, "log_every": 1}
     given = {f"{stage}.{name}": value for stage in ("train_kl", "feed_forward") for name, value in small.items()}
     done = run("train_kl", **given, **{"train_kl.width": 32})  # the original has a width of 128
     assert done.returncode == 0, done.stdout + done.stderr

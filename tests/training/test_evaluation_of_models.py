@@ -168,24 +168,6 @@ def test_latent_statistics_are_numpys(checkpoint, images):
     assert found.count == z.shape[1]
 
 
-@pytest.mark.parametrize("processes", [2, 3, 5])
-def test_latent_statistics_of_many_processes_are_those_of_one_to_the_bit(checkpoint, images, monkeypatch, processes):
-    module = "ssdd.evaluation.latent_statistics"
-    one = latent_statistics(checkpoint, images, batch_size=2, progress=False).to_dict()
-    shares = []
-
-    def gathered(mine):
-        shares.append(mine)
-        return shares
-
-    monkeypatch.setattr(f"{module}.gather_everywhere", gathered)
-    for rank in range(processes):
-        monkeypatch.setattr(f"{module}.join_group", lambda rank=rank: (rank, processes))
-        many = latent_statistics(checkpoint, images, batch_size=2, progress=False).to_dict()
-    assert many == one
-    assert max(len(share) for share in shares) == -(-4 // processes)  # of seven images in batches of two
-
-
 def test_the_report_says_what_produced_it(evaluated, images, references):
     for part in evaluated:
         protocol = part.report["protocol"]

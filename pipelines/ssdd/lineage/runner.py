@@ -29,7 +29,7 @@ from ssdd.lineage.plan import Decision, as_table, decide, feeds_only, plan
 from ssdd.lineage.project_folder import project_folder
 from ssdd.lineage.project_rules import Check, find_project, find_rules
 from ssdd.lineage.provenance import command
-from ssdd.lineage.provided_datasets import find_provided, use_provided
+from ssdd.lineage.provided_datasets import find_provided, switched_off, use_provided
 from ssdd.lineage.ranks import Announcements, join, rank
 from ssdd.lineage.run_lock import lock_run
 from ssdd.lineage.viz_records import report_skipped
@@ -120,12 +120,13 @@ class LineageRunner(SequentialRunner):
         self._folder = run_folder(self._project, self._run_name)
         # Kedro makes a model of it if a node takes it, and leaves a dict as it is otherwise.
         self._requeue_code = dict(parameters.get("runtime") or {}).get("requeue_code")
-        replaceable = find_rules(hook_manager).replaceable
-        provided = find_provided(parameters, replaceable, catalog, self._project, self._run_name)
+        rules = find_rules(hook_manager)
+        provided = find_provided(parameters, rules.replaceable, catalog, self._project, self._run_name)
         for item in provided:
             logger.info("starting from %s: %s", item, item.file)
         self._provided = {item.replaced.dataset: str(item) for item in provided}
-        return use_provided(pipeline, catalog, provided) if provided else pipeline
+        off = switched_off(parameters, rules.switches)
+        return use_provided(pipeline, catalog, provided, off) if provided or off else pipeline
 
     def _show_plan(self, pipeline: Pipeline, catalog: CatalogProtocol, hook_manager: PluginManager | None) -> None:
         _warm_up(pipeline, catalog)

@@ -22,7 +22,18 @@ def compute_latent_statistics(
         what `LatentStatistics.from_dict` reads.
     """
     from ssdd.data.image_sets import held_out_images
-    from ssdd.evaluation.latent_statistics import shared_latent_statistics
+    from ssdd.evaluation.latent_statistics import latent_statistics
+    from ssdd.processes import use_threads
 
+    use_threads(runtime)
     dataset = held_out_images(index, data, z_stats.im_size, z_stats.limit)
-    return shared_latent_statistics(encoder, dataset, z_stats, runtime).to_dict()
+    found = latent_statistics(
+        encoder,
+        dataset,
+        z_stats.batch_size,
+        runtime.workers,
+        runtime.device,
+        runtime.display,
+        runtime.processes,
+    )
+    return found.to_dict()
