@@ -138,12 +138,8 @@ class RuntimeConfig(Frozen):
     workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    requeue_code: int | None = Field(
-        default=None, ge=1, le=255, description="exit code of a run that SIGTERM or SIGUSR1 ended; null: 128 + signal"
-    )
-    progress: Mode = Field(
-        default="auto", description="of long work; auto: a bar on a terminal, lines everywhere else (Slurm, CI, a file)"
-    )
+    requeue_code: int | None = Field(default=None, ge=1, le=255, description="exit code after SIGTERM; null: 128 + it")
+    progress: Mode = Field(default="auto", description="auto: a bar on a terminal, lines elsewhere (Slurm, CI, a file)")
     progress_seconds: float = Field(default=30.0, gt=0, description="between two lines of progress")
 
     @property
@@ -232,9 +228,7 @@ class StageParameters(LoopParameters):
     """A training stage: everything that decides its result, besides the images and the networks."""
 
     latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
-    latent_noise: float = Field(
-        default=0.0, ge=0, le=10, description="largest noise on z of a frozen encoder, in deviations of each channel"
-    )
+    latent_noise: float = Field(default=0.0, ge=0, le=10, description="largest on z, in deviations of the channel")
     im_size: int = Field(default=128, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
     augment: AugmentConfig = AugmentConfig()
     aug_scale: float = Field(default=1.0, ge=1, le=8, description="images are cropped from up to this times im_size")
@@ -249,19 +243,6 @@ class StageParameters(LoopParameters):
     def pretrained_networks(self) -> tuple[str, ...]:
         """The pretrained networks that the loss and the periodic evaluation use."""
         return (*self.loss.pretrained_networks, *_networks_of(self.eval_metrics))
-
-
-class JointParameters(StageParameters):
-    """Joint training of encoder and decoder."""
-
-    @model_validator(mode="after")
-    def _has_no_fixed_latents(self) -> "JointParameters":
-        if self.latent_noise:
-            raise ValueError(
-                f"expected latent_noise 0 while the encoder trains, got {self.latent_noise}: latents have no fixed "
-                "deviation yet; set pretrain.latent_noise, finetune.latent_noise and distill.latent_noise"
-            )
-        return self
 
 
 class PretrainParameters(StageParameters):
