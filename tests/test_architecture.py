@@ -188,8 +188,8 @@ HOUSE = """
     processes  packaged
     comparison_parameters  generation_parameters
     runs  benchmark_parameters
-    noise  progress  parameters
-    errors  suggestions  old_parameters  deadlines
+    noise  parameters
+    errors  suggestions  old_parameters  deadlines  progress  launchers
     files  texts  hardware
 """
 

@@ -4,6 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
+from ssdd.progress import Display, Mode
+
 MOST_BATCH = 2**20  # a value beyond these limits is a typing error, refused before memory or hours are spent
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
@@ -136,7 +138,23 @@ class RuntimeConfig(Frozen):
     workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    progress: bool = Field(default=True, description="show progress bars")
+    requeue_code: int | None = Field(
+        default=None, ge=1, le=255, description="exit code of a run that SIGTERM or SIGUSR1 ended; null: 128 + signal"
+    )
+    progress: Mode = Field(
+        default="auto", description="of long work; auto: a bar on a terminal, lines everywhere else (Slurm, CI, a file)"
+    )
+    progress_seconds: float = Field(default=30.0, gt=0, description="between two lines of progress")
+
+    @property
+    def display(self) -> Display:
+        """How progress is shown."""
+        return Display(self.progress, self.progress_seconds)
+
+    @field_validator("progress", mode="before")
+    @classmethod
+    def _progress_as_mode(cls, progress: Any) -> Any:
+        return {True: "auto", False: "none"}.get(progress, progress) if isinstance(progress, bool) else progress
 
     @field_validator("threads", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from ssdd.data.image_dataset import ImageDataset
 from ssdd.data.loader import batches
 from ssdd.encoders import AnyEncoder, load_encoder
 from ssdd.processes import choose_device, gather_everywhere, join_group, launch
+from ssdd.progress import Show
 from ssdd_encoder import LatentAccumulator, LatentStatistics
 
 
@@ -18,7 +19,7 @@ def latent_statistics(
     batch_size: int = 16,
     workers: int = 0,
     device: str = "cpu",
-    progress: bool = True,
+    progress: Show = True,
     processes: int = 1,
 ) -> LatentStatistics:
     """Mean and unbiased standard deviation of the posterior modes, in float64; memory is that of a batch.
@@ -29,7 +30,7 @@ def latent_statistics(
         batch_size: images at a time per process.
         workers: loader processes of each process.
         device: name of the encoder's, see `choose_device`.
-        progress: shows a bar.
+        progress: the display of the progress, on rank 0.
         processes: how many share the images; with as many threads each, the result is that of one, bit for bit.
 
     Raises:
@@ -39,27 +40,32 @@ def latent_statistics(
 
 
 def _load_and_measure(
-    checkpoint: Path, dataset: ImageDataset, batch_size: int, workers: int, device: str, progress: bool
+    checkpoint: Path, dataset: ImageDataset, batch_size: int, workers: int, device: str, progress: Show
 ) -> LatentStatistics:
     encoder = load_encoder(checkpoint).to(choose_device(device, join_group()[0]))
-    return statistics_of(encoder, dataset, batch_size, workers, "latent statistics" if progress else None)
+    return statistics_of(encoder, dataset, batch_size, workers, "latent statistics", progress)
 
 
 @torch.no_grad()
 def statistics_of(
-    encoder: AnyEncoder, dataset: ImageDataset, batch_size: int, workers: int = 0, title: str | None = None
+    encoder: AnyEncoder,
+    dataset: ImageDataset,
+    batch_size: int,
+    workers: int = 0,
+    title: str = "",
+    show: Show = False,
 ) -> LatentStatistics:
     """Does the same in a process of a group, with an encoder on its device: the processes share the images.
 
     Args:
         encoder: of this process.
         dataset, batch_size, workers: see `latent_statistics`.
-        title: of a progress bar; None shows none.
+        title, show: of the progress, on rank 0.
     """
     rank, processes = join_group()
     weight = next(encoder.parameters())
     mine: list[LatentAccumulator] = []  # one for each batch: a few numbers, which are added up in the images' order
-    for batch in batches(dataset, batch_size, workers, rank, processes, title if rank == 0 else None):
+    for batch in batches(dataset, batch_size, workers, rank, processes, title, show if rank == 0 else False):
         mine.append(LatentAccumulator(encoder.config.latent_channels))
         mine[-1].update(encoder(batch["image"].to(weight.device, weight.dtype)).mode())
     together = LatentAccumulator(encoder.config.latent_channels)

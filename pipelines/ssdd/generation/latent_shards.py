@@ -38,7 +38,7 @@ from ssdd.generation.latent_manifest import (
 from ssdd.generation_parameters import LatentsParameters
 from ssdd.parameters import RuntimeConfig
 from ssdd.processes import choose_device, gather, join_group, launch, use_threads, wait_for_all
-from ssdd.progress import bar
+from ssdd.progress import Show, bar
 from ssdd.runs import LEFTOVERS
 from ssdd.texts import utf8
 from ssdd_encoder import LatentAccumulator
@@ -102,7 +102,7 @@ def _write_share(job: LatentJob) -> None:
     mine = shards[rank::processes]
     missing = [shard for shard in mine if _moments(job.folder / shard.file, header) is None]
     encoder.to(choose_device(job.runtime.device, rank), getattr(torch, job.parameters.precision))
-    _write_missing(job, encoder, header, missing, show=job.runtime.progress and rank == 0)
+    _write_missing(job, encoder, header, missing, show=job.runtime.display if rank == 0 else False)
     files = [job.folder / shard.file for shard in mine]
     found = [(shard, sha256_file(file), _moments(file, header)) for shard, file in zip(mine, files, strict=True)]
     everyone = sorted((row for rows in gather(found) for row in rows), key=lambda row: row[0].number)
@@ -213,7 +213,7 @@ def _batches(job: LatentJob, shards: Sequence[_Shard]) -> Iterator[dict[str, Any
 
 @torch.no_grad()
 def _write_missing(
-    job: LatentJob, encoder: AnyEncoder, header: dict[str, Any], shards: Sequence[_Shard], show: bool
+    job: LatentJob, encoder: AnyEncoder, header: dict[str, Any], shards: Sequence[_Shard], show: Show
 ) -> None:
     if not shards:
         return

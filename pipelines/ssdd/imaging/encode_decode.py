@@ -24,7 +24,7 @@ from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
 from ssdd.imaging.latent_files import NamedLatents
 from ssdd.imaging.picture_files import THREADS, ImageFile, find_images, output_names, read_images
-from ssdd.progress import bar
+from ssdd.progress import Show, bar
 from ssdd_decoder import Decoder
 
 REJECTED_FILE = "rejected.csv"
@@ -98,7 +98,7 @@ class PictureWriter:
 
 @torch.no_grad()
 def encode_images(
-    encoder: AnyEncoder, places: Sequence[Path], store: StoreLatent, batch_size: int = 16, progress: bool = True
+    encoder: AnyEncoder, places: Sequence[Path], store: StoreLatent, batch_size: int = 16, progress: Show = True
 ) -> list[Rejection]:
     """Encodes images of any size, padded by `canvas.pad`, to the mode of their posterior.
 
@@ -109,7 +109,7 @@ def encode_images(
             over one by one, so that memory does not grow with the number of images. A BadImage that it raises counts
             the image as rejected.
         batch_size: images of equal padded size at a time.
-        progress: shows a bar.
+        progress: the display of the progress.
 
     Returns:
         the files without a latent.
@@ -139,7 +139,7 @@ def decode_latents(
     steps: int = 1,
     seed: int = 0,
     batch_size: int = 16,
-    progress: bool = True,
+    progress: Show = True,
 ) -> WrittenPictures:
     """Decodes latents to PNG files; a name that the file system refuses is skipped.
 
@@ -150,7 +150,7 @@ def decode_latents(
         steps: steps of the sampler.
         seed: seed of the noise, which also depends on the image's name.
         batch_size: images of equal padded size at a time.
-        progress: shows a bar.
+        progress: the display of the progress.
 
     Raises:
         ValueError: the latents do not fit the decoder.
@@ -183,7 +183,7 @@ def reconstruct_folder(
     steps: int = 1,
     seed: int = 0,
     batch_size: int = 16,
-    progress: bool = True,
+    progress: Show = True,
 ) -> WrittenPictures:
     """Encodes and decodes every image below a folder, keeping its relative name (as PNG) and its size.
 
@@ -196,7 +196,7 @@ def reconstruct_folder(
         steps: steps of the sampler.
         seed: seed of the noise, which also depends on the image's relative name, and on nothing else.
         batch_size: images of equal padded size at a time.
-        progress: shows a bar.
+        progress: the display of the progress.
 
     Raises:
         ValueError: there is no image, or a result would overwrite an input.

@@ -92,7 +92,7 @@ def run_job(job: TrainingJob) -> TrainResult:
     Raises:
         ValueError: a setting, checkpoint or pretrained network does not fit; before anything is trained.
         NotFiniteError, WorkerFailed: training broke off.
-        SystemExit: SIGTERM or SIGINT came; the state is saved.
+        SystemExit: SIGTERM, SIGINT or SIGUSR1 came; the state is saved.
     """
     if job.runtime.processes > 1:
         # Checked once, before the workers start: each would download the same files, and report a traceback.
@@ -224,7 +224,7 @@ def _cache(job: TrainingJob) -> None:
         workers=job.runtime.workers,
         rank=rank,
         processes=processes,
-        progress=job.runtime.progress,
+        progress=job.runtime.display,
     )
     wait_for_all()
 

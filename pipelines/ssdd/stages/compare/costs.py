@@ -50,7 +50,7 @@ def measure_training_cost(
     from ssdd.benchmarking.machine import prepare_device
     from ssdd.benchmarking.step_cost import measure_steps
 
-    runtime = runtime.model_copy(update={"threads": 1, "processes": 1, "trackers": (), "progress": False})
+    runtime = runtime.model_copy(update={"threads": 1, "processes": 1, "trackers": (), "progress": "none"})
     device = prepare_device(runtime.device, 1)
     common = (data, pretrained_networks, runtime)
     trainings: dict[str, Any] = {

@@ -143,7 +143,7 @@ def measure_speed(
         *other_decoders(compare, evaluate),
     ]
     pixels = sorted({evaluate.im_size, *speed.pixels})
-    rows = measure_decoders(decoders, pixels, speed.batch_size, speed.rounds, device, runtime.progress)
+    rows = measure_decoders(decoders, pixels, speed.batch_size, speed.rounds, device, runtime.display)
     return pandas.DataFrame(rows)
 
 

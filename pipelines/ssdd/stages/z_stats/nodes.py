@@ -33,7 +33,7 @@ def compute_latent_statistics(
         z_stats.batch_size,
         runtime.workers,
         runtime.device,
-        runtime.progress,
+        runtime.display,
         runtime.processes,
     )
     return found.to_dict()
