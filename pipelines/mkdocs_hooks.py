@@ -6,7 +6,8 @@ A page names what it takes by a line of its own, which is a plain link for those
     [Generated: parameters](../ssdd/parameters.py)
 
 The first takes the section below that heading, without an anchor the whole file, and with the anchor `rest` all
-sections that no page takes by name. Links in it are led to the pages of the manual; links to other files become text.
+sections that no page takes by name; of `packages#rest`, all pages of the packages that none takes. Links in it are led
+to the pages of the manual; links to other files become text.
 """
 
 import os
@@ -45,6 +46,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
     def include(found: re.Match[str]) -> str:
         file = (source.parent / found[1]).resolve()
+        if file.is_dir():
+            return "".join(_led(_lowered(other), other, source) for other in _free_pages())
         return _led(_part(file, found[2]), file, source)
 
     text = _led(markdown, source, source, keep=(INCLUDED, GENERATED))
@@ -84,6 +87,17 @@ def _part(file: Path, anchor: str | None) -> str:
     return re.sub(r"^# .*\n", "", "".join(sections.values()), count=1)
 
 
+def _free_pages() -> list[Path]:
+    """The pages of the packages that no page of the manual takes by name."""
+    taken = {file for file, _ in _taken()}
+    return [page for page in sorted(ROOT.glob("packages/*/docs/*.md")) if page not in taken]
+
+
+def _lowered(file: Path) -> str:
+    """A whole page with its headings one level lower."""
+    return "\n" + "".join(f"#{line}" if HEADING.match(line) else line for line in _lines(file))
+
+
 @cache
 def _taken() -> dict[tuple[Path, str], str]:
     """File and slug of a section, "" for the whole file -> the page of the manual that takes it."""
@@ -106,10 +120,16 @@ def _page_of(file: Path, anchor: str) -> str | None:
             slugs[slug] = section
     if anchor not in slugs:
         return None
+    if file in _free_pages():
+        return f"{taken[ROOT / 'packages', 'rest']}#{anchor or slugify(_title(file), '-')}"
     page = taken.get((file, slugs[anchor])) or taken.get((file, "")) or (taken.get((file, "rest")) if anchor else None)
     if page is None and not anchor:
         page = next((name for (other, _), name in taken.items() if other == file), None)
     return page and f"{page}#{anchor}".rstrip("#")
+
+
+def _title(file: Path) -> str:
+    return file.read_text(encoding="utf-8").split("\n")[0].removeprefix("# ")
 
 
 def _led(text: str, source: Path, page: Path, keep: tuple[re.Pattern[str], ...] = ()) -> str:

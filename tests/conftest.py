@@ -30,6 +30,12 @@ data: {{sample: {{train_images: 32, validation_images: 12, crop_min: 64, crop_ma
 train_encoder: {STAGE}
 z_stats: {{im_size: 32}}
 latents: {{im_size: 32, batch_size: 8, shard_size: 16}}
+train_generator: {{size: debug, epochs: 2, batch_size: 8, log_every: 2, eval_every: 1, optim: {{lr: 0.001}}}}
+generate: {{count: 6, classes: [1, 1, 1, 0], steps: 3, other_steps: [2], batch_size: 4, teacher_steps: 2, shown: 4}}
+sample_speed: {{rounds: 1, batch_size: 1, threads: 1}}
+generation_speed:
+  {{size: debug, latents: [f8c4], pixels: 32, decoder: debug, decoder_steps: [1], kl_width: 32, steps: 2,
+   timed_steps: 1, threads: 1}}
 pretrain: {STAGE}
 finetune: {STAGE}
 teacher_targets: {{teacher_steps: 2, images: 32, shard_size: 16}}

@@ -205,8 +205,8 @@ class ModelParameters(Frozen):
     decoder: str = "M"
 
 
-class StageParameters(Frozen):
-    """A training stage: everything that decides its result, besides the images and the networks."""
+class LoopParameters(Frozen):
+    """What the training loop itself reads of a stage, whatever the stage trains."""
 
     extends: ClassVar[tuple[str, ...]] = ("epochs",)
 
@@ -217,6 +217,20 @@ class StageParameters(Frozen):
     compile: bool = Field(default=False, description="compile the networks with torch.compile")
     gradient_checkpointing: bool = Field(default=False, description="less memory, more time")
     channels_last: bool = Field(default=True, description="memory layout of the networks")
+    eval_every: int = Field(default=4, ge=1, description="epochs; the last epoch is always evaluated")
+    eval_batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
+    log_every: int = Field(default=200, ge=1, description="steps")
+    best_metric: str = Field(default="rfid", description="metric of eval_metrics that chooses the best checkpoint")
+    best_is: Literal["lowest", "highest"] = "lowest"
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of every random draw")
+    optim: OptimConfig = OptimConfig()
+    ema: EmaConfig = EmaConfig()
+    gan: GanConfig = GanConfig()
+
+
+class StageParameters(LoopParameters):
+    """A training stage: everything that decides its result, besides the images and the networks."""
+
     latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
     latent_noise: float = Field(
         default=0.0, ge=0, le=10, description="largest noise on z of a frozen encoder, in deviations of each channel"
@@ -224,21 +238,12 @@ class StageParameters(Frozen):
     im_size: int = Field(default=128, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
     augment: AugmentConfig = AugmentConfig()
     aug_scale: float = Field(default=1.0, ge=1, le=8, description="images are cropped from up to this times im_size")
-    eval_every: int = Field(default=4, ge=1, description="epochs; the last epoch is always evaluated")
     eval_steps: int = Field(default=8, ge=1, le=MOST_STEPS, description="sampler steps; 1 for distilled decoders")
     eval_images: int | None = Field(default=None, ge=1, description="of the periodic evaluation; all by default")
     eval_metrics: str | tuple[str, ...] = Field(default="full", description="names, or the name of a list of them")
-    eval_batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
     eval_shown: int = Field(default=8, ge=0, le=64, description="sample images for the trackers")
-    log_every: int = Field(default=200, ge=1, description="steps")
-    best_metric: str = Field(default="rfid", description="metric of eval_metrics that chooses the best checkpoint")
-    best_is: Literal["lowest", "highest"] = "lowest"
-    seed: int = Field(default=0, ge=0, lt=2**63, description="of every random draw")
-    optim: OptimConfig = OptimConfig()
-    ema: EmaConfig = EmaConfig()
     times: TimesConfig = TimesConfig()
     loss: LossWeights = LossWeights()
-    gan: GanConfig = GanConfig()
 
     @property
     def pretrained_networks(self) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "distill": _REPORT,
     "evaluate": (*_TEACHER, "distill", "evaluate"),
     "report": _REPORT,
+    "train_generator": (*_ENCODER, "latents", "train_generator"),
+    "generate": (*_REPORT, "latents", "train_generator", "generate", "evaluate_samples"),
     "train_kl": (*_TEACHER, "train_kl"),
     "compare": (*_REPORT, "train_kl", "compare"),
     "robustness": (*_TEACHER, "distill", "train_kl", "evaluate", "robustness"),

@@ -65,7 +65,8 @@ def test_noise_follows_from_seed_step_and_image_alone():
         add_latent_noise(z, DEVIATION, stage(0.5), 8, images),
         add_latent_noise(z, DEVIATION, stage(0.5).model_copy(update={"seed": 6}), 7, images),
     ):
-        assert not torch.equal(other, whole)
+        one, two = ((made - z)[0].flatten() for made in (other, whole))
+        assert (one - two * one.norm() / two.norm()).abs().max() > 0.1  # not the same draw at another level
 
 
 def test_without_noise_nothing_is_drawn_or_measured(model, monkeypatch):

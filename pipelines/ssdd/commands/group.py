@@ -17,6 +17,7 @@ from ssdd.commands.convert_latents import convert_latents
 from ssdd.commands.doctor import doctor
 from ssdd.commands.encode import decode, encode
 from ssdd.commands.export import export
+from ssdd.commands.generate import generate
 from ssdd.commands.info import info
 from ssdd.commands.lineage import lineage
 from ssdd.commands.project import project
@@ -93,6 +94,7 @@ for _command in (
     lineage,
     card,
     export,
+    generate,
     compare,
     z_stats,
     doctor,

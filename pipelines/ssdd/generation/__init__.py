@@ -1,1 +1,1 @@
-"""Latents in shards, for generators: writing, reading, and the arrays that other trainers expect."""
+"""Generators on the latents of an encoder: latents in shards, a diffusion transformer, its samples, their quality."""

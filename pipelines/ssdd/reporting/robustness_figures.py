@@ -2,7 +2,7 @@
 
 # S side in pixels
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssdd.reporting.comparison_figures import LEGEND, SHADES
@@ -54,20 +54,19 @@ def robustness_curves(table: Any) -> Any:
     return figure
 
 
-def noisy_pictures(pictures: Mapping[str, Any]) -> Any:
+def noisy_pictures(pictures: Mapping[str, Any], decoders: Sequence[str]) -> Any:
     """Draws what each decoder makes of the same latents at each level of noise.
 
     Args:
         pictures: uint8 (n, 3, S, S) by `<decoder>|<level>`, and the images themselves by `input|`.
+        decoders: their names, in order.
 
     Returns:
         A PIL image: a row for each image and decoder, a column for each level.
     """
     from PIL import Image, ImageDraw
 
-    names = [name.split("|") for name in pictures if name != "input|"]
-    decoders = list(dict.fromkeys(decoder for decoder, _ in names))
-    levels = sorted({level for _, level in names}, key=float)
+    levels = sorted({name.partition("|")[2] for name in pictures if name != "input|"}, key=float)
     count = min(SHOWN, len(pictures["input|"]))
     rows = [(number, decoder) for number in range(count) for decoder in decoders]
     width = MARGIN + (len(levels) + 1) * (CELL + GAP)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssdd.evaluation.periodic import Evaluation
 from ssdd.files import sha256_file
-from ssdd.parameters import StageParameters
+from ssdd.parameters import LoopParameters
 from ssdd.training import nonfinite
 from ssdd.training.background import Background
 from ssdd.training.batches import Batch
@@ -60,7 +60,7 @@ class Ledger:
     def __init__(
         self,
         accelerator: Accelerator,
-        stage: StageParameters,
+        stage: LoopParameters,
         folder: Path,
         store: StateStore,
         state: TrainingState,

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from ssdd.data.step_sampler import StepSampler
-from ssdd.parameters import RuntimeConfig, StageParameters
+from ssdd.parameters import LoopParameters, RuntimeConfig
 from ssdd.processes import choose_device
 from ssdd.progress import TrainingBar
 from ssdd.training.batches import Batch, pieces_per_process, run_batches, split, to_device
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def train(
     step: TrainingStep,
     images: Dataset[Any],
-    stage: StageParameters,
+    stage: LoopParameters,
     runtime: RuntimeConfig,
     folder: Path,
     fingerprint: str,
@@ -96,7 +96,7 @@ def train(
 
 
 def trial_step(
-    step: TrainingStep, images: Dataset[Any], stage: StageParameters, runtime: RuntimeConfig, folder: Path
+    step: TrainingStep, images: Dataset[Any], stage: LoopParameters, runtime: RuntimeConfig, folder: Path
 ) -> Callable[[], object]:
     """Returns a function that makes one training step after another on the first batch, to be timed; it writes nothing.
 
@@ -129,7 +129,7 @@ class _Networks:
     adversary_optimizer: Any = None
 
 
-def _accelerator(stage: StageParameters, runtime: RuntimeConfig, folder: Path) -> Accelerator:
+def _accelerator(stage: LoopParameters, runtime: RuntimeConfig, folder: Path) -> Accelerator:
     """Makes accelerate's handle of the processes and the precision."""
     check_trackers(runtime.trackers)
     on_cpu = choose_device(runtime.device).type == "cpu"
@@ -152,7 +152,7 @@ def _accelerator(stage: StageParameters, runtime: RuntimeConfig, folder: Path) -
     )
 
 
-def _new_state(step: TrainingStep, stage: StageParameters, accelerator: Accelerator) -> TrainingState:
+def _new_state(step: TrainingStep, stage: LoopParameters, accelerator: Accelerator) -> TrainingState:
     """Moves the networks to the device and makes their optimisers: the state before the first step."""
     layout = torch.channels_last if stage.channels_last else torch.preserve_format
     step.to(accelerator.device).to(memory_format=layout).train()
@@ -175,7 +175,7 @@ def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator
         log.info("%s goes on after step %d of %d", title, state.progress.step, last_step)
 
 
-def _sampler(images: Dataset[Any], stage: StageParameters, accelerator: Accelerator) -> StepSampler:
+def _sampler(images: Dataset[Any], stage: LoopParameters, accelerator: Accelerator) -> StepSampler:
     rank, processes = accelerator.process_index, accelerator.num_processes
     pieces_per_process(stage, processes)
     return StepSampler(len(images), stage.batch_size, seed=stage.seed, rank=rank, world_size=processes)  # type: ignore[arg-type]

@@ -65,7 +65,8 @@ def draw_robustness(ssdd: Any, kl: Any, ssdd_pictures: Path, kl_pictures: Path) 
     from ssdd.reporting.robustness_figures import noisy_pictures, robustness_curves
 
     table = pandas.concat([ssdd, kl], ignore_index=True)
-    return table, robustness_curves(table), noisy_pictures(load_file(ssdd_pictures) | load_file(kl_pictures))
+    pictures = load_file(ssdd_pictures) | load_file(kl_pictures)
+    return table, robustness_curves(table), noisy_pictures(pictures, list(dict.fromkeys(table["model"])))
 
 
 def _measure(
