@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from ssdd.loop_parameters import MOST_BATCH as MOST_BATCH
 from ssdd.loop_parameters import EmaConfig as EmaConfig
@@ -10,11 +10,10 @@ from ssdd.loop_parameters import Frozen as Frozen
 from ssdd.loop_parameters import GanConfig as GanConfig
 from ssdd.loop_parameters import LoopParameters as LoopParameters
 from ssdd.loop_parameters import OptimConfig as OptimConfig
-from ssdd.progress import Display, Mode
+from ssdd.runtime_parameters import RuntimeConfig as RuntimeConfig
 
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
-MOST_THREADS = 1024
 TEACHER_STEPS = 7  # as published
 
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
@@ -80,42 +79,6 @@ class PretrainedNetworks(Frozen):
     dinov2: NetworkFile = NetworkFile()
     dreamsim: NetworkFile = NetworkFile()
     efficientnet: NetworkFile = NetworkFile()
-
-
-class RuntimeConfig(Frozen):
-    """The machine's side of a run: it never changes a result, so it never enters a fingerprint."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | Literal["auto"] | None = Field(
-        default=None,
-        description="CPU threads of all processes; null: torch decides; auto: a training stage of one process on a CPU "
-        "measures whether one or all cores are faster, everything else does as with null",
-    )
-    processes: int = Field(default=1, ge=1, le=256, description="that train or evaluate together")
-    workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
-    save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    requeue_code: int | None = Field(default=None, ge=1, le=255, description="exit code after SIGTERM; null: 128 + it")
-    progress: Mode = Field(default="auto", description="auto: a bar on a terminal, lines elsewhere (Slurm, CI, a file)")
-    progress_seconds: float = Field(default=30.0, gt=0, description="between two lines of progress")
-
-    @property
-    def display(self) -> Display:
-        """How progress is shown."""
-        return Display(self.progress, self.progress_seconds)
-
-    @field_validator("progress", mode="before")
-    @classmethod
-    def _progress_as_mode(cls, progress: Any) -> Any:
-        return {True: "auto", False: "none"}.get(progress, progress) if isinstance(progress, bool) else progress
-
-    @field_validator("threads", mode="before")
-    @classmethod
-    def _threads_in_range(cls, threads: Any) -> Any:
-        # Here, because pydantic would report once for each of the three types.
-        if not (threads in ("auto", None) or (isinstance(threads, int) and 1 <= threads <= MOST_THREADS)):
-            raise ValueError(f"expected a number from 1 to {MOST_THREADS}, auto or null, got {threads!r}: try auto")
-        return threads
 
 
 class DataParameters(Frozen):
