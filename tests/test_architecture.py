@@ -189,7 +189,7 @@ HOUSE = """
     runs  benchmark_parameters
     noise  parameters
     errors  suggestions  old_parameters  deadlines  progress
-    files  texts
+    files  texts  sqlite_caches
 """
 
 

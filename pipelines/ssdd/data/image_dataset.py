@@ -61,8 +61,8 @@ class ImageDataset(Dataset[Example]):
         self.transform = transform
         # Arrow's flat buffers, since forked workers would copy a list of Python strings page by page: reading a string
         # changes its reference count, and so its memory page
-        self._paths = pa.array(rows["path"].tolist(), pa.string())
-        self.content = hashlib.sha256("".join(sorted(rows["sha256"])).encode()).hexdigest()
+        self._paths = _flat(rows["path"])
+        self.content = _content(rows["sha256"])
         self._sizes = rows[["width", "height"]].to_numpy()
         source.preload()  # before the loader forks, so that its workers share the memory
 
@@ -102,3 +102,15 @@ class ImageDataset(Dataset[Example]):
                 "restore it, or prepare the images again"
             ) from error
         return Example(image=image, index=index, path=path)
+
+
+def _flat(texts: pd.Series) -> pa.Array:
+    found = pa.array(texts, pa.large_string())
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+
+def _content(hashes: pd.Series) -> str:
+    digest, hashes = hashlib.sha256(), hashes.sort_values()
+    for start in range(0, len(hashes), 65536):  # a million hashes as Python's strings would take 100 MB
+        digest.update("".join(hashes.iloc[start : start + 65536]).encode())
+    return digest.hexdigest()

@@ -75,13 +75,17 @@ class ImageFolder(Source):
             raise ValueError(f"expected a path inside {str(self.root)!r}, got {path!r}: prepare the index again")
         return read_image_file(self.root / parts)
 
+    def class_of(self, path: str) -> str:
+        """Returns the first folder of a name, at any depth below it; "" for an image outside of all folders."""
+        return path.partition("/")[0] if "/" in path else ""
+
     def version(self, path: str) -> str:
-        """Returns a file's size and time of modification."""
+        """Returns a file's size, times and number on the disk; every write changes one of them."""
         try:
-            status = os.stat(self.root / path)
+            status = os.stat(os.path.join(self.root, path))
         except OSError:
             return "unreadable"
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 class ImageNetFolder(ImageFolder):
@@ -105,6 +109,10 @@ class ImageNetFolder(ImageFolder):
                 f"expected the folders 'train' and 'val' in {str(self.root)!r}, found neither: give the "
                 "folder that holds them, or use the source 'folder'"
             )
+
+    def class_of(self, path: str) -> str:
+        """Returns the folder below `train` or `val`, such as `n01440764`."""
+        return super().class_of(path.partition("/")[2])
 
     def listing(self) -> Listing:
         """Returns the names below `train` and `val`; only folders are read."""
