@@ -12,6 +12,7 @@ MOST_SIDE = 16_384  # pixels
 MOST_THREADS = 1024
 TEACHER_STEPS = 7  # as published
 
+Decoding = Literal["exact", "fast"]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
@@ -169,6 +170,7 @@ class DataParameters(Frozen):
     root: str | None = Field(default=None, description="folder of the images; for huggingface, a saved data set")
     hub: str | None = Field(default=None, description="id of a data set on the Hugging Face hub, instead of root")
     options: dict[str, Any] = Field(default={}, description="further arguments of the source, see ssdd.data")
+    decoding: Decoding = Field(default="exact", description="of training images; fast: slightly other pixels")
     sample: dict[str, Any] = Field(default={}, description="arguments of the embedded sample, for kind=sample")
 
     @model_validator(mode="after")

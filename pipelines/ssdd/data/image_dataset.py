@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
+from ssdd.data.decoding import SIZE
 from ssdd.data.image_index import select
 from ssdd.data.source import Source
 from ssdd.data.transforms import Transform
@@ -90,11 +91,13 @@ class ImageDataset(Dataset[Example]):
         path = self.path(index)
         width, height = (int(side) for side in self._sizes[index])
         try:
-            picture = self.source.open(path)
+            least_side = self.transform.least_side(epoch, index)
+            picture = self.source.open(path) if least_side is None else self.source.open(path, least_side)
             # A replaced file would train silently on another image than the lineage states. Its size is checked
             # because that is free; hashing every file in every epoch would not be.
-            if picture.size != (width, height):
-                raise ValueError(f"it has {picture.width} x {picture.height} pixels, the index says {width} x {height}")
+            size = picture.info.get(SIZE, picture.size)
+            if size != (width, height):
+                raise ValueError(f"it has {size[0]} x {size[1]} pixels, the index says {width} x {height}")
             image = self.transform(picture, epoch, index)
         except Exception as error:
             raise ValueError(

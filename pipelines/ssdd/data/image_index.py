@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 from ssdd.data.decoding import BadImage, Reason
 from ssdd.data.examiners import Examiners, Found
 from ssdd.data.known_facts import KnownFacts
-from ssdd.data.source import VALIDATION, ImageFacts, Rejection, Source, tell_notes
+from ssdd.data.source import VALIDATION, ImageFacts, Listing, Rejection, Source, tell_notes
 from ssdd.progress import Show, bar
 
 _TYPES = {"path": "str", "split": "str", "width": "int32", "height": "int32", "bytes": "int64", "sha256": "str"}
@@ -64,25 +65,22 @@ def index_images(
 
     Args:
         source: the images.
-        limit: at most this many images per split, a fixed random choice in the source's order (a smaller
-            limit chooses a subset of a larger one's images).
+        limit: images per split, a fixed random choice in the source's order; a smaller one chooses a subset.
         min_side: pixels; images with a shorter side are rejected.
         held_out: share of the images, in [0, 1), that becomes the split `validation` if the source has none.
             The images with the smallest content hashes are taken, so that equal images never fall into both splits.
         max_rejected: share of rejected files, in [0, 1], above which the pass fails.
-        workers: processes that decode (of each rank); 0 works in the calling one.
-        ranks: processes of the group that share the work; those above 0 call `Examiners.serve`.
+        workers: child processes of each rank; 0 decodes in this process.
+        ranks: processes of the group that share the work; the others call `Examiners.serve`.
         known: facts of an earlier pass; images of the same version are not read again.
         progress: the display of the progress.
 
     Raises:
-        ValueError: an argument is out of range, no usable image was found, or too many were rejected (the
-            message gives the first ten).
+        ValueError: an argument is out of range, no image is usable, or too many are rejected (the first ten are named).
         ChildProcessError: a worker was killed.
     """
     _check_arguments(limit, min_side, workers, held_out, max_rejected)
     listing = source.listing()
-    known = known or KnownFacts(None)
     chosen = {split: _choice(len(names), limit) for split, names in listing.names.items()}
     rejected = list(listing.rejected)
     notes: list[tuple[str, str]] = []
@@ -93,20 +91,13 @@ def index_images(
         bar("images", sum(map(len, chosen.values())), progress) as advance,
     ):
         warnings.simplefilter("ignore")  # Pillow warns of damaged metadata (harmless) and of bombs (rejected below)
-        for split, numbers in chosen.items():
-            for start in range(0, len(numbers), examiners.portion):
-                names = [listing.names[split][i] for i in numbers[start : start + examiners.portion]]
-                rows = []
-                for name, found in zip(names, _facts(examiners, names, known), strict=True):
-                    result = _judge(name, found, min_side)
-                    if isinstance(result, Rejection):
-                        rejected.append(result)
-                    else:
-                        notes += [(name, result.note)] if result.note else []
-                        rows.append((name, split, result.width, result.height, result.size, result.sha256))
-                tables.append(_table(rows))
-                advance(len(names))
-
+        for split, names in _portions(listing, chosen, examiners.portion):
+            found = [_judge(*pair, min_side) for pair in _facts(examiners, names, known or KnownFacts(None))]
+            good = [(name, item) for name, item in zip(names, found, strict=True) if isinstance(item, ImageFacts)]
+            rejected += [item for item in found if isinstance(item, Rejection)]
+            notes += [(name, item.note) for name, item in good if item.note]
+            tables.append(_table(split, good))
+            advance(len(names))
     tell_notes(notes)
     index = _index_table(tables, source)
     _check_rejected(rejected, len(index), max_rejected, source)
@@ -117,8 +108,15 @@ def index_images(
     return IndexedImages(index=index, rejected=_rejected_table(rejected))
 
 
-def _facts(examiners: Examiners, names: list[str], known: KnownFacts) -> list[Found]:
-    """Returns the facts of images: those that are known, and what the examiners find of the others."""
+def _portions(listing: Listing, chosen: dict[str, np.ndarray], size: int) -> Iterator[tuple[str, list[str]]]:
+    """Yields the split and the names of so many chosen images at a time, in order."""
+    for split, numbers in chosen.items():
+        for start in range(0, len(numbers), size):
+            yield split, [listing.names[split][i] for i in numbers[start : start + size]]
+
+
+def _facts(examiners: Examiners, names: list[str], known: KnownFacts) -> list[tuple[str, Found]]:
+    """Returns the facts of images by name: those that are known, and what the examiners find of the others."""
     versions = {name: examiners.source.version(name) for name in names}
     facts: dict[str, Found] = dict(known.recall(versions))
     new = [name for name in names if name not in facts]
@@ -133,7 +131,7 @@ def _facts(examiners: Examiners, names: list[str], known: KnownFacts) -> list[Fo
             and versions[name] == examiners.source.version(name)
         ]
     )
-    return [facts[name] for name in names]
+    return [(name, facts[name]) for name in names]
 
 
 def _check_arguments(limit: int | None, min_side: int, workers: int, held_out: float, max_rejected: float) -> None:
@@ -221,8 +219,9 @@ def _check_rejected(rejected: list[Rejection], accepted: int, max_rejected: floa
     )
 
 
-def _table(rows: list[tuple[str, str, int, int, int, str]]) -> pa.Table:
+def _table(split: str, facts: list[tuple[str, ImageFacts]]) -> pa.Table:
     """Returns rows in Arrow's flat buffers: as Python objects, those of a million images would take a gigabyte."""
+    rows = [(name, split, item.width, item.height, item.size, item.sha256) for name, item in facts]
     columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=_SCHEMA)
@@ -230,7 +229,7 @@ def _table(rows: list[tuple[str, str, int, int, int, str]]) -> pa.Table:
 
 def _index_table(tables: list[pa.Table], source: Source) -> pd.DataFrame:
     # The types are stated, since an empty table would have none and Parquet keeps them.
-    rows = pa.concat_tables([_table([]), *tables]).to_pandas().astype(_TYPES)
+    rows = pa.concat_tables([_table("", []), *tables]).to_pandas().astype(_TYPES)
     classes = [source.class_of(path) for path in rows["path"]]
     # Of the images in the index, in the order of the classes' names.
     numbers = {name: number for number, name in enumerate(sorted(set(classes) - {""}))}

@@ -66,7 +66,11 @@ def training_images(
 ) -> ImageDataset:
     """Returns the training split, augmented: random size, crop and flip as published, colours if the stage says so."""
     transform = TrainTransform(
-        im_size=stage.im_size, aug_scale=stage.aug_scale, recolour=stage.augment.recolour, seed=stage.seed
+        im_size=stage.im_size,
+        aug_scale=stage.aug_scale,
+        recolour=stage.augment.recolour,
+        decoding=data.decoding,
+        seed=stage.seed,
     )
     return ImageDataset(index, open_images(data), transform, split=TRAIN, limit=limit)
 

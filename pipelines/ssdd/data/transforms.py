@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ssdd.data.decoding import SIZE
 from ssdd.data.recolour import recolour
-from ssdd.parameters import RecolourConfig
+from ssdd.parameters import Decoding, RecolourConfig
 
 _FILTERS = {"lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR}
 
@@ -26,6 +27,10 @@ class Transform(Protocol):
     @property
     def im_size(self) -> int:
         """S, pixels."""
+        ...
+
+    def least_side(self, epoch: int, index: int) -> int | None:
+        """Returns how many pixels of the short side it needs; None if the picture has to be whole."""
         ...
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
@@ -42,6 +47,8 @@ class TrainTransform:
         aug_scale: the short side is resized to a random whole number in [S, aug_scale * S]; 1 resizes to S.
         flip: whether half of the images are mirrored.
         recolour: share and strength of changes of colour; off by default.
+        decoding: `exact` decodes and resizes the whole picture. `fast` decodes a JPEG at the smallest of its sizes
+            that suffices, and resizes the crop alone, so that the pixels differ a little.
         seed: seed of all random choices.
 
     Raises:
@@ -55,6 +62,7 @@ class TrainTransform:
     aug_scale: float = 1.0
     flip: bool = True
     recolour: RecolourConfig = NO_RECOLOURING
+    decoding: Decoding = "exact"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,19 +74,34 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> torch.Tensor:
         """Returns the augmented image of this epoch, float32 (3, S, S) in [-1, 1]."""
-        # A generator per image and epoch: a resumed run, or one with other workers, draws the same numbers.
-        rng = np.random.Generator(np.random.PCG64([1, self.seed, epoch, index]))
+        rng = self._generator(epoch, index)
         u_size, u_top, u_left, u_flip = rng.random(4)
-        largest = int(self.aug_scale * self.im_size)
-        resized = resize_short_side(image, self.im_size + _pick(u_size, largest - self.im_size), self.resize_filter)
-        top = _pick(u_top, resized.height - self.im_size)
-        left = _pick(u_left, resized.width - self.im_size)
-        cropped = resized.crop((left, top, left + self.im_size, top + self.im_size))
+        short = self._short_side(u_size)
+        stored = image.info.get(SIZE, image.size)
+        width, height = (short * side // min(stored) for side in stored)
+        top, left = _pick(u_top, height - self.im_size), _pick(u_left, width - self.im_size)
+        box = (left, top, left + self.im_size, top + self.im_size)
+        if self.decoding == "fast":
+            part = [x * side / whole for x, side, whole in zip(box, image.size * 2, (width, height) * 2, strict=True)]
+            cropped = image.resize((self.im_size, self.im_size), _FILTERS[self.resize_filter], box=tuple(part))
+        else:
+            cropped = resize_short_side(image, short, self.resize_filter).crop(box)
         if self.flip and u_flip < 0.5:
             cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.recolour.probability > 0:  # drawn last: without it, the other draws are the same
             cropped = recolour(cropped, rng.random(4).tolist(), **self.recolour.model_dump())
         return to_tensor(cropped)
+
+    def least_side(self, epoch: int, index: int) -> int | None:
+        """Returns the short side to which the picture will be resized, if it need not be decoded whole."""
+        return self._short_side(self._generator(epoch, index).random()) if self.decoding == "fast" else None
+
+    def _generator(self, epoch: int, index: int) -> np.random.Generator:
+        # One for each image and epoch: a resumed run, or one with other workers, draws the same numbers.
+        return np.random.Generator(np.random.PCG64([1, self.seed, epoch, index]))
+
+    def _short_side(self, u: float) -> int:
+        return self.im_size + _pick(u, int(self.aug_scale * self.im_size) - self.im_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +123,10 @@ class EvalTransform:
     def __post_init__(self) -> None:
         if self.im_size < 1:
             raise ValueError(f"expected im_size of at least 1, got {self.im_size}")
+
+    def least_side(self, epoch: int = 0, index: int = 0) -> int | None:
+        """Returns None: figures are those of whole pictures."""
+        return None
 
     def __call__(self, image: Image.Image, epoch: int = 0, index: int = 0) -> torch.Tensor:
         """Returns the image, float32 (3, S, S) in [-1, 1]; epoch and index have no effect."""

@@ -1,0 +1,112 @@
+"""Images per second of the loader alone: reading, decoding, cropping and batching, without a network."""
+
+import io
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image, ImageOps
+
+from ssdd.data.embedded_sample import HELD_OUT_PHOTOGRAPHS, OWN_PHOTOGRAPHS, canvas
+from ssdd.data.image_index import index_images
+from ssdd.data.image_sets import open_source, training_images
+from ssdd.data.loader import close_loader, make_loader
+from ssdd.data.step_sampler import StepSampler
+from ssdd.parameters import DataParameters, StageParameters
+from ssdd.progress import Show, bar
+
+SIDES = (("folder", "exact", False), ("folder", "fast", False), ("tar", "exact", True), ("tar", "fast", True))
+"""Source, decoding, and whether the images are packed: their short side is `PACKED` pixels."""
+
+WIDTH, HEIGHT = 500, 375  # of a usual image of ImageNet
+PACKED = 256
+
+
+def loader_rate(
+    *, im_size: int = 128, aug_scale: float = 2.0, images: int = 512, workers: int = 0, rounds: int = 3, show: Show = True
+) -> list[dict[str, Any]]:
+    """Measures the loader on JPEGs of 500 x 375 pixels, made of the sample's photographs.
+
+    Args:
+        im_size: side of the crops, pixels.
+        aug_scale: the crops are from up to this times `im_size`.
+        images: in one pass.
+        workers: loader processes; 0 for this one.
+        rounds: passes over the images; the fastest counts, since other programs only slow it down.
+        show: the display of the progress.
+
+    Returns:
+        a row for each side: source, decoding, packed, workers, images_per_second, and per_core of that.
+    """
+    stage = StageParameters(im_size=im_size, aug_scale=aug_scale, batch_size=32)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, bar("loader", len(SIDES) * rounds, show, "rounds") as advance:
+        for kind, decoding, packed in SIDES:
+            root = write_photographs(Path(folder) / f"{kind}-{packed}", images, PACKED if packed else None, kind)
+            data = DataParameters(kind=kind, root=str(root), decoding=decoding)
+            index = index_images(open_source(kind, str(root)), held_out=0, progress=False).index
+            seconds = []
+            for epoch in range(rounds):
+                seconds.append(_pass(index, data, stage, workers, epoch))
+                advance(1)
+            rate = images // stage.batch_size * stage.batch_size / min(seconds)
+            rows.append(
+                {
+                    "source": kind,
+                    "decoding": decoding,
+                    "packed": packed,
+                    "workers": workers,
+                    "images_per_second": rate,
+                    "per_core": rate / max(workers, 1),
+                }
+            )
+    return rows
+
+
+def write_photographs(root: Path, count: int, packed: int | None, kind: str) -> Path:
+    """Writes JPEGs of different content into a folder, as files or as one tar; does nothing if they are there."""
+    if not root.is_dir():
+        root.mkdir(parents=True)
+        if kind == "tar":
+            with tarfile.open(root / "train-00000.tar", "w") as shard:
+                for name, data in _photographs(count, packed):
+                    item = tarfile.TarInfo(name)
+                    item.size = len(data)
+                    shard.addfile(item, io.BytesIO(data))
+        else:
+            for name, data in _photographs(count, packed):
+                (root / name).write_bytes(data)
+    return root
+
+
+def _photographs(count: int, packed: int | None) -> Iterator[tuple[str, bytes]]:
+    names = HELD_OUT_PHOTOGRAPHS + OWN_PHOTOGRAPHS
+    for number in range(count):
+        whole = canvas(names[number % len(names)])
+        left = number // len(names) % 8 / 7  # another cut of the same photograph
+        picture = ImageOps.fit(whole, (WIDTH, HEIGHT), centering=(left, 0.5))
+        if packed is not None:
+            picture = picture.resize((WIDTH * packed // HEIGHT, packed), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=95 if packed else 90)
+        yield f"{number:06d}.jpg", buffer.getvalue()
+
+
+def _pass(index: pd.DataFrame, data: DataParameters, stage: StageParameters, workers: int, epoch: int) -> float:
+    """Returns the seconds of one epoch, once the workers have started."""
+    dataset = training_images(index, data, stage)
+    sampler = StepSampler(len(dataset), stage.batch_size)
+    loader = make_loader(dataset, sampler, workers=workers)
+    sampler.set_position(0, sampler.steps_per_epoch - 1)
+    list(loader)  # starts the workers
+    sampler.set_position(epoch)
+    began = time.perf_counter()
+    for _ in loader:
+        pass
+    seconds = time.perf_counter() - began
+    close_loader(loader)
+    return seconds
