@@ -166,7 +166,7 @@ class DataParameters(Frozen):
     neutral: ClassVar[tuple[str, ...]] = ("root",)
     texts: ClassVar[tuple[str, ...]] = ("options.column", "options.config")  # text, although `options` takes any value
 
-    kind: Literal["sample", "folder", "imagenet", "huggingface"] = "sample"
+    kind: Literal["sample", "folder", "imagenet", "huggingface", "tar"] = "sample"
     root: str | None = Field(default=None, description="folder of the images; for huggingface, a saved data set")
     hub: str | None = Field(default=None, description="id of a data set on the Hugging Face hub, instead of root")
     options: dict[str, Any] = Field(default={}, description="further arguments of the source, see ssdd.data")
@@ -176,7 +176,9 @@ class DataParameters(Frozen):
     @model_validator(mode="after")
     def _has_a_place(self) -> "DataParameters":
         if self.kind == "sample" and (self.root or self.hub):
-            raise ValueError("data.kind=sample takes no data.root: set data.kind to folder, imagenet or huggingface")
+            raise ValueError(
+                "data.kind=sample takes no data.root: set data.kind to folder, imagenet, huggingface or tar"
+            )
         if self.kind != "sample" and not (self.root or (self.hub and self.kind == "huggingface")):
             raise ValueError(f"data.kind={self.kind} needs data.root: the folder where your images are")
         return self

@@ -27,7 +27,13 @@ PACKED = 256
 
 
 def loader_rate(
-    *, im_size: int = 128, aug_scale: float = 2.0, images: int = 512, workers: int = 0, rounds: int = 3, show: Show = True
+    *,
+    im_size: int = 128,
+    aug_scale: float = 2.0,
+    images: int = 512,
+    workers: int = 0,
+    rounds: int = 3,
+    show: Show = True,
 ) -> list[dict[str, Any]]:
     """Measures the loader on JPEGs of 500 x 375 pixels, made of the sample's photographs.
 

@@ -11,6 +11,7 @@ from ssdd.data.huggingface import HuggingFaceImages
 from ssdd.data.image_dataset import ImageDataset
 from ssdd.data.image_folders import ImageFolder, ImageNetFolder
 from ssdd.data.source import TRAIN, VALIDATION, Source
+from ssdd.data.tar_images import TarImages
 from ssdd.data.transforms import EvalTransform, TrainTransform
 from ssdd.parameters import DataParameters, StageParameters
 from ssdd.suggestions import nearest
@@ -22,6 +23,7 @@ KINDS: dict[str, type[Source]] = {
     "folder": ImageFolder,
     "imagenet": ImageNetFolder,
     "huggingface": HuggingFaceImages,
+    "tar": TarImages,
 }
 
 
@@ -29,7 +31,7 @@ def open_source(kind: str, path: str | None = None, **options: Any) -> Source:
     """Opens a source of images.
 
     Args:
-        kind: a key of `KINDS`: `sample` (embedded, takes no path), `folder`, `imagenet` or `huggingface`.
+        kind: a key of `KINDS`: `sample` (embedded, takes no path), `folder`, `imagenet`, `huggingface` or `tar`.
         path: the folder; for `huggingface`, a folder or an id on the hub.
         options: further arguments of the source's class.
 
