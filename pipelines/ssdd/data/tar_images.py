@@ -126,9 +126,10 @@ class TarImages(Source):
 
 def _names(shard: str, tar: tarfile.TarFile) -> Iterator[str | Rejection]:
     """Yields the name of each image of a shard; files of one key stand together, as WebDataset writes them."""
-    key, images, label = "", [], ""
+    key, label = "", ""
+    images: list[tuple[str, str]] = []
     for member in tar:
-        tar.members = []  # type: ignore[misc]  # the library would keep every header in memory
+        tar.members = []  # type: ignore[attr-defined]  # the library would keep every header in memory
         place = f"{shard}/{member.name}"
         stem, suffix = os.path.splitext(member.name)
         if stem != key:

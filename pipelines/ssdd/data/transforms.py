@@ -5,6 +5,7 @@ fixed. The filter and the crop are attributes, so that a metric's protocol can n
 of the published description, with Lanczos and a random crop in training, bilinear and a centre crop in evaluation.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -48,7 +49,8 @@ class TrainTransform:
         flip: whether half of the images are mirrored.
         recolour: share and strength of changes of colour; off by default.
         decoding: `exact` decodes and resizes the whole picture. `fast` decodes a JPEG at the smallest of its sizes
-            that suffices, and resizes the crop alone, so that the pixels differ a little.
+            that suffices, and resizes the crop alone, whose borders are whole pixels: it is the same crop but for
+            half a pixel, with slightly other pixels.
         seed: seed of all random choices.
 
     Raises:
@@ -83,14 +85,15 @@ class TrainTransform:
         box = (left, top, left + self.im_size, top + self.im_size)
         if self.decoding == "fast":
             part = [x * side / whole for x, side, whole in zip(box, image.size * 2, (width, height) * 2, strict=True)]
-            cropped = image.resize((self.im_size, self.im_size), _FILTERS[self.resize_filter], box=tuple(part))
+            pixels = _resize_part(image, part, self.im_size, self.resize_filter)
         else:
-            cropped = resize_short_side(image, short, self.resize_filter).crop(box)
+            pixels = _to_bytes(resize_short_side(image, short, self.resize_filter).crop(box))
         if self.flip and u_flip < 0.5:
-            cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            pixels = pixels.flip(2)
         if self.recolour.probability > 0:  # drawn last: without it, the other draws are the same
-            cropped = recolour(cropped, rng.random(4).tolist(), **self.recolour.model_dump())
-        return to_tensor(cropped)
+            cropped = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+            pixels = _to_bytes(recolour(cropped, rng.random(4).tolist(), **self.recolour.model_dump()))
+        return _to_range(pixels)
 
     def least_side(self, epoch: int, index: int) -> int | None:
         """Returns the short side to which the picture will be resized, if it need not be decoded whole."""
@@ -153,10 +156,44 @@ def resize_short_side(image: Image.Image, size: int, resize_filter: str) -> Imag
     return image.resize((width, height), _FILTERS[resize_filter])
 
 
+def _resize_part(image: Image.Image, box: list[float], size: int, resize_filter: str) -> torch.Tensor:
+    """Resizes a part of a picture to a square (3, S, S) of bytes; its borders are rounded to whole pixels.
+
+    PyTorch takes a fifth of Pillow's time.
+    """
+    left, top, right, bottom = (round(x) for x in box)
+    part = image.crop((left, top, right, bottom))
+    if part.size == (size, size) or not _torch_knows(resize_filter):
+        return _to_bytes(part if part.size == (size, size) else part.resize((size, size), _FILTERS[resize_filter]))
+    # (1, 3, h, w), channels last
+    return torch.nn.functional.interpolate(
+        _to_bytes(part)[None], size=(size, size), mode=resize_filter, antialias=True
+    )[0]
+
+
+@functools.cache
+def _torch_knows(resize_filter: str) -> bool:
+    """Whether this release of PyTorch has a filter."""
+    try:
+        pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+        torch.nn.functional.interpolate(pixels, size=(2, 2), mode=resize_filter, antialias=True)
+    except (NotImplementedError, ValueError):
+        return False
+    return True
+
+
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """Converts a picture to float32 (3, H, W), with levels 0..255 as -1..1."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))  # (H, W, 3)
-    return pixels.permute(2, 0, 1).to(torch.float32).contiguous().div_(127.5).sub_(1.0)
+    return _to_range(_to_bytes(image))
+
+
+def _to_bytes(image: Image.Image) -> torch.Tensor:
+    """Returns a picture as uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+
+
+def _to_range(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
 
 
 def _pick(u: float, largest: int) -> int:
