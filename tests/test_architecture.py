@@ -186,7 +186,7 @@ HOUSE = """
     latent_scaling
     processes  packaged
     comparison_parameters
-    runs  benchmark_parameters
+    runs  benchmark_parameters  pack_parameters
     noise  parameters
     errors  suggestions  old_parameters  deadlines  progress
     files  texts  sqlite_caches

@@ -9,6 +9,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from ssdd.data.decoding import MAX_FILE_BYTES, MAX_PIXELS, BadImage, Reason, os_error_reason
 from ssdd.data.image_folders import SUFFIXES, check_name
@@ -99,6 +100,10 @@ class TarImages(Source):
         except OSError as error:
             raise os_error_reason(error) from error
 
+    def open_shard(self, shard: str) -> BinaryIO:
+        """Opens a shard, whose headers are read."""
+        return open(self.root / shard, "rb")
+
     def class_of(self, path: str) -> str:
         """Returns the first folder of the name in the shard; "" where there is none."""
         match = _NAME.fullmatch(path)
@@ -116,11 +121,11 @@ class TarImages(Source):
 
     def _members(self, shard: str) -> Iterator[str | Rejection]:
         try:
-            with tarfile.open(self.root / shard, "r:") as tar:
+            with self.open_shard(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 yield from _names(shard, tar)
         except (tarfile.TarError, OSError) as error:
             raise ValueError(
-                f"cannot list the images in {str(self.root / shard)!r}: {error}; copy the shard again"
+                f"cannot list the images in {shard!r} of {self!r}: {error}; copy the shard again"
             ) from error
 
 
