@@ -1,6 +1,7 @@
 """The same images from files, tar shards, Parquet and an object store: the same losses, to the bit."""
 
 import io
+import logging
 import tarfile
 
 import datasets
@@ -75,6 +76,35 @@ def expected(places, tmp_path_factory):
     found = losses(DataParameters(kind="folder", root=str(places / "files")), tmp_path_factory.mktemp("run"))
     assert len(set(found[0])) == 2 * 3  # epochs of three batches, since some images are held out
     return found
+
+
+@pytest.fixture
+def store(places, monkeypatch, tmp_path):
+    """The address of an S3 server on this machine, with the files and the shards."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("SSDD_REMOTE_CACHE", str(tmp_path / "cache"))
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.create_bucket(Bucket="equal")
+    for file in (*places.glob("files/*"), *places.glob("shards/*")):
+        client.upload_file(str(file), "equal", file.relative_to(places).as_posix())
+    yield "s3://equal"
+    server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "folder"), [("folder", "files"), ("tar", "shards")])
+def test_losses_are_the_same_from_an_object_store(store, expected, kind, folder, tmp_path):
+    data = DataParameters(kind=kind, root=f"{store}/{folder}")
+    assert losses(data, tmp_path / "run") == expected
 
 
 @pytest.mark.parametrize(("kind", "folder"), [("tar", "shards"), ("huggingface", "parquet")])
