@@ -21,11 +21,9 @@ class FolderDataset(LocalDataset):
         remote = filepath is not None and "://" in filepath
         self._filepath = None if filepath is None or remote else Path(os.path.expanduser(filepath))
         self.metadata = metadata
-        if remote:
-            self.lineage_token = partial(_listing, str(filepath))
-        elif self._filepath is None:
-            # Without a path, the lineage needs a token of the content, which is always the same here.
-            self.lineage_token = lambda: "no folder"
+        if self._filepath is None:
+            # Without a path, the lineage needs a token of the content.
+            self.lineage_token = partial(_listing, filepath)
 
     @property
     def artefact(self) -> Path | None:
@@ -53,8 +51,10 @@ class FolderDataset(LocalDataset):
         return {"filepath": None if self._filepath is None else str(self._filepath)}
 
 
-def _listing(url: str) -> str:
+def _listing(url: str | None) -> str:
     """Returns the names, sizes and tags of all files at an address."""
+    if url is None:
+        return "no folder"
     from ssdd.data.remote_files import RemoteFiles
 
     return "\n".join(f"{name} {version}" for name, version in RemoteFiles(url).listing().items())
