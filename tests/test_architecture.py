@@ -172,6 +172,7 @@ HOUSE = """
     lineage/
     reporting/
     benchmarking/
+    generation/
     training/
     evaluation/
     imaging/
@@ -185,11 +186,11 @@ HOUSE = """
     diffusers_encoders
     latent_scaling
     processes  packaged
-    comparison_parameters
+    comparison_parameters  generation_parameters
     runs  benchmark_parameters  pack_parameters
     noise  parameters
-    errors  suggestions  old_parameters  deadlines  progress
-    files  texts  sqlite_caches
+    errors  suggestions  old_parameters  deadlines  progress  launchers
+    files  texts  hardware  sqlite_caches
 """
 
 

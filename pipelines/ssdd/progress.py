@@ -126,9 +126,17 @@ class TrainingBar(Meter):
         super().__init__(title, total, done, show)
         self._per_epoch, self._last = per_epoch, [""]
 
-    def advance(self, loss: float, speed: float) -> None:
-        """Counts one step."""
+    def advance(self, loss: float, speed: float, waiting: float | None = None) -> None:
+        """Counts one step.
+
+        Args:
+            loss: of the step.
+            speed: images per second.
+            waiting: share of its time in which this process waited for the batch; None: not measured.
+        """
         self._last = [f"loss {loss:.4f}", f"{speed:.1f} images/s"]
+        if waiting is not None:
+            self._last.append(f"data {100 * waiting:.0f} %")
         self._advance(1, " ".join(self._last))
 
     def _columns(self) -> list[Any]:

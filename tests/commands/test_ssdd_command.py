@@ -22,7 +22,7 @@ from ssdd.imaging.canvas import pad, to_images
 from ssdd.imaging.latent_files import read_header
 from ssdd_encoder import Encoder, LatentStatistics
 
-COMMANDS = ("encode", "decode", "reconstruct", "info", "lineage", "compare", "z-stats")
+COMMANDS = ("encode", "decode", "convert-latents", "reconstruct", "info", "lineage", "compare", "z-stats")
 
 
 def tree(folder):

@@ -17,6 +17,7 @@ from ssdd import noise as draws
 from ssdd.evaluation.periodic import Evaluation
 from ssdd.parameters import GanConfig, OptimConfig, RuntimeConfig, StageParameters
 from ssdd.progress import Display, TrainingBar, bar
+from ssdd.training.batches import run_batches
 from ssdd.training.history import read_rows
 from ssdd.training.interface import AdversaryStep, StepLosses, TrainingStep
 from ssdd.training.loop import train
@@ -106,6 +107,17 @@ def test_gradients_are_clipped_before_the_optimiser_sees_them(tmp_path, kind):
     assert max(other) == pytest.approx(middle, rel=1e-5)
 
 
+def late(batches, wait):
+    """The same batches, for each of which one has to wait."""
+
+    def stream(*arguments):
+        for batch in batches(*arguments):
+            wait()
+            yield batch
+
+    return stream
+
+
 def test_speed_counts_steps_and_neither_evaluations_nor_files(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)
 
@@ -122,10 +134,12 @@ def test_speed_counts_steps_and_neither_evaluations_nor_files(tmp_path, monkeypa
 
     said = []
     monkeypatch.setattr("ssdd.training.loop.time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(TrainingBar, "advance", lambda bar, loss, speed: said.append(speed))
-    result = run(tmp_path, Step(lambda step: wait(2.0)), evaluate, export, log_every=2)
-    assert said == [2.0] * 12  # 4 images in 2 seconds
+    monkeypatch.setattr(TrainingBar, "advance", lambda bar, loss, speed, waiting: said.append((speed, waiting)))
+    monkeypatch.setattr("ssdd.training.loop.run_batches", late(run_batches, lambda: wait(0.5)))
+    result = run(tmp_path, Step(lambda step: wait(1.5)), evaluate, export, log_every=2)
+    assert said == [(2.0, 0.25)] * 12  # 4 images in 2 seconds
     rows = read_rows(result.timings)
+    assert [row["data_seconds"] for row in rows] == [1.0] * 6
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
     assert all((row["seconds"], row["images_per_second"]) == (4.0, 2.0) for row in rows)
 

@@ -77,7 +77,7 @@ class ImageFolder(Source):
 
     def class_of(self, path: str) -> str:
         """Returns the first folder of a name, at any depth below it; "" for an image outside of all folders."""
-        return path.partition("/")[0] if "/" in path else ""
+        return first_folder(path)
 
     def version(self, path: str) -> str:
         """Returns a file's size, times and number on the disk; every write changes one of them."""
@@ -112,7 +112,7 @@ class ImageNetFolder(ImageFolder):
 
     def class_of(self, path: str) -> str:
         """Returns the folder below `train` or `val`, such as `n01440764`."""
-        return super().class_of(path.partition("/")[2])
+        return first_folder(path.partition("/")[2])
 
     def listing(self) -> Listing:
         """Returns the names below `train` and `val`; only folders are read."""
@@ -123,6 +123,11 @@ class ImageNetFolder(ImageFolder):
             names[split] = found.images
             rejected += found.rejected
         return Listing(names=names, rejected=rejected)
+
+
+def first_folder(path: str) -> str:
+    """Returns the first folder of a relative path; "" for a file outside of all folders."""
+    return path.partition("/")[0] if "/" in path else ""
 
 
 @dataclass

@@ -174,12 +174,18 @@ def select(index: pd.DataFrame, split: str | None = None, limit: int | None = No
     missing = [column for column in INDEX_COLUMNS if column not in index.columns]
     if missing:
         raise ValueError(f"expected an index with the columns {', '.join(INDEX_COLUMNS)}, lacking {missing}")
-    rows = index if split is None else index[index["split"] == split]
-    if rows.empty:
+    rows = rows_of(index, split, limit)
+    if not len(rows):
         counts = dict(Counter(index["split"]))
         hint = "set prepare.held_out above 0" if split == VALIDATION else "add images that are not held out"
         raise ValueError(f"expected images in the split {split!r}, the index has {counts}: {hint}")
-    return rows.iloc[_choice(len(rows), limit)].reset_index(drop=True)
+    return index.iloc[rows].reset_index(drop=True)
+
+
+def rows_of(index: pd.DataFrame, split: str | None = None, limit: int | None = None) -> np.ndarray:
+    """Returns the numbers of the rows that `select` returns, in ascending order."""
+    rows = np.arange(len(index)) if split is None else np.flatnonzero(index["split"] == split)
+    return rows[_choice(len(rows), limit)]
 
 
 def _choice(count: int, limit: int | None) -> np.ndarray:

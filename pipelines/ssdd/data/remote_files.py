@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -160,7 +159,7 @@ class RemoteFiles:
 
 def cache_folder() -> Path:
     """Returns the folder of the cache."""
-    return Path(os.environ.get(CACHE) or Path(tempfile.gettempdir()) / f"ssdd-remote-{os.getuid()}")
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "ssdd" / "remote")
 
 
 def shrink_cache() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 from ssdd.data.decoding import MAX_PIXELS, BadImage, Reason
-from ssdd.data.image_folders import SUFFIXES
+from ssdd.data.image_folders import SUFFIXES, first_folder
 from ssdd.data.remote_files import RemoteFiles
 from ssdd.data.source import TRAIN, Listing, Source
 from ssdd.data.tar_images import TarImages
@@ -49,7 +49,7 @@ class RemoteFolder(Source):
 
     def class_of(self, path: str) -> str:
         """Returns the first folder of a name; "" for an image outside of all folders."""
-        return path.partition("/")[0] if "/" in path else ""
+        return first_folder(path)
 
     def version(self, path: str) -> str:
         """Returns the size and tag that the store has listed; "" before `listing`."""

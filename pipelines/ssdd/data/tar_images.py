@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ssdd.data.decoding import MAX_FILE_BYTES, MAX_PIXELS, BadImage, Reason, os_error_reason
-from ssdd.data.image_folders import SUFFIXES, check_name
+from ssdd.data.image_folders import SUFFIXES, check_name, first_folder
 from ssdd.data.source import TRAIN, VALIDATION, Listing, Rejection, Source
 
 _NAME = re.compile(r"(?P<shard>.+\.tar)/(?P<offset>\d+)\+(?P<size>\d+)/(?P<name>.+)")
@@ -96,7 +96,8 @@ class TarImages(Source):
         """
         try:
             with open(self.root / shard, "rb", buffering=0) as file:
-                return os.pread(file.fileno(), count, start)
+                file.seek(start)
+                return file.read(count)
         except OSError as error:
             raise os_error_reason(error) from error
 
@@ -107,8 +108,7 @@ class TarImages(Source):
     def class_of(self, path: str) -> str:
         """Returns the first folder of the name in the shard; "" where there is none."""
         match = _NAME.fullmatch(path)
-        folder, slash, _ = match["name"].partition("/") if match else ("", "", "")
-        return folder if slash else ""
+        return first_folder(match["name"]) if match else ""
 
     def version(self, path: str) -> str:
         """Returns the size, times and number of the shard's file."""

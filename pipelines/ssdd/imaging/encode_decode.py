@@ -22,7 +22,7 @@ from ssdd.data.source import Rejection, tell_notes
 from ssdd.encoders import AnyEncoder
 from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
-from ssdd.imaging.latent_files import StoredLatents
+from ssdd.imaging.latent_files import NamedLatents
 from ssdd.imaging.picture_files import THREADS, ImageFile, find_images, output_names, read_images
 from ssdd.progress import Show, bar
 from ssdd_decoder import Decoder
@@ -133,7 +133,7 @@ def encode_images(
 
 def decode_latents(
     decoder: Decoder,
-    latents: StoredLatents,
+    latents: NamedLatents,
     out: Path,
     *,
     steps: int = 1,

@@ -38,6 +38,24 @@ def benchmark_training(machine: dict[str, Any], benchmark: BenchmarkParameters, 
     return pandas.DataFrame(measure_training(benchmark.training, device, runtime.display))
 
 
+def benchmark_scale(machine: dict[str, Any], benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
+    """Times loading and training steps, with one rank and with several: one row per case."""
+    import pandas
+
+    from ssdd.benchmarking.machine import prepare_device
+    from ssdd.benchmarking.scale_speed import measure_scale
+
+    prepare_device(runtime.device, benchmark.threads)
+    return pandas.DataFrame(measure_scale(benchmark.scale, runtime))
+
+
+def write_scale(machine: dict[str, Any], scale_benchmark: Any) -> str:
+    """Writes the table of loading and training as a page."""
+    from ssdd.benchmarking.scale_speed import scale_page
+
+    return scale_page(machine, scale_benchmark)
+
+
 def benchmark_quality(
     finetuned: Path,
     distilled: Path,
