@@ -1,26 +1,32 @@
 """Images per second of the loader alone: reading, decoding, cropping and batching, without a network."""
 
-import io
-import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from ssdd.data.embedded_sample import HELD_OUT_PHOTOGRAPHS, OWN_PHOTOGRAPHS, canvas
 from ssdd.data.image_index import index_images
 from ssdd.data.image_sets import open_source, training_images
 from ssdd.data.loader import close_loader, make_loader
+from ssdd.data.packing import pack
 from ssdd.data.step_sampler import StepSampler
+from ssdd.pack_parameters import PackParameters
 from ssdd.parameters import DataParameters, StageParameters
 from ssdd.progress import Show, bar
 
-SIDES = (("folder", "exact", False), ("folder", "fast", False), ("tar", "exact", True), ("tar", "fast", True))
-"""Source, decoding, and whether the images are packed: their short side is `PACKED` pixels."""
+SIDES = (
+    ("folder", "exact", None),
+    ("folder", "fast", None),
+    ("tar", "exact", "jpeg"),
+    ("tar", "fast", "jpeg"),
+    ("tar", "exact", "raw"),
+    ("tar", "fast", "raw"),
+)
+"""Source, decoding, and the form of images that are packed (see `PackParameters`), with a short side of `PACKED`."""
 
 WIDTH, HEIGHT = 500, 375  # of a usual image of ImageNet
 PACKED = 256
@@ -30,7 +36,7 @@ def loader_rate(
     *,
     im_size: int = 128,
     aug_scale: float = 2.0,
-    images: int = 512,
+    images: int = 128,
     workers: int = 0,
     rounds: int = 3,
     show: Show = True,
@@ -51,10 +57,16 @@ def loader_rate(
     stage = StageParameters(im_size=im_size, aug_scale=aug_scale, batch_size=32)
     rows = []
     with tempfile.TemporaryDirectory() as folder, bar("loader", len(SIDES) * rounds, show, "rounds") as advance:
+        photographs = write_photographs(Path(folder) / "photographs", images)
+        originals = index_images(open_source("folder", str(photographs)), held_out=0, progress=False).index
         for kind, decoding, packed in SIDES:
-            root = write_photographs(Path(folder) / f"{kind}-{packed}", images, PACKED if packed else None, kind)
+            root, index = photographs, originals
+            if packed is not None:
+                root = Path(folder) / packed
+                form = PackParameters.model_validate({"side": PACKED, "stored_as": packed})
+                pack(originals, open_source("folder", str(photographs)), form, root)
+                index = index_images(open_source("tar", str(root)), held_out=0, progress=False).index
             data = DataParameters.model_validate({"kind": kind, "root": str(root), "decoding": decoding})
-            index = index_images(open_source(kind, str(root)), held_out=0, progress=False).index
             times = []
             for epoch in range(rounds):
                 times.append(_pass(index, data, stage, workers, epoch))
@@ -65,7 +77,7 @@ def loader_rate(
                 {
                     "source": kind,
                     "decoding": decoding,
-                    "packed": packed,
+                    "packed": packed or "no",
                     "workers": workers,
                     "images_per_second": counted / seconds,
                     # Without workers, the processor's time: other programs on a shared machine do not count.
@@ -75,33 +87,15 @@ def loader_rate(
     return rows
 
 
-def write_photographs(root: Path, count: int, packed: int | None, kind: str) -> Path:
-    """Writes JPEGs of different content into a folder, as files or as one tar; does nothing if they are there."""
-    if not root.is_dir():
-        root.mkdir(parents=True)
-        if kind == "tar":
-            with tarfile.open(root / "train-00000.tar", "w") as shard:
-                for name, data in _photographs(count, packed):
-                    item = tarfile.TarInfo(name)
-                    item.size = len(data)
-                    shard.addfile(item, io.BytesIO(data))
-        else:
-            for name, data in _photographs(count, packed):
-                (root / name).write_bytes(data)
-    return root
-
-
-def _photographs(count: int, packed: int | None) -> Iterator[tuple[str, bytes]]:
+def write_photographs(folder: Path, count: int) -> Path:
+    """Writes JPEGs of 500 x 375 pixels and of different content, cut from the sample's photographs."""
+    folder.mkdir(parents=True)
     names = HELD_OUT_PHOTOGRAPHS + OWN_PHOTOGRAPHS
     for number in range(count):
-        whole = canvas(names[number % len(names)])
         left = number // len(names) % 8 / 7  # another cut of the same photograph
-        picture = ImageOps.fit(whole, (WIDTH, HEIGHT), centering=(left, 0.5))
-        if packed is not None:
-            picture = picture.resize((WIDTH * packed // HEIGHT, packed), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=90)
-        yield f"{number:06d}.jpg", buffer.getvalue()
+        picture = ImageOps.fit(canvas(names[number % len(names)]), (WIDTH, HEIGHT), centering=(left, 0.5))
+        picture.save(folder / f"{number:06d}.jpg", quality=90)
+    return folder
 
 
 def _pass(
