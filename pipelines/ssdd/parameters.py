@@ -16,6 +16,7 @@ MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
 TEACHER_STEPS = 7  # as published
 
+Decoding = Literal["exact", "fast"]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
@@ -87,16 +88,19 @@ class DataParameters(Frozen):
     neutral: ClassVar[tuple[str, ...]] = ("root",)
     texts: ClassVar[tuple[str, ...]] = ("options.column", "options.config")  # text, although `options` takes any value
 
-    kind: Literal["sample", "folder", "imagenet", "huggingface"] = "sample"
+    kind: Literal["sample", "folder", "imagenet", "huggingface", "tar"] = "sample"
     root: str | None = Field(default=None, description="folder of the images; for huggingface, a saved data set")
     hub: str | None = Field(default=None, description="id of a data set on the Hugging Face hub, instead of root")
     options: dict[str, Any] = Field(default={}, description="further arguments of the source, see ssdd.data")
+    decoding: Decoding = Field(default="exact", description="of training images; fast: slightly other pixels")
     sample: dict[str, Any] = Field(default={}, description="arguments of the embedded sample, for kind=sample")
 
     @model_validator(mode="after")
     def _has_a_place(self) -> "DataParameters":
         if self.kind == "sample" and (self.root or self.hub):
-            raise ValueError("data.kind=sample takes no data.root: set data.kind to folder, imagenet or huggingface")
+            raise ValueError(
+                "data.kind=sample takes no data.root: set data.kind to folder, imagenet, huggingface or tar"
+            )
         if self.kind != "sample" and not (self.root or (self.hub and self.kind == "huggingface")):
             raise ValueError(f"data.kind={self.kind} needs data.root: the folder where your images are")
         return self
