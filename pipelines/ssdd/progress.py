@@ -15,8 +15,8 @@ from rich.progress import (
 
 
 @contextmanager
-def bar(title: str, total: int, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Yields a function that counts so many more images.
+def bar(title: str, total: int, show: bool = True) -> Iterator[Callable[[float], None]]:
+    """Yields a function that counts so many more images, or so much of one.
 
     Args:
         title: text before the bar.
@@ -27,8 +27,9 @@ def bar(title: str, total: int, show: bool = True) -> Iterator[Callable[[int], N
     with Progress(*columns, TimeRemainingColumn(), console=rich.get_console(), disable=not show) as progress:
         task = progress.add_task(title, total=total)
 
-        def advance(count: int = 1) -> None:
-            progress.advance(task, count)
+        def advance(count: float = 1) -> None:
+            done = progress.tasks[task].completed + count
+            progress.update(task, completed=round(done, 6))  # parts of an image must add up to it
 
         yield advance
 

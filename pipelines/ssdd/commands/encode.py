@@ -12,7 +12,18 @@ from ssdd.commands import options
 @click.argument("images", nargs=-1, required=True, type=options.EXISTING)
 @click.option("-o", "--output", required=True, type=options.NEW_FILE, help="File for the latents (safetensors).")
 @options.network_options
-def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, device: str, precision: str) -> None:
+@options.tile
+@options.attention_window
+def encode(
+    images: tuple[Path, ...],
+    output: Path,
+    model: str,
+    batch_size: int,
+    device: str,
+    precision: str,
+    tile: int | None,
+    attention_window: int | None,
+) -> None:
     """Encode IMAGES, files or folders, to one safetensors file.
 
     The file holds one latent (C, h, w) per image, under the image's name relative to its folder. Its header holds the
@@ -31,6 +42,7 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     from ssdd.encoders import load_encoder
     from ssdd.files import sha256_file
     from ssdd.imaging.encode_decode import encode_images
+    from ssdd.imaging.large_pictures import Tiling
     from ssdd.imaging.latent_files import LatentHeader, LatentWriter
     from ssdd.processes import choose_device
     from ssdd.texts import utf8
@@ -43,7 +55,8 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
     # Next to the output: /tmp is often small or in memory, and the latents of many images are large.
     with tempfile.TemporaryFile(dir=output.parent) as spool:
         writer = LatentWriter(spool)
-        rejected = encode_images(encoder, images, writer.add, batch_size)
+        tiling = Tiling(tile=tile, attention_window=attention_window)
+        rejected = encode_images(encoder, images, writer.add, batch_size, tiling=tiling)
         options.report_rejected(rejected)
         if not writer.sizes:
             raise click.ClickException(f"none of {len(rejected)} files could be read; {output} was not written")
@@ -55,6 +68,7 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
             encoder=asdict(encoder.config),
             precision=precision,
             version=__version__,
+            attention_window=attention_window,
         )
         writer.finish(output, header)
     options.say(f"{output}: {options.count(len(writer.sizes))}, {len(rejected)} skipped")
@@ -66,8 +80,17 @@ def encode(images: tuple[Path, ...], output: Path, model: str, batch_size: int, 
 @options.network_options
 @options.steps
 @options.seed
+@options.tile
 def decode(
-    latents: Path, output: Path, model: str, batch_size: int, device: str, precision: str, steps: int, seed: int
+    latents: Path,
+    output: Path,
+    model: str,
+    batch_size: int,
+    device: str,
+    precision: str,
+    steps: int,
+    seed: int,
+    tile: int | None,
 ) -> None:
     """Decode LATENTS, a file written by `ssdd encode`, to PNG files.
 
@@ -80,6 +103,7 @@ def decode(
     import torch
 
     from ssdd.imaging.encode_decode import decode_latents
+    from ssdd.imaging.large_pictures import Tiling
     from ssdd.imaging.latent_files import StoredLatents, check_fits
     from ssdd.processes import choose_device
     from ssdd_decoder import Decoder
@@ -89,7 +113,8 @@ def decode(
     decoder = Decoder.from_pretrained(model)
     check_fits(stored.header, decoder.config)
     decoder.to(choose_device(device), getattr(torch, precision))
-    done = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size)
+    tiling = Tiling(tile=tile)
+    done = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size, tiling=tiling)
     options.report_rejected(done.rejected)
     if not done.written:
         raise click.ClickException(f"none of {len(done.rejected)} pictures could be written below {output}")

@@ -35,6 +35,7 @@ class LatentHeader:
         encoder: the encoder's configuration.
         precision: number format of the computation.
         version: version of ssdd.
+        attention_window: side of the attention's windows, if asked for; None confines that of large images alone.
     """
 
     downscale: int
@@ -44,6 +45,7 @@ class LatentHeader:
     encoder: dict[str, Any]
     precision: str
     version: str
+    attention_window: int | None = None
 
 
 class LatentWriter:
