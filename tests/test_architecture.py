@@ -188,7 +188,7 @@ HOUSE = """
     processes  packaged
     comparison_parameters
     runs  benchmark_parameters
-    noise  progress  parameters
+    noise  progress  parameters  upscaling
     errors  suggestions  old_parameters  deadlines
     files  texts
 """

@@ -28,7 +28,8 @@ class Lossless:
     def __init__(self, noise=0.0):
         self.amount = noise
         self.batches = []
-        shape = SimpleNamespace(downscale=SCALE, latent_channels=3 * SCALE**2)
+        shape = SimpleNamespace(downscale=SCALE, latent_channels=3 * SCALE**2, upscale=1)
+        self.upscale = 1
         weight = SimpleNamespace(weight=torch.zeros(1))
         large = {"confines": lambda height, width: height > 100}
         self.encoder = CallableParts(

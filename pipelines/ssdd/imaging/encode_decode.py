@@ -173,13 +173,13 @@ def decode_latents(
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, shape in latents.shapes.items():
         groups.setdefault(shape, []).append(name)
-    weight, scale = decoder.conv_in.weight, decoder.config.downscale
+    weight, scale, s = decoder.conv_in.weight, decoder.config.downscale, decoder.config.upscale
     with bar("decoding", len(outputs), show=progress) as advance, PictureWriter(out, outputs) as writer:
         for names in groups.values():
             for start in range(0, len(names), batch_size):
                 some = names[start : start + batch_size]
                 z = torch.stack([latents[name] for name in some]).to(weight.device)
-                sizes = [(height, width) for height, width in (latents.header.sizes[name] for name in some)]
+                sizes = [(height * s, width * s) for height, width in (latents.header.sizes[name] for name in some)]
                 tell, tile = parts(advance, len(some)), tiling.side(*(side * scale for side in z.shape[2:]))
                 pictures = decode_pictures(decoder, z, some, sizes, steps, seed, tile, tell)
                 writer.write(some, pictures)
@@ -232,8 +232,9 @@ def reconstruct_folder(
             x = to_images(group, next(model.encoder.parameters()).device)
             z = tiling.encode(model.encoder, x, encoded)
             encoded(1)
-            names, sizes = [canvas.name for canvas in group], [canvas.size for canvas in group]
-            tile = tiling.side(*x.shape[2:])
+            names = [canvas.name for canvas in group]
+            sizes = [(height * model.upscale, width * model.upscale) for height, width in (c.size for c in group)]
+            tile = tiling.side(*(side * model.upscale for side in x.shape[2:]))
             pictures = decode_pictures(model.decoder, z, names, sizes, steps, seed, tile, decoded)
             writer.write(names, pictures)
             decoded(1)

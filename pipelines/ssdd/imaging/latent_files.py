@@ -159,9 +159,10 @@ def check_fits(header: LatentHeader, decoder: DecoderConfig) -> None:
     Raises:
         ValueError: the latent spaces differ.
     """
-    if (header.downscale, header.latent_channels) != (decoder.downscale, decoder.latent_channels):
+    downscale = decoder.downscale // decoder.upscale
+    if (header.downscale, header.latent_channels) != (downscale, decoder.latent_channels):
         raise ValueError(
-            f"expected f{decoder.downscale}c{decoder.latent_channels} latents for this decoder, got "
+            f"expected f{downscale}c{decoder.latent_channels} latents for this decoder, got "
             f"f{header.downscale}c{header.latent_channels}, made by {header.model.get('file')}: take a decoder trained "
             "with that encoder"
         )

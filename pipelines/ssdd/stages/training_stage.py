@@ -22,6 +22,7 @@ def make_job(
     *,
     encoder: str | None = None,
     decoder: str | None = None,
+    upscale: int = 1,
     checkpoint: Path | None = None,
     encoder_checkpoint: Path | None = None,
     targets: TargetParameters | None = None,
@@ -39,6 +40,7 @@ def make_job(
         runtime: device, processes, threads; without effect on the result.
         encoder: name.
         decoder: size.
+        upscale: of a decoder that is named by its size.
         checkpoint: initial weights of both networks.
         encoder_checkpoint: initial weights of the encoder.
         targets: the teacher's results; if they are cached, only their images are used.
@@ -66,6 +68,7 @@ def make_job(
         fingerprint=current_fingerprint(),
         encoder=encoder,
         decoder=decoder,
+        upscale=upscale,
         checkpoint=checkpoint,
         encoder_checkpoint=encoder_checkpoint,
         targets_folder=targets_folder,

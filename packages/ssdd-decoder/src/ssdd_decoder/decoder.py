@@ -293,7 +293,8 @@ def _wanted_config(
         return decoder_config(config, downscale=downscale)
     if is_earlier(config, held):
         return replace(held, downscale=downscale or held.downscale)
-    return decoder_config(config, latent_channels=held.latent_channels, downscale=downscale or held.downscale)
+    known = decoder_config(config, latent_channels=held.latent_channels, downscale=downscale or held.downscale)
+    return replace(known, upscale=held.upscale)
 
 
 def _held_config(
