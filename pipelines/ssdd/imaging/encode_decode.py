@@ -32,7 +32,7 @@ REJECTED_FILE = "rejected.csv"
 # what a file system says of a name: too long, of characters that it lacks, or taken by a folder or a file
 _REFUSED = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 DEFAULT_TILING = Tiling()
-ENCODING = 0.4  # of the time of a reconstruction, about: the rest is decoding
+ENCODING = 0.15  # of the time of a reconstruction, about: the rest is decoding
 StoreLatent = Callable[[str, Tensor, tuple[int, int]], None]
 
 
