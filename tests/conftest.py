@@ -1,7 +1,6 @@
 """The real project in a folder of its own, with an environment `tiny` that runs in seconds."""
 
 import collections
-import fcntl
 import json
 import os
 import re
@@ -30,6 +29,13 @@ TINY = f"""
 data: {{sample: {{train_images: 32, validation_images: 12, crop_min: 64, crop_max: 128, canvases: 1}}}}
 train_encoder: {STAGE}
 z_stats: {{im_size: 32}}
+latents: {{im_size: 32, batch_size: 8, shard_size: 16}}
+train_generator: {{size: debug, epochs: 2, batch_size: 8, log_every: 2, eval_every: 1, optim: {{lr: 0.001}}}}
+generate: {{count: 6, classes: [1, 1, 1, 0], steps: 3, other_steps: [2], batch_size: 4, teacher_steps: 2, shown: 4}}
+sample_speed: {{rounds: 1, batch_size: 1, threads: 1}}
+generation_speed:
+  {{size: debug, latents: [f8c4], pixels: 32, decoder: debug, decoder_steps: [1], kl_width: 32, steps: 2,
+   timed_steps: 1, threads: 1}}
 pretrain: {STAGE}
 finetune: {STAGE}
 teacher_targets: {{teacher_steps: 2, images: 32, shard_size: 16}}
@@ -46,6 +52,7 @@ benchmark:
   threads: 1
   training:
     {{size: debug, pixels: 16, batch_size: 2, checkpointing_pixels: 16, distillation_pixels: 16, rounds: 1}}
+  scale: {{encoder: f4c4, size: debug, pixels: 16, batch_size: 16, steps: 1}}
   quality_rounds: 2
 runtime: {{threads: 1, trackers: []}}
 """
@@ -263,6 +270,8 @@ def project(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture(scope="session")
 def finished(project: Project, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The first run of the whole pipeline. One process of pytest-xdist makes it, and the others copy it."""
+    import fcntl  # not on Windows, where the tests that need this are not run
+
     command = ("run", "--pipeline=distill", "--env=tiny")
     cold = Project(project.folder)  # as a user starts it
     if not hasattr(request.config, "workerinput"):

@@ -173,6 +173,7 @@ HOUSE = """
     lineage/
     reporting/
     benchmarking/
+    generation/
     training/
     evaluation/
     imaging/
@@ -186,11 +187,11 @@ HOUSE = """
     diffusers_encoders
     latent_scaling
     processes  packaged
-    comparison_parameters
+    comparison_parameters  generation_parameters
     runs  benchmark_parameters
-    noise  progress  parameters  upscaling
-    errors  suggestions  old_parameters  deadlines
-    files  texts
+    noise  parameters  upscaling
+    errors  suggestions  old_parameters  deadlines  progress  launchers
+    files  texts  hardware
 """
 
 

@@ -78,12 +78,15 @@ def costs():
         "pretrain": history((1, 20), (2, 22)),
         "finetune": history((1, 24)),
         "distill": history((2, 25), (4, 26)),
-        KL: history((1, 18), (5, 23)),
-        KL_ADVERSARIAL: history((1, 18), (5, 22)),
-        FEED_FORWARD: history((1, 20), (5, 25)),
+    }
+    begun = (KL, history((1, 18), (2, 20)))
+    others = {
+        KL: [begun, (KL, history((3, 23)))],
+        KL_ADVERSARIAL: [begun, (KL_ADVERSARIAL, history((3, 22)))],
+        FEED_FORWARD: [(FEED_FORWARD, history((1, 20), (5, 25)))],
     }
     steps = pandas.DataFrame({"step": list(STEPS), "seconds_per_view": list(STEPS.values())})
-    return cost_table(histories, PLAN, steps, taught=20, adversary_start=0.4)
+    return cost_table(histories, others, PLAN, steps, taught=20)
 
 
 def test_differences_are_to_the_student_over_the_same_images(table):
@@ -106,7 +109,8 @@ def test_costs_add_up_over_the_stages(costs):
     assert points["SSDD, student"] == [[110, 210, 25], [130, 230, 26]]
     assert points[FEED_FORWARD] == [[30, 60, 20], [150, 300, 25]]
     # 60 views before the adversary at 1 s, 90 with it at 3 s
-    assert points[KL_ADVERSARIAL] == [[30, 30, 18], [150, 60 + 270, 22]]
+    assert points[KL_ADVERSARIAL] == [[30, 30, 18], [60, 60, 20], [150, 60 + 270, 22]]
+    assert points[KL] == [[30, 30, 18], [60, 60, 20], [150, 150, 23]]
 
 
 def test_the_feed_forward_decoder_is_read_at_the_students_cost(costs):

@@ -39,6 +39,18 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 """
 
 
+# A quickstart of seconds: see tests/conftest.py for the one of all other tests.
+STAGE = "{epochs: 1, batch_size: 4, im_size: 32, eval_images: 8, optim: {lr: 0.01}}"
+TINY = f"""
+data: {{sample: {{train_images: 16, validation_images: 8, crop_min: 64, crop_max: 128, canvases: 1}}}}
+{"".join(f"{name}: {STAGE}{chr(10)}" for name in ("train_encoder", "pretrain", "finetune", "distill"))}
+z_stats: {{im_size: 32}}
+teacher_targets: {{teacher_steps: 2, images: 16}}
+evaluate: {{im_size: 32, teacher_steps: [1], metrics: [psnr], photographs: 1, photograph_side: 64}}
+runtime: {{threads: 1, trackers: []}}
+"""
+
+
 def run(*command: object, cwd: Path) -> str:
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
@@ -91,9 +103,10 @@ def test_import_is_light(installed, tmp_path):
     assert [entry for entry in new if entry.startswith(HEAVY_TORCH)] == []
 
 
-def test_readme_runs_with_the_declared_dependencies_only(installed, tmp_path):
+def test_readme_and_guide_run_with_the_declared_dependencies_only(installed, tmp_path):
     name, _, python = installed
-    text = (ROOT / "packages" / name / "README.md").read_text()
+    pages = [ROOT / "packages" / name / page for page in ("README.md", "docs/guide.md")]
+    text = "\n".join(page.read_text() for page in pages)
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert blocks
     (tmp_path / "readme.py").write_text("\n".join(blocks))
@@ -130,7 +143,7 @@ def test_an_sdist_unpacked_elsewhere_makes_the_same_wheel(uv, tmp_path, name):
 def test_models_that_come_along_are_in_the_wheel_and_the_sdist(uv, tmp_path):
     """In a copy with files in their places, as they are not made yet everywhere."""
     copy = tmp_path / "copy"
-    for name in ("pipelines", "packages"):
+    for name in ("pipelines", "packages", "conf"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("tests", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, copy)
@@ -168,3 +181,61 @@ def test_other_packages_are_not_needed(installed, tmp_path):
     others = [other.replace("-", "_") for other in (*DECLARED, "ssdd") if other != name]
     code = f"import importlib.util as u; print([m for m in {others} if u.find_spec(m)])"
     assert run(python, "-I", "-c", code, cwd=tmp_path).strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def dist(uv, tmp_path_factory) -> Path:
+    """The wheels and sdists of all packages, as a release has them."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(uv, "build", "--all-packages", "--quiet", "--out-dir", folder, cwd=ROOT)
+    assert len(list(folder.glob("*.whl"))) == len(list(folder.glob("*.tar.gz"))) == 4
+    return folder
+
+
+def test_the_first_screen_runs_with_the_wheels_alone(uv, dist, tmp_path):
+    """What `ssdd` declares is installed, and nothing else; no clone is near."""
+    python = tmp_path / "venv/bin/python"
+    run(uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv", cwd=tmp_path)
+    run(
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        "--find-links",
+        dist,
+        *dist.glob("ssdd-*.whl"),
+        cwd=tmp_path,
+    )
+    (block, *_) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    checked = "import ssdd; assert 'venv' in ssdd.__file__; print(tuple(image.shape))"
+    said = run(python, "-I", "-W", "ignore", "-c", f"{block}\n{checked}", cwd=tmp_path)
+    assert said.split("\n")[-2] == "(1, 3, 512, 768)"
+    without = subprocess.run([tmp_path / "venv/bin/ssdd", "doctor"], cwd=tmp_path, capture_output=True, text=True)
+    assert without.stderr == "Error: the ssdd command needs click: pip install 'ssdd[demo]'\n"
+    shutil.rmtree(tmp_path / "venv")
+
+
+def test_kedro_runs_the_quickstart_in_a_project_made_from_the_wheels(uv, dist, tmp_path):
+    """With the third-party packages of the environment that runs the tests, as `ssdd[demo]` would bring them."""
+    run(uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv", cwd=tmp_path)
+    binaries = tmp_path / "venv/bin"
+    install = [uv, "pip", "install", "--quiet", "--no-deps", "--python", binaries / "python"]
+    run(*install, *dist.glob("*.whl"), cwd=tmp_path)
+    (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
+    (tmp_path / "third").mkdir()
+    for item in Path(sys.prefix).glob("lib/python*/site-packages/*"):
+        if not item.name.startswith(("ssdd", "_editable", "__editable__", "_virtualenv")) and item.suffix != ".pth":
+            (tmp_path / "third" / item.name).symlink_to(item)
+    (site / "third.pth").write_text(f"{tmp_path / 'third'}\n")
+    run(binaries / "ssdd", "project", "mine", cwd=tmp_path)
+    mine = tmp_path / "mine"
+    (mine / "conf/tiny").mkdir()
+    (mine / "conf/tiny/parameters.yml").write_text(TINY)
+    run(binaries / "python", "-m", "kedro", "run", "--pipeline=distill", "--env=tiny", cwd=mine)
+    assert (mine / "data/quickstart/report/report.html").is_file()
+    assert "distill.distill_teacher" in run(binaries / "ssdd", "info", "quickstart", cwd=mine)
+    found = json.loads(run(binaries / "ssdd", "doctor", "--json", cwd=mine))
+    assert (found["project"]["conf"], found["project"]["runs"], found["problems"]) == (True, 1, [])
+    shutil.rmtree(tmp_path / "venv")

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from ssdd.integrations.autoencoder_ssdd import AutoencoderSSDD
 
 __all__ = ["SSDD", "AutoencoderSSDD"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

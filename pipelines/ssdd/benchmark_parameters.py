@@ -40,10 +40,25 @@ class TrainingSweep(Frozen):
     rounds: int = Field(default=5, ge=1, description="timings of each side")
 
 
+class ScaleSweep(Frozen):
+    """Training with one rank and with several: loading alone, steps alone, both."""
+
+    encoder: str = "f8c4"
+    size: Size = "S"
+    pixels: int = Field(default=128, ge=8, description="side of the square crops")
+    aug_scale: float = Field(default=2.0, ge=1, le=8, description="as in training")
+    batch_size: int = Field(default=4, ge=1, description="images of a step, per rank")
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    ranks: tuple[int, ...] = Field(default=(1, 2), min_length=1, description="numbers of processes; one GPU each")
+    workers: int = Field(default=0, ge=0, description="data loader workers per process")
+    steps: int = Field(default=8, ge=1, description="timed, after two more")
+
+
 class BenchmarkParameters(Frozen):
     """The benchmark; the device is `runtime.device`."""
 
     threads: int | None = Field(default=None, ge=1, description="CPU threads; all cores by default")
     decoding: tuple[DecodeSweep, ...] = (DecodeSweep(),)
     training: TrainingSweep = TrainingSweep()
+    scale: ScaleSweep = ScaleSweep()
     quality_rounds: int = Field(default=5, ge=1, description="of the timing behind the figure of quality and speed")

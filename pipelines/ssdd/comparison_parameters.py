@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -31,7 +31,7 @@ class RegressionParameters(StageParameters):
     Its default budget is SSDD's: as many image views as the SSDD stages together, see `ssdd.stages.train_kl`.
     """
 
-    extends: ClassVar[tuple[str, ...]] = ()  # the adversary's start follows from the number of steps
+    extends: ClassVar[tuple[str, ...]] = ()  # the epochs before and after the adversary joins follow from their number
 
     epochs: int | None = Field(  # type: ignore[assignment]
         default=None, ge=1, le=1_000_000, description="null: as many image views as the SSDD stages, rounded up"
@@ -61,21 +61,19 @@ class KLParameters(RegressionParameters):
 class AdversaryParameters(Frozen):
     """The adversary of the KL-VAE's second row (Esser et al., 2021)."""
 
-    start: float = Field(default=0.5, ge=0, le=1, description="share of the steps before the adversary joins")
+    enabled: bool = Field(default=True, description="whether the comparison has this row")
+    start: float = Field(default=0.5, gt=0, lt=1, description="share of the epochs before it joins, whole epochs")
     adaptive: bool = Field(default=True, description="scale the term so that its gradient is as large as the others'")
     generator_weight: float = Field(default=0.5, ge=0, description="weight of the term, after that scaling")
     discriminator_weight: float = Field(default=1.0, gt=0, description="factor of the discriminator's own loss")
     lr: float = Field(default=1e-4, gt=0, description="learning rate of the discriminator")
+    channels: int = Field(default=64, ge=32, le=1024, multiple_of=32, description="of the discriminator's first layer")
 
-    def at(self, steps: int) -> GanConfig:
-        """Returns the adversary of a training of so many steps."""
-        return GanConfig(
-            enabled=True,
-            generator_weight=self.generator_weight,
-            discriminator_weight=self.discriminator_weight,
-            start_step=round(self.start * steps),
-            lr=self.lr,
-        )
+    @property
+    def gan(self) -> GanConfig:
+        """The adversary of a training in which it takes part from the first step."""
+        shared = self.model_dump(include={"generator_weight", "discriminator_weight", "lr", "channels"})
+        return GanConfig(enabled=True, start_step=0, **shared)
 
 
 class TokenizerSource(Frozen):
@@ -125,6 +123,21 @@ class SpeedParameters(Frozen):
     rounds: int = Field(default=5, ge=1, le=1000, description="timings of each row")
     batch_size: int = Field(default=1, ge=1, le=MOST_BATCH, description="images decoded at a time")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; all cores by default")
+
+
+class RobustnessParameters(Frozen):
+    """The measured curve of quality against noise on the latents."""
+
+    levels: tuple[Annotated[float, Field(ge=0, le=10)], ...] = Field(
+        default=(0.0, 0.1, 0.2, 0.4, 0.8), min_length=1, description="of the noise, in deviations of each channel"
+    )
+
+    @field_validator("levels")
+    @classmethod
+    def _ascends(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if list(levels) != sorted(set(levels)):
+            raise ValueError(f"expected levels in ascending order, each once, got {levels}")
+        return levels
 
 
 class GridParameters(Frozen):

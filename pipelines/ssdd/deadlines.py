@@ -1,4 +1,4 @@
-"""Ends a process soon after SIGTERM or Ctrl-C, even while its main thread is in one long native call.
+"""Ends a process soon after SIGTERM, SIGUSR1 or Ctrl-C, even while its main thread is in one long native call.
 
 Python runs a signal's handler only between two bytecodes of the main thread, so a convolution of minutes would delay it
 by minutes. The interpreter's wake-up pipe is written at once, and another thread can read it.
@@ -14,13 +14,24 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, ClassVar
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from ssdd.files import WINDOWS
+
+PREEMPTION = (signal.SIGTERM, *(() if WINDOWS else (signal.SIGUSR1,)))  # from a cluster; SIGINT is a person
+SIGNALS = (signal.SIGINT, *PREEMPTION)
 SECONDS = 4.0  # from the signal to the end
 INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal other than Ctrl-C ended the block of `ends_on_sigterm`; its number is in `number`."""
+
+    def __init__(self, number: int):
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
 class Deadline:
-    """Context in which the process ends `grace` seconds after the first SIGTERM or SIGINT, if it still runs then.
+    """Context in which the process ends `grace` seconds after the first of SIGNALS, if it still runs then.
 
     What must not stay behind is removed first, see `removing`. Outside the main thread nothing is installed, because
     Python allows neither handlers nor a wake-up pipe there.
@@ -32,6 +43,7 @@ class Deadline:
 
     _patience: ClassVar[float] = 0.0
     _removals: ClassVar[list[Callable[[], Any]]] = []
+    _requeue_code: ClassVar[int | None] = None
 
     def __init__(self, grace: float = SECONDS, leave: Callable[[int], Any] | None = None) -> None:
         self.grace = grace
@@ -43,7 +55,8 @@ class Deadline:
             self._owner = os.getpid()
             self._over = threading.Event()
             self._reader, self._writer = os.pipe()
-            os.set_blocking(self._writer, False)  # required by set_wakeup_fd: a full pipe must not stop the process
+            if hasattr(os, "set_blocking"):  # on Windows since Python 3.12, where nothing requires it
+                os.set_blocking(self._writer, False)  # required by set_wakeup_fd: a full pipe must not stop the process
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             threading.Thread(target=self._watch, daemon=True, name="signal-watch").start()
         return self
@@ -75,6 +88,11 @@ class Deadline:
         finally:
             cls._removals.remove(removal)
 
+    @classmethod
+    def code(cls, number: int, usual: int) -> int:
+        """Returns the exit code after a signal: within `exits_with` its code, if a cluster sent the signal."""
+        return usual if cls._requeue_code is None or number not in PREEMPTION else cls._requeue_code
+
     def _watch(self) -> None:
         number = 0
         while number not in SIGNALS:
@@ -93,21 +111,48 @@ class Deadline:
 
 @contextlib.contextmanager
 def ends_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the block as Ctrl-C does: with a KeyboardInterrupt, so that temporary files are removed."""
+    """Lets SIGTERM and SIGUSR1 end the block as Ctrl-C does: with a KeyboardInterrupt; temporary files are removed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(f"signal {number}")
+        raise Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, owner = signal.signal(signal.SIGTERM, stop), os.getpid()
+    before, owner = {number: signal.signal(number, stop) for number in PREEMPTION}, os.getpid()
     try:
         yield
     finally:
         # A forked worker that ends inside this block must not touch handlers that the worker has set for itself.
         if os.getpid() == owner:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def exits_with(code: int | None) -> Iterator[None]:
+    """Lets a process that SIGTERM or SIGUSR1 ends within the block leave with a code; Ctrl-C and errors keep theirs.
+
+    Args:
+        code: tells a cluster's scheduler to start the same command again. None: 128 + signal from a stage that saved
+            its state, and 130 from all else.
+
+    Raises:
+        SystemExit: with the code.
+    """
+    before, Deadline._requeue_code = Deadline._requeue_code, code
+    try:
+        yield
+    except Stopped as stop:
+        if code is None:
+            raise
+        raise SystemExit(code) from stop
+    except SystemExit as stop:
+        if code is not None and stop.code in [128 + number for number in PREEMPTION]:
+            stop.code = code  # the same object: its text says at which step the stage has stopped
+        raise
+    finally:
+        Deadline._requeue_code = before
 
 
 def remove_all_unfinished() -> None:
@@ -123,8 +168,9 @@ def _leave(number: int) -> None:
     text = "Interrupted in the middle of a long computation: no file is half-written; finished files are kept.\n"
     with contextlib.suppress(OSError):
         shown = b"\x1b[?25h" if os.isatty(2) else b""
-        if select.select([], [2], [], 0.2)[1]:  # a reader that is stuck must not hold the process
+        # Windows can wait for sockets alone.
+        if WINDOWS or select.select([], [2], [], 0.2)[1]:  # a reader that is stuck must not hold the process
             os.write(2, shown + b"\n" + text.encode())
     with contextlib.suppress(Exception):
         sys.stdout.flush()
-    os._exit(INTERRUPTED)
+    os._exit(Deadline.code(number, INTERRUPTED))

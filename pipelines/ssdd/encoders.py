@@ -1,5 +1,6 @@
 """The encoder of a checkpoint, whichever kind it is: one of this project, or one of diffusers."""
 
+import hashlib
 import os
 from typing import Any
 
@@ -53,6 +54,15 @@ def encoder_of(contents: Any, config: AnyEncoderConfig | None = None) -> AnyEnco
     encoder = DiffusersEncoder(held)
     contents.fill(encoder, tensors, asked=asked, held=None)
     return encoder.requires_grad_(True)
+
+
+def weights_sha256(encoder: AnyEncoder) -> str:
+    """Returns a hash of an encoder's weights, which is the same in every file that holds them with the same numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def encoder_config_in(contents: Any) -> AnyEncoderConfig | None:

@@ -47,6 +47,8 @@ def export_kl(model: KLAutoencoder, folder: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name[:40]}.", suffix=".partial", dir=folder.parent) as temporary:
         written = Path(temporary) / "vae"
         network.save_pretrained(written)
+        if folder.exists():
+            folder.rmdir()  # it is empty; Windows replaces no folder
         os.replace(written, folder)
     return folder
 

@@ -31,7 +31,7 @@ def find_model(source: str, start: Path | None = None) -> str:
     source = os.path.expanduser(source)
     if Path(source).exists():
         return source
-    project = _project(start or Path.cwd())
+    project = enclosing_project(start or Path.cwd())
     runs = known_runs(project) if project else []
     reference = read_reference(source, runs)
     if project is None or reference is None:
@@ -67,26 +67,54 @@ def find_kl(source: str, adversarial: bool = False, start: Path | None = None) -
     Raises:
         ValueError: there is no such file and no such run, or the run has no KL-VAE.
     """
+    if Path(source).is_file():
+        return source
+    return _of_run(source, f"kl{'_adversarial' if adversarial else ''}", "KL-VAE", "train_kl", start)
+
+
+def find_generator(source: str, start: Path | None = None) -> str:
+    """Turns `<run>`, `<run>@last` and `<run>@best` into the file of its generator; leaves files as they are.
+
+    Raises:
+        ValueError: there is no such file and no such run, or the run has no generator.
+    """
+    if Path(source).is_file():
+        return source
+    return _of_run(source, "generator", "generator", "train_generator", start)
+
+
+def find_decoder(source: str, decoder: str, start: Path | None = None) -> str:
+    """Returns the file of a run's `student`, `teacher` or `kl`, the last ones of a run that is named `<run>@best` too.
+
+    Raises:
+        ValueError: `source` is no run, or the run has no such decoder.
+    """
+    if Path(source).is_file():
+        raise ValueError(
+            f"expected a model of the latents' decoder beside the generator's file {source}: add --decoder"
+        )
+    stage = {"student": ("distilled", "distill"), "teacher": ("finetuned", "finetune"), "kl": ("kl", "train_kl")}
+    return _of_run(source.partition("@")[0], stage[decoder][0], decoder, stage[decoder][1], start)
+
+
+def _of_run(source: str, model: str, title: str, pipeline: str, start: Path | None) -> str:
     from ssdd.runs import data_folder, known_runs, read_reference
     from ssdd.suggestions import nearest
 
-    if Path(source).is_file():
-        return source
-    project = _project(start or Path.cwd())
+    project = enclosing_project(start or Path.cwd())
     runs = known_runs(project) if project else []
     reference = read_reference(source, runs)
     if project is None or reference is None:
         raise ValueError(f"there is no file {source[:200]!r}, and no run of that name{nearest(source, runs)}")
-    name = f"kl{'_adversarial' if adversarial else ''}{'_best' if reference.best else ''}.safetensors"
-    file = data_folder(project) / reference.run / "models" / name
+    file = data_folder(project) / reference.run / "models" / f"{model}{'_best' if reference.best else ''}.safetensors"
     if not file.is_file():
         raise ValueError(
-            f"the run {reference.run!r} has no KL-VAE yet, expected one at {file}: kedro run --pipeline=train_kl"
+            f"the run {reference.run!r} has no {title} yet, expected one at {file}: kedro run --pipeline={pipeline}"
         )
     return str(file)
 
 
-def _project(start: Path) -> Path | None:
+def enclosing_project(start: Path) -> Path | None:
     """The nearest folder, from `start` upwards, that is a Kedro project."""
     # Kedro's find_kedro_project does the same, but Kedro takes longer to import than most commands take.
     for folder in (start, *start.parents):

@@ -4,6 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
+from ssdd.progress import Display, Mode
+
 MOST_BATCH = 2**20  # a value beyond these limits is a typing error, refused before memory or hours are spent
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
@@ -98,6 +100,9 @@ class GanConfig(Frozen):
     discriminator_weight: float = Field(default=1.0, gt=0, description="factor of the discriminator's own loss")
     start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the discriminator joins")
     lr: float = Field(default=1e-4, gt=0, description="learning rate of the discriminator")
+    channels: int = Field(
+        default=64, ge=32, le=1024, multiple_of=32, description="of the discriminator's first layer, in groups of 32"
+    )
 
 
 class NetworkFile(Frozen):
@@ -133,7 +138,23 @@ class RuntimeConfig(Frozen):
     workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    progress: bool = Field(default=True, description="show progress bars")
+    requeue_code: int | None = Field(
+        default=None, ge=1, le=255, description="exit code of a run that SIGTERM or SIGUSR1 ended; null: 128 + signal"
+    )
+    progress: Mode = Field(
+        default="auto", description="of long work; auto: a bar on a terminal, lines everywhere else (Slurm, CI, a file)"
+    )
+    progress_seconds: float = Field(default=30.0, gt=0, description="between two lines of progress")
+
+    @property
+    def display(self) -> Display:
+        """How progress is shown."""
+        return Display(self.progress, self.progress_seconds)
+
+    @field_validator("progress", mode="before")
+    @classmethod
+    def _progress_as_mode(cls, progress: Any) -> Any:
+        return {True: "auto", False: "none"}.get(progress, progress) if isinstance(progress, bool) else progress
 
     @field_validator("threads", mode="before")
     @classmethod
@@ -175,7 +196,7 @@ class PrepareParameters(Frozen):
 
 
 class ModelParameters(Frozen):
-    """The networks, by name: `f<F>c<C>`, `sdvae` or `diffusers`, and XS, S, B, M, L, XL, H."""
+    """The networks, by name: `f<F>c<C>`, `quickstart-f<F>c<C>`, `sdvae` or `diffusers`, and XS, S, B, M, L, XL, H."""
 
     encoder: str = Field(
         default="f8c4",
@@ -187,8 +208,8 @@ class ModelParameters(Frozen):
     )
 
 
-class StageParameters(Frozen):
-    """A training stage: everything that decides its result, besides the images and the networks."""
+class LoopParameters(Frozen):
+    """What the training loop itself reads of a stage, whatever the stage trains."""
 
     extends: ClassVar[tuple[str, ...]] = ("epochs",)
 
@@ -199,30 +220,51 @@ class StageParameters(Frozen):
     compile: bool = Field(default=False, description="compile the networks with torch.compile")
     gradient_checkpointing: bool = Field(default=False, description="less memory, more time")
     channels_last: bool = Field(default=True, description="memory layout of the networks")
-    latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
-    im_size: int = Field(default=128, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
-    augment: AugmentConfig = AugmentConfig()
-    aug_scale: float = Field(default=1.0, ge=1, le=8, description="images are cropped from up to this times im_size")
     eval_every: int = Field(default=4, ge=1, description="epochs; the last epoch is always evaluated")
-    eval_steps: int = Field(default=8, ge=1, le=MOST_STEPS, description="sampler steps; 1 for distilled decoders")
-    eval_images: int | None = Field(default=None, ge=1, description="of the periodic evaluation; all by default")
-    eval_metrics: str | tuple[str, ...] = Field(default="full", description="names, or the name of a list of them")
     eval_batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
-    eval_shown: int = Field(default=8, ge=0, le=64, description="sample images for the trackers")
     log_every: int = Field(default=200, ge=1, description="steps")
     best_metric: str = Field(default="rfid", description="metric of eval_metrics that chooses the best checkpoint")
     best_is: Literal["lowest", "highest"] = "lowest"
     seed: int = Field(default=0, ge=0, lt=2**63, description="of every random draw")
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
+    gan: GanConfig = GanConfig()
+
+
+class StageParameters(LoopParameters):
+    """A training stage: everything that decides its result, besides the images and the networks."""
+
+    latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
+    latent_noise: float = Field(
+        default=0.0, ge=0, le=10, description="largest noise on z of a frozen encoder, in deviations of each channel"
+    )
+    im_size: int = Field(default=128, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
+    augment: AugmentConfig = AugmentConfig()
+    aug_scale: float = Field(default=1.0, ge=1, le=8, description="images are cropped from up to this times im_size")
+    eval_steps: int = Field(default=8, ge=1, le=MOST_STEPS, description="sampler steps; 1 for distilled decoders")
+    eval_images: int | None = Field(default=None, ge=1, description="of the periodic evaluation; all by default")
+    eval_metrics: str | tuple[str, ...] = Field(default="full", description="names, or the name of a list of them")
+    eval_shown: int = Field(default=8, ge=0, le=64, description="sample images for the trackers")
     times: TimesConfig = TimesConfig()
     loss: LossWeights = LossWeights()
-    gan: GanConfig = GanConfig()
 
     @property
     def pretrained_networks(self) -> tuple[str, ...]:
         """The pretrained networks that the loss and the periodic evaluation use."""
         return (*self.loss.pretrained_networks, *_networks_of(self.eval_metrics))
+
+
+class JointParameters(StageParameters):
+    """Joint training of encoder and decoder."""
+
+    @model_validator(mode="after")
+    def _has_no_fixed_latents(self) -> "JointParameters":
+        if self.latent_noise:
+            raise ValueError(
+                f"expected latent_noise 0 while the encoder trains, got {self.latent_noise}: latents have no fixed "
+                "deviation yet; set pretrain.latent_noise, finetune.latent_noise and distill.latent_noise"
+            )
+        return self
 
 
 class PretrainParameters(StageParameters):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import torch
 
 from ssdd.deadlines import Deadline
+from ssdd.files import WINDOWS
 from ssdd.parameters import RuntimeConfig
 
 if TYPE_CHECKING:
@@ -109,6 +110,16 @@ def gather(mine: T) -> list[T]:
     return everyone or []
 
 
+def gather_everywhere(mine: T) -> list[T]:
+    """Brings one object of each process to every process, in the order of ranks."""
+    _, processes = join_group()
+    if processes == 1:
+        return [mine]
+    everyone: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
+
+
 def _remove_leftovers() -> None:
     """Removes the temporary folders of launchers that were killed."""
     import psutil
@@ -175,6 +186,16 @@ def use_threads(runtime: RuntimeConfig) -> None:
         torch.set_num_threads(runtime.threads)
 
 
+def lives(parent: int) -> bool:
+    """Whether the process that started this one still runs."""
+    if not WINDOWS:
+        return os.getppid() == parent
+    # Windows names a process's first parent for ever, and that may be a launcher of Python in between.
+    import psutil
+
+    return psutil.pid_exists(parent)
+
+
 def watch_parent(parent: int, every: float = 0.5) -> None:
     """Ends this process soon after its parent has ended, even by SIGKILL, which sends no notice to child processes.
 
@@ -184,7 +205,7 @@ def watch_parent(parent: int, every: float = 0.5) -> None:
     """
 
     def look() -> None:
-        while os.getppid() == parent:
+        while lives(parent):
             time.sleep(every)
         os._exit(1)
 

@@ -11,7 +11,9 @@ from ssdd.files import TEMPORARY_SUFFIX
 
 # Temporary files that a killed process leaves half-written: this project's own, and those of safetensors' writer.
 LEFTOVERS = (f".*{TEMPORARY_SUFFIX}*", ".tmp??????")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]{0,98}[A-Za-z0-9_+-])?")
+# Windows has devices of these names, with any ending, and drops a dot at the end: a run must be able to move there.
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[1-9]|lpt[1-9])(?:\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,17 @@ def check_run_name(name: object) -> str:
     """Returns the name if a run may have it.
 
     Raises:
-        ValueError: it is a number, or no plain folder name (separators, `..`, spaces, a leading dot, longer than 100
-        letters).
+        ValueError: it is a number, no plain folder name (separators, `..`, spaces, a dot at an end, longer than 100
+            letters), or a device of Windows.
     """
     if not isinstance(name, str):
         raise ValueError(f"expected a run_name that is a text, got {name!r}: write it in quotes, since YAML changes it")
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"expected a run_name of letters, digits and . _ + - (at most 100, not starting with a dot), got {name!r}"
+            f"expected a run_name of letters, digits and . _ + - (at most 100, no dot at an end), got {name!r}"
         )
+    if _RESERVED.fullmatch(name):
+        raise ValueError(f"expected a run_name that every system can hold, got {name!r}, as Windows calls a device")
     return name
 
 

@@ -30,6 +30,9 @@ RULES = ProjectRules(
         "reference_statistics": ReplaceableDataset("reference_statistics"),
     },
     paths=frozenset({"data.root", *(f"pretrained_networks.{name}.file" for name in PretrainedNetworks.model_fields)}),
+    switches={
+        "kl_adversary.enabled": frozenset({"train_kl.train_kl_adversarial", "compare.evaluate_kl_adversarial"}),
+    },
     before_plan=check_names,
     before_run=check_pretrained_networks,
 )

@@ -34,7 +34,7 @@ def steady(message: str) -> str:
     """Returns a library's message without what differs from run to run: addresses of objects, temporary folders."""
     message = re.sub(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>", "", message)
     message = re.sub(r"\b0x[0-9a-fA-F]{6,}\b", "0x...", message)
-    return re.sub(re.escape(tempfile.gettempdir()) + r"/([^\s'\"]*/)?", "", message)
+    return re.sub(re.escape(tempfile.gettempdir()) + r"[\\/]([^\s'\"]*[\\/])?", "", message)
 
 
 def shown(text: str, stream: TextIO) -> str:

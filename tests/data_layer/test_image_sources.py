@@ -473,3 +473,13 @@ def test_hugging_face_mistakes_are_explained(hugging_face, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="Parquet or Arrow"):
         HuggingFaceImages(tmp_path / "empty")
+
+
+def test_the_class_of_an_image_is_its_first_folder(tmp_path):
+    (tmp_path / "train").mkdir()
+    folder, imagenet, sample = ImageFolder(tmp_path), ImageNetFolder(tmp_path), EmbeddedSample(train_images=3)
+    assert [folder.class_of(path) for path in ("cat/a.png", "cat/deep/a.png", "a.png")] == ["cat", "cat", ""]
+    names = ("train/n01440764/a.JPEG", "val/n01440764/b.JPEG", "val/b.JPEG")
+    assert [imagenet.class_of(path) for path in names] == ["n01440764", "n01440764", ""]
+    crops = sample.listing().names["train"]
+    assert {sample.class_of(path) for path in crops} == {"leaves", "photographs"}

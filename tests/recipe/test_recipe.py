@@ -13,6 +13,7 @@ import torch
 
 from ssdd import SSDD
 from ssdd.baselines import KLAutoencoder
+from ssdd.generation.generator import Generator
 
 BROKEN = {
     "train/n01440764/n01440764_cut.JPEG": "truncated",
@@ -124,7 +125,7 @@ def test_with_gan_from_the_second_step_on(run, project, offline):
 def test_the_comparison_is_the_published_one(recipe, run, project):
     plan = run("compare", "--plan", run_name="dry", **{"prepare.limit": 32}).stdout
     assert re.search(r"^compare\.write_section\s+run", plan, re.MULTILINE), plan
-    small = {"epochs": 1, "batch_size": 2, "im_size": 32, "eval_images": 2, "log_every": 1}
+    small = {"epochs": 2, "batch_size": 2, "im_size": 32, "eval_images": 2, "log_every": 1}
     given = {f"{stage}.{name}": value for stage in ("train_kl", "feed_forward") for name, value in small.items()}
     done = run("train_kl", **given, **{"train_kl.width": 32})  # the original has a width of 128
     assert done.returncode == 0, done.stdout + done.stderr
@@ -135,6 +136,26 @@ def test_the_comparison_is_the_published_one(recipe, run, project):
     assert (history(recipe, "kl_adversarial")[0]["discriminator"].iloc[-1:] > 0).all()
     config = KLAutoencoder.config_in(recipe / "models/kl.safetensors")
     assert (config.widths, config.patch_size, config.shortcut) == ((32, 64, 128, 128), 1, False)
+
+
+def test_the_generator_is_the_published_one(recipe, run):
+    sides = {"latents.im_size": 256, "evaluate.im_size": 256}
+    plan = run("generate", "--plan", **sides, **{"prepare.limit": 32}).stdout
+    assert re.search(r"^evaluate_samples\.measure_samples\s+run", plan, re.MULTILINE), plan
+    refused = run("generate", "--plan", **{"latents.im_size": 256})
+    assert "got latents.im_size 256 and evaluate.im_size" in " ".join((refused.stdout + refused.stderr).split())
+    small = {"size": "debug", "epochs": 1, "batch_size": 4, "eval_images": 4, "precision": "no", "log_every": 1}
+    given = {f"train_generator.{name}": value for name, value in small.items()}
+    few = {"count": 5, "steps": 2, "other_steps": [], "classes": [0, 1], "batch_size": 5, "teacher_steps": 1}
+    given |= {f"generate.{name}": value for name, value in few.items()}
+    speed = {"size": "debug", "decoder": "debug", "kl_width": 32, "pixels": 64, "steps": 1, "dtype": "float32"}
+    given |= {f"generation_speed.{name}": value for name, value in {**speed, "rounds": 1, "batch_size": 1}.items()}
+    done = run("generate", **given, **{"latents.im_size": 32, "latents.precision": "float32"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = pandas.read_csv(recipe / "samples/metrics.csv")
+    assert (table["gfid"] > 0).all()
+    assert table["features"].eq("dinov2").all()
+    assert Generator.config_of(recipe / "models/generator.safetensors").classes == 1000
 
 
 def test_on_a_frozen_sdvae(run, project, offline, tmp_path):

@@ -72,6 +72,8 @@ class ToyStep(TrainingStep):
             raise RuntimeError("the toy broke on purpose")
         if self.options.get("kill_at") == [rank, step] or self.options.get("kill_all_at") == step:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.options.get("usr1_at") == [rank, step]:
+            os.kill(os.getpid(), signal.SIGUSR1)
         if self.options.get("term_at") == step:
             os.kill(os.getppid() if self.options.get("term_parent") else os.getpid(), signal.SIGTERM)
         return StepLosses(mse + 0.1 * edge, {"mse": mse, "edge": edge})

@@ -11,10 +11,14 @@ from ssdd.data import EvalTransform, ImageDataset, index_images, open_source
 from ssdd.evaluation.compared import ComparedDecoder, evaluate_decoder, reconstruct
 from ssdd.evaluation.diffusers_tokenizers import DiffusersTokenizer, content_of
 from ssdd.evaluation.final import Measurement, evaluate
+from ssdd.evaluation.passes import image_noise
 from ssdd.evaluation.reference_statistics import write_references
+from ssdd.evaluation.robustness import evaluate_robustness
+from ssdd.noise import sample_noise, sample_seeds
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import EncoderConfig
+from ssdd_metrics import psnr, to_uint8
 
 ENCODER = EncoderConfig(base_channels=8, multipliers=(1, 1), resnets_per_level=1, patch_size=2, norm_groups=4)
 DECODER = DecoderConfig(
@@ -207,3 +211,21 @@ def test_speed_has_a_row_for_each_decoder_steps_and_size(ssdd):
     assert len({row["parameters"] for row in rows}) == 1
     assert all(row["images_per_second"] == pytest.approx(2 / row["seconds"]) for row in rows)
     assert measure_decoders(decoders[:1], [18], 1, 1, torch.device("cpu"), progress=False) == []  # not divisible by 4
+
+
+def test_noise_on_the_latents_is_in_deviations_of_their_channels(ssdd, measurement, images):
+    decoder = ComparedDecoder("mine", "ssdd", str(ssdd))
+    rows = evaluate_robustness(decoder, (0.0, 0.3), measurement)
+    assert [(row.decoder, row.level, row.evaluated.steps) for row in rows] == [("mine", 0.0, 1), ("mine", 0.3, 1)]
+    clean = evaluate_decoder(decoder, measurement)[0].report["metrics"]
+    assert rows[0].evaluated.report["metrics"] == clean
+    assert "latent noise 0.3" in rows[1].evaluated.report["protocol"]["model"]
+    # by hand
+    model, x = decoder.open(), torch.stack([images[number]["image"] for number in range(len(images))])
+    with torch.no_grad():
+        z = model.encode(x).mode()
+        draws = sample_noise(sample_seeds(PARAMETERS.noise_seed, "latent noise", 0, range(len(x))), z.shape[1:])
+        z = z + 0.3 * z.transpose(0, 1).flatten(1).std(1).view(1, -1, 1, 1) * draws
+        y = model.decode(z, 1, image_noise(PARAMETERS.noise_seed, range(len(x)), x.shape[1:], x.device))
+    expected = psnr(to_uint8((x + 1) / 2), to_uint8((y + 1) / 2)).mean().item()
+    assert rows[1].evaluated.report["metrics"]["psnr"] == pytest.approx(expected, abs=1e-2)

@@ -12,7 +12,7 @@ from ssdd.parameters import OptimConfig, PretrainedNetworks, RuntimeConfig
 from ssdd.training import regression
 from ssdd.training.history import read_rows
 from ssdd.training.loss_networks import LossNetworks
-from ssdd.training.regression import RegressionJob, RegressionStep, network_of, run_regression, with_budget
+from ssdd.training.regression import RegressionJob, RegressionStep, network_of, run_regression, split_epochs
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig, decoder_config
 from ssdd_encoder import Encoder, EncoderConfig
 
@@ -61,19 +61,20 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def job(images, encoder, tmp_path):
-    def make(name, kind="kl", stage=STAGE, processes=1, adversary=None):
+    def make(name, kind="kl", stage=STAGE, processes=1, adversary=None, start=None):
         return RegressionJob(
             kind=kind,
             encoder=encoder,
             network=NETWORKS[kind],
             images=images[0],
             validation=images[1],
-            stage=with_budget(stage, 1, len(images[0]), adversary),
+            stage=stage if adversary is None else stage.model_copy(update={"gan": adversary.gan}),
             pretrained_networks=PretrainedNetworks(),
             runtime=RuntimeConfig(device="cpu", workers=0, trackers=(), progress=False, processes=processes),
             folder=tmp_path / name,
             fingerprint="f",
             adaptive=adversary is not None and adversary.adaptive,
+            start=start,
         )
 
     return make
@@ -131,17 +132,22 @@ def test_training_goes_on_exactly_where_it_stopped(job):
         assert getattr(went_on, name).read_bytes() == getattr(straight, name).read_bytes()
 
 
-def test_the_adversary_joins_at_its_share_of_the_steps(job):
-    result = run_regression(job("run", adversary=AdversaryParameters(start=0.5)))
+def test_a_decoder_trains_on_from_another_with_an_adversary(job):
+    start = run_regression(job("start")).last
+    unchanged = STAGE.model_copy(update={"optim": OptimConfig(lr=1e-12), "epochs": 1})
+    kept = load_file(run_regression(job("kept", stage=unchanged, start=start)).last)
+    for name, value in load_file(start).items():
+        torch.testing.assert_close(kept[name], value)
+    result = run_regression(job("run", adversary=AdversaryParameters(), start=start))
     rows = [row for row in read_rows(result.history) if row["split"] == "train"]
-    assert [row["discriminator"] > 0 for row in rows] == [False] * 4 + [True] * 4
-    assert [row["gan_weight"] > 0 for row in rows] == [False] * 4 + [True] * 4
+    assert len(rows) == 8
+    assert all(row["discriminator"] > 0 and row["gan_weight"] > 0 for row in rows)
 
 
 @pytest.fixture
 def step(job):
     def make(**changes):
-        changed = AdversaryParameters(start=0.0, **changes)
+        changed = AdversaryParameters(**changes)
         torch.manual_seed(0)
         model, step = regression.build_step(job("step", adversary=changed))
         torch.nn.init.normal_(model.decoder.decoder.conv_out.weight, std=0.1)
@@ -150,15 +156,21 @@ def step(job):
     return make
 
 
-def test_the_adaptive_weight_makes_both_gradients_at_the_last_layer_equal(step, images):
+def test_the_adaptive_weight_makes_both_gradients_at_the_last_layer_equal(step, images, monkeypatch):
     adversarial = step()
     batch = {"image": torch.stack([images[1][n]["image"] for n in range(2)]), "index": torch.arange(2)}
+    decoded, decode = [], adversarial._decode
+    monkeypatch.setattr(adversarial, "_decode", lambda z, x: decoded.append(decode(z, x)) or decoded[-1])
     losses = adversarial(batch, 0)
     last = adversarial.decoder.last_layer
     without = losses.total - 0.5 * losses.terms["gan_weight"] * losses.terms["gan"]
-    ours = torch.autograd.grad(without, last, retain_graph=True)[0].norm()
-    theirs = torch.autograd.grad(losses.terms["gan"], last)[0].norm()
-    assert losses.terms["gan_weight"] * theirs == pytest.approx(float(ours), rel=0.01)
+    through = adversarial.adversary.generator_loss(*decoded[0], torch.ones(2))
+    ours, direct, theirs = (
+        torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (without, through, losses.terms["gan"])
+    )
+    assert losses.terms["gan_weight"] * theirs.norm() == pytest.approx(float(ours.norm()), rel=0.01)
+    assert losses.terms["gan"].item() == pytest.approx(through.item())
+    torch.testing.assert_close(theirs, direct)
     assert float(step(adaptive=False)(batch, 0).terms["gan_weight"]) == 1
     assert losses.for_adversary["fake"].requires_grad is False
 
@@ -172,11 +184,16 @@ def test_the_feed_forward_network_is_called_at_t_1_with_zeros(job, images):
     torch.testing.assert_close(model.decode(z), velocity)
 
 
-def test_the_budget_is_the_plans_unless_the_stage_names_one():
-    assert with_budget(KLParameters(), 6, 2048).epochs == 6
-    assert with_budget(KLParameters(epochs=3), 6, 2048).epochs == 3
-    gan = with_budget(KLParameters(batch_size=4), 6, 2048, AdversaryParameters(start=0.25)).gan
-    assert (gan.enabled, gan.start_step) == (True, 768)
+@pytest.mark.parametrize(
+    ("total", "share", "parts"), [(6, 0.5, (3, 3)), (5, 0.5, (2, 3)), (6, 0.1, (1, 5)), (2, 0.9, (1, 1))]
+)
+def test_the_adversary_joins_between_whole_epochs(total, share, parts):
+    assert split_epochs(total, share) == parts
+
+
+def test_one_epoch_cannot_be_split():
+    with pytest.raises(ValueError, match="at least 2 epochs in train_kl, got 1"):
+        split_epochs(1, 0.5)
 
 
 def test_the_network_of_a_stage_follows_ssdds():
@@ -204,7 +221,7 @@ def test_the_border_term_is_off_without_patches(job, images):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(job):
-    adversary = AdversaryParameters(start=0.5)
+    adversary = AdversaryParameters()
     rows = [
         read_rows(run_regression(job(f"of-{n}", processes=n, adversary=adversary)).history)[-1]["psnr"] for n in (1, 2)
     ]

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from torch import nn
 from ssdd import noise as draws
 from ssdd.parameters import EmaConfig, OptimConfig, RuntimeConfig, StageParameters, TargetParameters
 from ssdd.training import nonfinite
+from ssdd.training.background import Background
 from ssdd.training.batches import pieces_per_process
 from ssdd.training.ema import Ema
 from ssdd.training.history import read_rows, read_timings, write_rows, write_timings
@@ -73,7 +75,7 @@ def test_a_restored_state_is_the_saved_one_and_goes_on_alike(tmp_path, kind):
     from ssdd.files import sha256_file
 
     state.progress.best = Best(0.5, 4, "best", sha256_file(tmp_path / "best"))
-    store.save(state)
+    store.save(state.snapshot())
     other = made(0, kind)
     assert store.load(other, last_step=100)
     assert same(state, other)
@@ -88,16 +90,50 @@ def test_a_restored_state_is_the_saved_one_and_goes_on_alike(tmp_path, kind):
 def test_equal_states_are_equal_files_and_two_are_kept(tmp_path):
     first, second = StateStore(tmp_path / "a", "f"), StateStore(tmp_path / "b", "f")
     for steps in (1, 2, 3):
-        assert first.save(made(steps)).name == second.save(made(steps)).name
+        assert first.save(made(steps).snapshot()).name == second.save(made(steps).snapshot()).name
     names = sorted(path.name[:14] for path in (tmp_path / "a").iterdir())
     assert names == ["state-00000002", "state-00000003"]
 
 
 def test_states_of_others_are_not_taken(tmp_path):
-    StateStore(tmp_path, "f").save(made(3))
+    StateStore(tmp_path, "f").save(made(3).snapshot())
     assert not StateStore(tmp_path, "g").load(made(), last_step=100)
     assert not StateStore(tmp_path, "f").load(made(), last_step=2)
     assert StateStore(tmp_path, "f").load(made(), last_step=3)
+
+
+def test_a_copy_of_a_state_is_not_changed_by_later_steps_and_its_memory_serves_again(tmp_path):
+    state = made(3, "adamw")
+    copy, wanted = state.snapshot(), {name: value.clone() for name, value in state.tensors().items()}
+    advance(state, 2)
+    assert copy.tensors.keys() == wanted.keys()
+    assert all(torch.equal(copy.tensors[name], wanted[name]) for name in wanted)
+    assert any(not torch.equal(state.tensors()[name], wanted[name]) for name in wanted)
+    again = state.snapshot(copy)
+    assert all(torch.equal(again.tensors[name], value) for name, value in state.tensors().items())
+    assert all(again.tensors[name] is copy.tensors[name] for name in wanted)
+
+
+def test_background_work_goes_on_beside_and_its_error_comes_up_once():
+    background, go, done = Background(), threading.Event(), []
+
+    def work():
+        assert go.wait(60)
+        done.append(1)
+
+    def fail():
+        raise OSError("the disk is full")
+
+    background.begin(work)
+    background.check()
+    assert done == []
+    go.set()
+    background.begin(fail)
+    assert done == [1]
+    background.close()
+    with pytest.raises(OSError, match="disk is full"):
+        background.check()
+    background.wait()
 
 
 def flip(content: bytearray, place: int) -> bytes:
@@ -120,8 +156,8 @@ def flip(content: bytearray, place: int) -> bytes:
 def test_a_damaged_state_is_passed_over(tmp_path, damage):
     store = StateStore(tmp_path, "f")
     good, state = made(2), made(4)
-    store.save(good)
-    newest = store.save(state)
+    store.save(good.snapshot())
+    newest = store.save(state.snapshot())
     newest.write_bytes(damage(newest.read_bytes()))
     other = made()
     assert store.load(other, last_step=100)
@@ -130,14 +166,14 @@ def test_a_damaged_state_is_passed_over(tmp_path, damage):
 
 def test_exchanged_states_and_a_lost_best_checkpoint_are_seen(tmp_path):
     store = StateStore(tmp_path, "f")
-    one, two = store.save(made(1)), store.save(made(2))
+    one, two = store.save(made(1).snapshot()), store.save(made(2).snapshot())
     content = one.read_bytes()
     one.write_bytes(two.read_bytes())
     two.write_bytes(content)
     assert not store.load(made(), last_step=100)
     state = made(3)
     state.progress.best = Best(0.5, 3, "best.safetensors", "0" * 64)
-    store.save(state)
+    store.save(state.snapshot())
     assert not store.load(made(), last_step=100)
 
 

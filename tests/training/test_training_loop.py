@@ -1,11 +1,14 @@
 """The loop in this very process: what is clipped, what the bar and the timings say."""
 
+import io
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
 import rich
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -13,7 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from ssdd import noise as draws
 from ssdd.evaluation.periodic import Evaluation
 from ssdd.parameters import GanConfig, OptimConfig, RuntimeConfig, StageParameters
-from ssdd.progress import TrainingBar
+from ssdd.progress import Display, TrainingBar, bar
+from ssdd.training.batches import run_batches
 from ssdd.training.history import read_rows
 from ssdd.training.interface import AdversaryStep, StepLosses, TrainingStep
 from ssdd.training.loop import train
@@ -103,6 +107,17 @@ def test_gradients_are_clipped_before_the_optimiser_sees_them(tmp_path, kind):
     assert max(other) == pytest.approx(middle, rel=1e-5)
 
 
+def late(batches, wait):
+    """The same batches, for each of which one has to wait."""
+
+    def stream(*arguments):
+        for batch in batches(*arguments):
+            wait()
+            yield batch
+
+    return stream
+
+
 def test_speed_counts_steps_and_neither_evaluations_nor_files(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)
 
@@ -119,10 +134,12 @@ def test_speed_counts_steps_and_neither_evaluations_nor_files(tmp_path, monkeypa
 
     said = []
     monkeypatch.setattr("ssdd.training.loop.time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(TrainingBar, "advance", lambda bar, loss, speed: said.append(speed))
-    result = run(tmp_path, Step(lambda step: wait(2.0)), evaluate, export, log_every=2)
-    assert said == [2.0] * 12  # 4 images in 2 seconds
+    monkeypatch.setattr(TrainingBar, "advance", lambda bar, loss, speed, waiting: said.append((speed, waiting)))
+    monkeypatch.setattr("ssdd.training.loop.run_batches", late(run_batches, lambda: wait(0.5)))
+    result = run(tmp_path, Step(lambda step: wait(1.5)), evaluate, export, log_every=2)
+    assert said == [(2.0, 0.25)] * 12  # 4 images in 2 seconds
     rows = read_rows(result.timings)
+    assert [row["data_seconds"] for row in rows] == [1.0] * 6
     assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
     assert all((row["seconds"], row["images_per_second"]) == (4.0, 2.0) for row in rows)
 
@@ -140,10 +157,67 @@ def test_bar_tells_loss_speed_steps_and_time_left(monkeypatch):
         assert part in line, line
 
 
+def in_a_file(monkeypatch):
+    """A console that writes to a file, with its clock."""
+    clock = SimpleNamespace(now=100.0)
+    console = Console(file=io.StringIO(), get_time=lambda: clock.now)
+    monkeypatch.setattr(rich, "get_console", lambda: console)
+    return clock, console.file
+
+
+def test_without_a_terminal_a_line_tells_everything_every_half_minute(monkeypatch):
+    clock, file = in_a_file(monkeypatch)
+    with TrainingBar("distilling", 1000, 100, per_epoch=250) as bar:
+        for number in range(160):
+            clock.now += 10.0
+            bar.advance(0.25 + number, 6.78)
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 53 + 1  # one in 30 seconds, and one at the end
+    place = r"\d\d:\d\d:\d\d distilling: step 103/1000 \(10\.3 %\), epoch 1/4, "
+    figures = r"loss 2\.2500, 6\.8 images/s, 2:29:30 left, peak memory \d+\.\d\d GB"  # 897 x 10 seconds
+    assert re.fullmatch(place + figures, lines[0]), lines[0]
+    assert "step 259/1000 (25.9 %), epoch 2/4, loss 158.2500" in lines[-2]
+    assert "step 260/1000 (26.0 %), epoch 2/4, loss 159.2500, 6.8 images/s, done in 0:26:40" in lines[-1]
+
+
+def test_lines_in_the_interval_of_the_parameters(monkeypatch):
+    clock, file = in_a_file(monkeypatch)
+    runtime = RuntimeConfig(progress="lines", progress_seconds=4)
+    with bar("images", 20, runtime.display) as advance:
+        for _ in range(6):
+            clock.now += 2.0
+            advance(3)
+        advance(3)  # of another rank, beyond the end
+    said = [line.partition(" ")[2].rpartition(", peak")[0] for line in file.getvalue().splitlines()]
+    assert said == [
+        "images: 6/20 (30.0 %), 1.5 images/s, 0:00:10 left",
+        "images: 12/20 (60.0 %), 1.5 images/s, 0:00:06 left",
+        "images: 18/20 (90.0 %), 1.5 images/s, 0:00:02 left",
+        "images: 20/20 (100.0 %), 1.7 images/s, done in 0:00:12",
+    ]
+
+
+def test_an_error_ends_the_lines_without_the_word_done(monkeypatch):
+    _, file = in_a_file(monkeypatch)
+    with pytest.raises(KeyError), bar("images", 2):
+        raise KeyError
+    assert file.getvalue() == ""
+
+
+@pytest.mark.parametrize(("terminal", "mode"), [(True, "bar"), (False, "lines")])
+def test_a_terminal_decides_unless_the_parameter_does(terminal, mode):
+    console = Console(force_terminal=terminal, file=io.StringIO())
+    assert Display().on(console) == mode
+    assert [RuntimeConfig(progress=p).display.on(console) for p in ("bar", "lines", "none")] == ["bar", "lines", "none"]
+    assert (RuntimeConfig(progress=True).progress, RuntimeConfig(progress=False).progress) == ("auto", "none")
+    with pytest.raises(ValidationError, match="progress"):
+        RuntimeConfig(progress="some")
+
+
 def test_bar_of_other_processes_says_nothing(monkeypatch):
     console = Console(width=120, force_terminal=True, record=True)
     monkeypatch.setattr(rich, "get_console", lambda: console)
-    with TrainingBar("distilling", 10, shown=False) as bar:
+    with TrainingBar("distilling", 10, show=False) as bar:
         bar.advance(1.0, 1.0)
     assert console.export_text() == ""
 

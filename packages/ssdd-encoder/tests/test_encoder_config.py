@@ -46,6 +46,16 @@ def test_small_variants():
     assert [describe(encoder_config(name)) for name in VARIANTS] == [f"encoder {name}" for name in names]
 
 
+def test_a_variant_has_a_name_in_every_latent_space():
+    config = encoder_config("quickstart-f4c4")
+    assert (config.name, config.patch_size, config.attention_window) == ("f4c4", 2, 16)
+    assert encoder_config("quickstart-f8c16") == VARIANTS["quickstart"]
+    with pytest.raises(ValueError, match="F a multiple of 2"):
+        encoder_config("quickstart-f3c4")
+    with pytest.raises(ValueError, match="or one of"):
+        encoder_config("quickstart-f8")
+
+
 @pytest.mark.parametrize("config", [*NAMED, *VARIANTS])
 def test_limit_is_on_a_fair_estimate_of_the_parameters(config):
     config = encoder_config(config)

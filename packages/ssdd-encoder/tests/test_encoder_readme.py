@@ -1,4 +1,4 @@
-"""The README's Python blocks run as written, one after the other."""
+"""The Python blocks of README and guide run as written, one after the other."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 
 def test_readme_runs_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+    pages = [Path(__file__).parents[1] / name for name in ("README.md", "docs/guide.md")]
+    text = "\n".join(page.read_text() for page in pages)
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 3
     exec(compile("\n".join(blocks), "README.md", "exec"), {})

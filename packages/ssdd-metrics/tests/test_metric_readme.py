@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, one after the other."""
+"""The examples of README and guide run as they stand, one after the other."""
 
 import re
 from pathlib import Path
@@ -6,13 +6,13 @@ from unittest import mock
 
 from ssdd_metrics.registry import METRICS
 
-README = Path(__file__).parents[1] / "README.md"
+PAGES = [Path(__file__).parents[1] / name for name in ("README.md", "docs/guide.md")]
 
 
 def test_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Examples that need downloaded weights are fenced as `py`.
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", "\n".join(page.read_text() for page in PAGES), re.DOTALL)
     assert len(blocks) >= 5
     names: dict = {}
     with mock.patch.dict(METRICS):  # an example adds a metric, which other tests must not see

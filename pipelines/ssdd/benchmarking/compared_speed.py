@@ -12,7 +12,7 @@ from ssdd.baselines import count_parameters
 from ssdd.benchmarking.cost import peak_memory
 from ssdd.benchmarking.timing import time_sides
 from ssdd.evaluation.compared import ComparedDecoder, place
-from ssdd.progress import bar
+from ssdd.progress import Show, bar
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def measure_decoders(
     batch: int,
     rounds: int,
     device: torch.device,
-    progress: bool = True,
+    progress: Show = True,
 ) -> list[dict[str, Any]]:
     """Times the decoding of a latent into an image, for each decoder, number of steps and size.
 
@@ -32,7 +32,7 @@ def measure_decoders(
         batch: B.
         rounds: timings of each.
         device: of the decoders.
-        progress: whether to show a bar.
+        progress: the display of the progress.
 
     Returns:
         rows with `model`, `steps`, `pixels`, `parameters` (of the decoder), `seconds` (median of a batch) and its
@@ -40,7 +40,7 @@ def measure_decoders(
     """
     models = {decoder.name: place(decoder.open(), device, torch.float32) for decoder in decoders}
     rows = []
-    with bar("decoding speed", rounds * len(pixels), progress) as advance:
+    with bar("decoding speed", rounds * len(pixels), progress, "rounds") as advance:
         for side in pixels:
             calls: dict[tuple[str, int], Any] = {}
             for decoder in decoders:

@@ -19,7 +19,7 @@ from ssdd.benchmarking.cost import Work, count_work, peak_memory
 from ssdd.benchmarking.served_kl import ServedKL
 from ssdd.benchmarking.timing import time_sides
 from ssdd.integrations.dense_decoder import DenseForm
-from ssdd.progress import bar
+from ssdd.progress import Show, bar
 from ssdd_decoder import Decoder
 from ssdd_decoder.gpu import without_kernels
 from ssdd_decoder.recording import record
@@ -28,14 +28,14 @@ KL_CHANNELS, KL_DOWNSCALE = 4, 8
 
 
 def measure_decoding(
-    sweeps: tuple[DecodeSweep, ...], machine: dict[str, Any], progress: bool = True
+    sweeps: tuple[DecodeSweep, ...], machine: dict[str, Any], progress: Show = True
 ) -> list[dict[str, Any]]:
     """Returns one row per combination and side, with the ratio of its time to the first side's.
 
     Args:
         sweeps: the combinations.
         machine: from `describe_machine`, for the fraction of the best possible speed.
-        progress: whether to show a bar.
+        progress: the display of the progress.
     """
     device = torch.device(machine["kind"])
     cases = [
@@ -44,7 +44,7 @@ def measure_decoding(
         for case in product(sweep.sizes, sweep.dtypes, sweep.pixels, sweep.batch_sizes, sweep.steps)
     ]
     rows = []
-    with bar("decoding", sum(sweep.rounds for sweep, *_ in cases), progress) as advance:
+    with bar("decoding", sum(sweep.rounds for sweep, *_ in cases), progress, "rounds") as advance:
         for sweep, size, dtype, pixels, batch, steps in cases:
             case = {"size": size, "pixels": pixels, "batch": batch, "steps": steps, "dtype": dtype}
             try:

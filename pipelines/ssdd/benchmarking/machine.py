@@ -3,7 +3,6 @@
 import os
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ssdd.benchmarking.timing import synchronize
+from ssdd.hardware import processor
 from ssdd.processes import choose_device
 
 COPY_BYTES = 2**28  # far more than any cache holds: the rate must be the memory's
@@ -44,16 +44,6 @@ def describe_machine(device: torch.device, dtypes: set[str]) -> dict[str, Any]:
         "copy_bandwidth": copy_bandwidth(device),
         "product_rate": {dtype: product_rate(device, getattr(torch, dtype)) for dtype in sorted(dtypes)},
     }
-
-
-def processor() -> str:
-    """Returns the name of the CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def copy_bandwidth(device: torch.device) -> float:

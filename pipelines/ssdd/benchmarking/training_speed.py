@@ -11,14 +11,14 @@ from ssdd.benchmark_parameters import TrainingSweep
 from ssdd.benchmarking.cost import count_work, held_memory, peak_memory
 from ssdd.benchmarking.timing import time_sides
 from ssdd.integrations.dense_decoder import DenseForm
-from ssdd.progress import bar
+from ssdd.progress import Show, bar
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import distillation_loss, teacher_target
 from ssdd_decoder.flow import interpolate
 from ssdd_decoder.losses import flow_matching_loss
 
 
-def measure_training(sweep: TrainingSweep, device: torch.device, progress: bool = True) -> list[dict[str, Any]]:
+def measure_training(sweep: TrainingSweep, device: torch.device, progress: Show = True) -> list[dict[str, Any]]:
     """Returns one row per dtype, comparison and side, with the ratio of its time to the first side's."""
     # Checkpointing pays if activations fill the memory, and distillation is expensive because of the teacher's steps.
     # Therefore each comparison has its own size.
@@ -28,7 +28,7 @@ def measure_training(sweep: TrainingSweep, device: torch.device, progress: bool 
         ("distillation", sweep.distillation_pixels, sweep.distillation_batch_size, ("live", "cached")),
     ]
     rows = []
-    with bar("training steps", sweep.rounds * len(comparisons) * len(sweep.dtypes), progress) as advance:
+    with bar("training steps", sweep.rounds * len(comparisons) * len(sweep.dtypes), progress, "rounds") as advance:
         for dtype, (comparison, pixels, batch, names) in product(sweep.dtypes, comparisons):
             losses, finish = make_losses(sweep, dtype, pixels, batch, device)
             steps = {name: compose(finish, losses[name]) for name in names}

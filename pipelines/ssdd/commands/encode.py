@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,13 +11,31 @@ from ssdd.commands import options
 
 @click.command(short_help="Images to latents.")
 @click.argument("images", nargs=-1, required=True, type=options.EXISTING)
-@click.option("-o", "--output", required=True, type=options.NEW_FILE, help="File for the latents (safetensors).")
+@click.option(
+    "-o", "--output", required=True, type=options.NEW, help="File for the latents (safetensors); folder with --shards."
+)
+@click.option("--shards", is_flag=True, help="Write a folder of shards, which generators train on.")
+@click.option(
+    "--im-size", type=click.IntRange(8), default=256, show_default=True, help="Side of images, with --shards."
+)
+@click.option("--flipped", is_flag=True, help="Also store the latents of the mirrored images, with --shards.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Number format of the stored latents, with --shards.",
+)
 @options.network_options
 @options.tile
 @options.attention_window
 def encode(
     images: tuple[Path, ...],
     output: Path,
+    shards: bool,
+    im_size: int,
+    flipped: bool,
+    dtype: str,
     model: str,
     batch_size: int,
     device: str,
@@ -24,16 +43,77 @@ def encode(
     tile: int | None,
     attention_window: int | None,
 ) -> None:
-    """Encode IMAGES, files or folders, to one safetensors file.
+    """Encode IMAGES, files or folders, to one safetensors file, or to shards.
 
-    The file holds one latent (C, h, w) per image, under the image's name relative to its folder. Its header holds the
-    sizes of the images, the encoder's configuration and the hash of the encoder's file. Sides are padded to multiples
-    of the down-scale factor; memory does not grow with the number of images. Unreadable files are skipped and listed on
-    the screen; the command fails only if no file can be read.
+    With --shards, each image is resized (bilinear) so that its short side has --im-size pixels, and cropped at its
+    centre. The folder holds the posteriors of all images (mean and logvar), the number of each image's class (its first
+    folder), and a manifest with statistics. The same command goes on after an interruption.
+
+    Without it, the file holds one latent (C, h, w) per image, under the image's name relative to its folder. Its header
+    holds the sizes of the images, the encoder's configuration and the hash of the encoder's file. Sides are padded to
+    multiples of the down-scale factor.
+
+    Memory does not grow with the number of images. Unreadable files are skipped and listed on the screen; the command
+    fails only if no file can be read.
 
     \b
     ssdd encode photos/ -o latents.safetensors --model distilled.safetensors
+    ssdd encode photos/ -o latents/ --model distilled.safetensors --shards --im-size 256
     """
+    options.check_output(output, images)
+    options.check_utf8(output)
+    if shards:
+        _encode_shards(
+            images,
+            output,
+            options.encoder_file(model),
+            device,
+            im_size=im_size,
+            flipped=flipped,
+            dtype=dtype,
+            batch_size=batch_size,
+            precision=precision,
+        )
+    else:
+        windows = {"tile": tile, "attention_window": attention_window}
+        _encode_file(images, output, options.encoder_file(model), batch_size, device, precision, windows)
+
+
+def _encode_shards(images: tuple[Path, ...], output: Path, file: Path, device: str, **parameters: Any) -> None:
+    from ssdd.data.image_index import index_images
+    from ssdd.generation.latent_images import images_of
+    from ssdd.generation.latent_manifest import read_manifest
+    from ssdd.generation.latent_shards import LatentJob, write_latents
+    from ssdd.generation_parameters import LatentsParameters
+    from ssdd.imaging.picture_files import THREADS, NamedImages
+    from ssdd.parameters import RuntimeConfig
+    from ssdd.processes import choose_device
+
+    if output.is_file():
+        raise ValueError(f"expected a folder for the shards, got the file {output}: choose another name")
+    choose_device(device)  # refused before any image is read
+    source, chosen = NamedImages(images), LatentsParameters(**parameters)
+    # The user chose these images, so none is held out, and any number of rejected files is only reported.
+    found = index_images(source, held_out=0, max_rejected=1, workers=THREADS)
+    options.report_rejected(list(found.rejected.itertuples()))
+    runtime = RuntimeConfig.model_validate({"device": device, "workers": 0})
+    of_splits = images_of(found.index, source, chosen.im_size)
+    write_latents(LatentJob(encoder=file, images=of_splits, parameters=chosen, folder=output, runtime=runtime))
+    manifest = read_manifest(output)
+    count = options.count(sum(manifest.images.values()))
+    number = f"{len(manifest.shards)} shard{'' if len(manifest.shards) == 1 else 's'}"
+    options.say(f"{output}: {count} in {number}, {len(found.rejected)} skipped")
+
+
+def _encode_file(
+    images: tuple[Path, ...],
+    output: Path,
+    file: Path,
+    batch_size: int,
+    device: str,
+    precision: str,
+    windows: dict[str, int | None],
+) -> None:
     from dataclasses import asdict
 
     import torch
@@ -47,15 +127,14 @@ def encode(
     from ssdd.processes import choose_device
     from ssdd.texts import utf8
 
-    options.check_output(output, images)
-    options.check_utf8(output)
-    file = options.encoder_file(model)
+    if output.is_dir():
+        raise ValueError(f"expected a file for the latents, got the folder {output}: name a file, or add --shards")
     encoder = load_encoder(file).to(choose_device(device), getattr(torch, precision))
     output.parent.mkdir(parents=True, exist_ok=True)
     # Next to the output: /tmp is often small or in memory, and the latents of many images are large.
     with tempfile.TemporaryFile(dir=output.parent) as spool:
         writer = LatentWriter(spool)
-        tiling = Tiling(tile=tile, attention_window=attention_window)
+        tiling = Tiling(**windows)
         rejected = encode_images(encoder, images, writer.add, batch_size, tiling=tiling)
         options.report_rejected(rejected)
         if not writer.sizes:
@@ -68,14 +147,14 @@ def encode(
             encoder=asdict(encoder.config),
             precision=precision,
             version=__version__,
-            attention_window=attention_window,
+            attention_window=tiling.attention_window,
         )
         writer.finish(output, header)
     options.say(f"{output}: {options.count(len(writer.sizes))}, {len(rejected)} skipped")
 
 
 @click.command(short_help="Latents to images.")
-@click.argument("latents", type=options.EXISTING_FILE)
+@click.argument("latents", type=options.EXISTING)
 @click.option("-o", "--output", required=True, type=options.NEW_FOLDER, help="Folder for the PNG files.")
 @options.network_options
 @options.steps
@@ -92,7 +171,7 @@ def decode(
     seed: int,
     tile: int | None,
 ) -> None:
-    """Decode LATENTS, a file written by `ssdd encode`, to PNG files.
+    """Decode LATENTS, a file or folder written by `ssdd encode` or the pipeline `latents`, or a shard, to PNG files.
 
     The results have the names and sizes of the encoded images. The noise of each image depends only on the seed and the
     image's name, so a result depends neither on the batch size nor on the other images in the file.
@@ -102,14 +181,16 @@ def decode(
     """
     import torch
 
+    from ssdd.generation.sharded_latents import ShardedLatents, is_sharded
     from ssdd.imaging.encode_decode import decode_latents
     from ssdd.imaging.large_pictures import Tiling
-    from ssdd.imaging.latent_files import StoredLatents, check_fits
+    from ssdd.imaging.latent_files import NamedLatents, StoredLatents, check_fits
     from ssdd.processes import choose_device
     from ssdd_decoder import Decoder
 
     options.check_utf8(latents)
-    stored = StoredLatents(latents)
+    sharded = latents.is_dir() or is_sharded(latents)
+    stored: NamedLatents = ShardedLatents(latents) if sharded else StoredLatents(latents)
     decoder = Decoder.from_pretrained(model)
     check_fits(stored.header, decoder.config)
     decoder.to(choose_device(device), getattr(torch, precision))

@@ -13,10 +13,14 @@ import click
 from ssdd import __version__
 from ssdd.commands.card import card
 from ssdd.commands.compare import compare
+from ssdd.commands.convert_latents import convert_latents
+from ssdd.commands.doctor import doctor
 from ssdd.commands.encode import decode, encode
 from ssdd.commands.export import export
+from ssdd.commands.generate import generate
 from ssdd.commands.info import info
 from ssdd.commands.lineage import lineage
+from ssdd.commands.project import project
 from ssdd.commands.reconstruct import reconstruct
 from ssdd.commands.z_stats import z_stats
 from ssdd.deadlines import INTERRUPTED, Deadline, ends_on_sigterm, remove_all_unfinished
@@ -81,5 +85,19 @@ def cli() -> None:
     """
 
 
-for _command in (encode, decode, reconstruct, info, lineage, card, export, compare, z_stats):
+for _command in (
+    encode,
+    decode,
+    convert_latents,
+    reconstruct,
+    info,
+    lineage,
+    card,
+    export,
+    generate,
+    compare,
+    z_stats,
+    doctor,
+    project,
+):
     cli.add_command(_command)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Describe a checkpoint or latents.")
 @options.held
 def info(file: str) -> None:
-    """Describe FILE: a checkpoint (or its folder, or RUN, RUN@best, demo), or the latents of `ssdd encode`.
+    """Describe FILE: a checkpoint (or its folder, or RUN, RUN@best, demo), or latents (a file, a shard, or its folder).
 
     For a checkpoint: its parts, their configurations, parameter counts and number formats, whether its content matches
     the hash in its header, and the run that made it.
@@ -32,13 +32,17 @@ def info(file: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from ssdd.generation.sharded_latents import ShardedLatents, is_sharded
     from ssdd.imaging.latent_files import read_header
     from ssdd_decoder import checkpoint, sources
 
-    path = sources.resolve(file, "ssdd.safetensors")
-    header = None
-    with suppress(OSError):  # raised again by the reader of checkpoints, whose message is about checkpoints
-        header = read_header(path)
+    header, path = None, Path(file)
+    if is_sharded(path):
+        header = ShardedLatents(path).header
+    else:
+        path = sources.resolve(file, "ssdd.safetensors")
+        with suppress(OSError):  # raised again by the reader of checkpoints, whose message is about checkpoints
+            header = read_header(path)
     facts = _of_latents(header) if header is not None else _of_checkpoint(checkpoint.read(path))
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")

@@ -28,6 +28,7 @@ EXISTING = UserPath(exists=True, path_type=Path)
 EXISTING_FILE = UserPath(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = UserPath(exists=True, file_okay=False, path_type=Path)
 NEW_FILE = UserPath(dir_okay=False, path_type=Path)
+NEW = UserPath(path_type=Path)
 NEW_FOLDER = UserPath(file_okay=False, path_type=Path)
 
 

@@ -40,13 +40,13 @@ def z_stats(
 
     options.check_output(output, images)
     file = options.encoder_file(model)
-    place = choose_device(device)
+    choose_device(device)  # refused before any image is read
     source = NamedImages(images)
     # The user chose these images, so none is held out, and any number of rejected files is only reported.
     found = index_images(source, limit=limit, held_out=0, max_rejected=1, workers=THREADS)
     options.report_rejected(list(found.rejected.itertuples()))
     dataset = ImageDataset(found.index, source, EvalTransform(im_size=im_size))
-    statistics = latent_statistics(file, dataset, batch_size, device=place)
+    statistics = latent_statistics(file, dataset, batch_size, device=device)
     content = {
         **statistics.to_dict(),
         "images": len(dataset),

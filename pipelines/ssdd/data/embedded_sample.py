@@ -148,6 +148,10 @@ class EmbeddedSample(Source):
             raise BadImage(Reason.MISSING, f"{path!r} is outside of its {whole.width} x {whole.height} canvas")
         return whole.crop((left, top, left + side, top + side))
 
+    def class_of(self, path: str) -> str:
+        """Returns `leaves` or `photographs`: the sample has no other classes."""
+        return "leaves" if path.startswith("leaves-") else "photographs"
+
     def photograph_of(self, path: str) -> str:
         """Returns the file name of the photograph that a crop is from."""
         return path.partition("/")[0]

@@ -75,6 +75,10 @@ class ImageFolder(Source):
             raise ValueError(f"expected a path inside {str(self.root)!r}, got {path!r}: prepare the index again")
         return read_image_file(self.root / parts)
 
+    def class_of(self, path: str) -> str:
+        """Returns the first folder of a name, at any depth below it; "" for an image outside of all folders."""
+        return first_folder(path)
+
     def version(self, path: str) -> str:
         """Returns a file's size and time of modification."""
         try:
@@ -106,6 +110,10 @@ class ImageNetFolder(ImageFolder):
                 "folder that holds them, or use the source 'folder'"
             )
 
+    def class_of(self, path: str) -> str:
+        """Returns the folder below `train` or `val`, such as `n01440764`."""
+        return first_folder(path.partition("/")[2])
+
     def listing(self) -> Listing:
         """Returns the names below `train` and `val`; only folders are read."""
         names: dict[str, list[str]] = {}
@@ -115,6 +123,11 @@ class ImageNetFolder(ImageFolder):
             names[split] = found.images
             rejected += found.rejected
         return Listing(names=names, rejected=rejected)
+
+
+def first_folder(path: str) -> str:
+    """Returns the first folder of a relative path; "" for a file outside of all folders."""
+    return path.partition("/")[0] if "/" in path else ""
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ssdd.data.decoding import BadImage, Reason
 from ssdd.data.source import VALIDATION, ImageFacts, Rejection, Source, tell_notes
-from ssdd.progress import bar
+from ssdd.progress import Show, bar
 
 _TYPES = {"path": "str", "split": "str", "width": "int32", "height": "int32", "bytes": "int64", "sha256": "str"}
 INDEX_COLUMNS = tuple(_TYPES)
@@ -46,7 +46,7 @@ def index_images(
     held_out: float = 0.05,
     max_rejected: float = 0.05,
     workers: int = 0,
-    progress: bool = True,
+    progress: Show = True,
 ) -> IndexedImages:
     """Reads and decodes every image of a source once.
 
@@ -62,7 +62,7 @@ def index_images(
             The images with the smallest content hashes are taken, so that equal images never fall into both splits.
         max_rejected: share of rejected files, in [0, 1], above which the pass fails.
         workers: threads; 0 works in the calling thread.
-        progress: shows a bar on rich's console.
+        progress: the display of the progress.
 
     Raises:
         ValueError: an argument is out of range, no usable image was found, or too many were rejected (the
@@ -138,12 +138,18 @@ def select(index: pd.DataFrame, split: str | None = None, limit: int | None = No
     missing = [column for column in INDEX_COLUMNS if column not in index.columns]
     if missing:
         raise ValueError(f"expected an index with the columns {', '.join(INDEX_COLUMNS)}, lacking {missing}")
-    rows = index if split is None else index[index["split"] == split]
-    if rows.empty:
+    rows = rows_of(index, split, limit)
+    if not len(rows):
         counts = dict(Counter(index["split"]))
         hint = "set prepare.held_out above 0" if split == VALIDATION else "add images that are not held out"
         raise ValueError(f"expected images in the split {split!r}, the index has {counts}: {hint}")
-    return rows.iloc[_choice(len(rows), limit)].reset_index(drop=True)
+    return index.iloc[rows].reset_index(drop=True)
+
+
+def rows_of(index: pd.DataFrame, split: str | None = None, limit: int | None = None) -> np.ndarray:
+    """Returns the numbers of the rows that `select` returns, in ascending order."""
+    rows = np.arange(len(index)) if split is None else np.flatnonzero(index["split"] == split)
+    return rows[_choice(len(rows), limit)]
 
 
 def _choice(count: int, limit: int | None) -> np.ndarray:

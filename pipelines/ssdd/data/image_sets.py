@@ -71,6 +71,13 @@ def training_images(
     return ImageDataset(index, open_images(data), transform, split=TRAIN, limit=limit)
 
 
+def evaluation_images(
+    index: pd.DataFrame, source: Source, im_size: int, split: str, limit: int | None = None
+) -> ImageDataset:
+    """Returns a split, resized and cropped in the middle; at most `limit` images."""
+    return ImageDataset(index, source, EvalTransform(im_size=im_size), split=split, limit=limit)
+
+
 def held_out_images(index: pd.DataFrame, data: DataParameters, im_size: int, limit: int | None = None) -> ImageDataset:
     """Returns the validation split, resized and cropped in the middle; at most `limit` images."""
-    return ImageDataset(index, open_images(data), EvalTransform(im_size=im_size), split=VALIDATION, limit=limit)
+    return evaluation_images(index, open_images(data), im_size, VALIDATION, limit)

@@ -9,7 +9,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ssdd.data.image_dataset import Example, ImageDataset
 from ssdd.data.step_sampler import StepSampler
-from ssdd.progress import bar
+from ssdd.progress import Show, bar
 
 
 def make_loader(
@@ -52,7 +52,8 @@ def batches(
     workers: int = 0,
     rank: int = 0,
     processes: int = 1,
-    title: str | None = None,
+    title: str = "",
+    show: Show = False,
 ) -> Iterator[dict[str, Any]]:
     """Yields the batches of one pass over this process's share of the images, in order, each image once.
 
@@ -65,12 +66,12 @@ def batches(
         workers: loader processes.
         rank: this process.
         processes: how many share the images.
-        title: of a progress bar; None shows none.
+        title, show: of the progress.
     """
     sampler = StepSampler(
         len(dataset), batch_size * processes, shuffle=False, drop_last=False, rank=rank, world_size=processes
     )
-    with bar(title or "", len(dataset), show=title is not None) as advance:
+    with bar(title, len(dataset), show) as advance:
         for batch in make_loader(dataset, sampler, workers=workers):
             yield batch
             advance(len(batch["index"]) * processes)

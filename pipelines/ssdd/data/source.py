@@ -129,6 +129,10 @@ class Source(ABC):
         """
         return decode_image(self.read(path), self.max_pixels)
 
+    def class_of(self, path: str) -> str:
+        """Returns the name of an image's class; "" where it has none."""
+        return ""
+
     def photograph_of(self, path: str) -> str:
         """Returns the name of the photograph that an image is a part of; most images are whole, and it is their own."""
         return path

@@ -35,7 +35,7 @@ def decode_again(
     device = choose_device(runtime.device)
     inputs = {name.partition(".")[0]: picture for name, picture in pictures.items() if name.endswith(f".{INPUT}")}
     found: dict[str, Tensor] = {}
-    with bar("photographs", len(inputs) * len(decoders), show=runtime.progress) as advance:
+    with bar("photographs", len(inputs) * len(decoders), show=runtime.display) as advance:
         for decoder in decoders:
             model = place(decoder.open(), device, torch.float32)
             for number, picture in inputs.items():

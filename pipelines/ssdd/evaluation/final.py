@@ -134,8 +134,8 @@ def measure(
     }
     shown = set(np.linspace(0, len(dataset) - 1, min(parameters.shown, len(dataset))).round().astype(int).tolist())
     kept: dict[tuple[Row, int], Tensor] = {}
-    bar_title = title if runtime.progress and rank == 0 else None
-    for batch in batches(dataset, parameters.batch_size, runtime.workers, rank, processes, bar_title):
+    show = runtime.display if rank == 0 else False
+    for batch in batches(dataset, parameters.batch_size, runtime.workers, rank, processes, title, show):
         x, numbers = batch["image"].to(device), batch["index"]
         for row, decoded in decode(x, numbers.tolist()):
             suites[row].update((x + 1) / 2, (decoded + 1) / 2, numbers)

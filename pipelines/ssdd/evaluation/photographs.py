@@ -74,7 +74,7 @@ def decode_photographs(
 
     pictures: dict[str, Tensor] = {}
     facts: list[dict[str, Any]] = []
-    with bar("whole photographs", len(canvases) * len(rows), show=runtime.progress) as advance:
+    with bar("whole photographs", len(canvases) * len(rows), show=runtime.display) as advance:
         for number, canvas in enumerate(canvases):
             height, width = canvas.size
             x = to_images([canvas], device)

@@ -69,8 +69,8 @@ def _compute(
     runtime: RuntimeConfig,
 ) -> dict[str, ReferenceStatistics]:
     rank, processes = join_group()
-    title = "reference statistics" if runtime.progress and rank == 0 else None
-    share = batches(dataset, batch_size, runtime.workers, rank, processes, title)
+    show = runtime.display if rank == 0 else False
+    share = batches(dataset, batch_size, runtime.workers, rank, processes, "reference statistics", show)
     images = ((batch["image"] + 1) / 2 for batch in share)
     protocol, networks = image_protocol(dataset, im_size), load_networks(networks_of(metrics), pretrained_networks)
     found: dict[str, ReferenceStatistics] = {}

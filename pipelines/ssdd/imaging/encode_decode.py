@@ -23,9 +23,9 @@ from ssdd.encoders import AnyEncoder
 from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
 from ssdd.imaging.large_pictures import CONFINED, Tiling, parts
-from ssdd.imaging.latent_files import StoredLatents
+from ssdd.imaging.latent_files import NamedLatents
 from ssdd.imaging.picture_files import THREADS, ImageFile, find_images, output_names, read_images
-from ssdd.progress import bar
+from ssdd.progress import Show, bar
 from ssdd_decoder import Decoder
 
 REJECTED_FILE = "rejected.csv"
@@ -105,7 +105,7 @@ def encode_images(
     places: Sequence[Path],
     store: StoreLatent,
     batch_size: int = 16,
-    progress: bool = True,
+    progress: Show = True,
     tiling: Tiling = DEFAULT_TILING,
 ) -> list[Rejection]:
     """Encodes images of any size, padded by `canvas.pad`, to the mode of their posterior.
@@ -117,7 +117,7 @@ def encode_images(
             over one by one, so that memory does not grow with the number of images. A BadImage that it raises counts
             the image as rejected.
         batch_size: images of equal padded size at a time.
-        progress: shows a bar.
+        progress: the display of the progress.
         tiling: of large images.
 
     Returns:
@@ -143,13 +143,13 @@ def encode_images(
 
 def decode_latents(
     decoder: Decoder,
-    latents: StoredLatents,
+    latents: NamedLatents,
     out: Path,
     *,
     steps: int = 1,
     seed: int = 0,
     batch_size: int = 16,
-    progress: bool = True,
+    progress: Show = True,
     tiling: Tiling = DEFAULT_TILING,
 ) -> WrittenPictures:
     """Decodes latents to PNG files; a name that the file system refuses is skipped.
@@ -161,7 +161,7 @@ def decode_latents(
         steps: steps of the sampler.
         seed: seed of the noise, which also depends on the image's name.
         batch_size: images of equal padded size at a time.
-        progress: shows a bar.
+        progress: the display of the progress.
         tiling: of large pictures.
 
     Raises:
@@ -196,7 +196,7 @@ def reconstruct_folder(
     steps: int = 1,
     seed: int = 0,
     batch_size: int = 16,
-    progress: bool = True,
+    progress: Show = True,
     tiling: Tiling = DEFAULT_TILING,
 ) -> WrittenPictures:
     """Encodes and decodes every image below a folder, keeping its relative name (as PNG) and its size.
@@ -210,7 +210,7 @@ def reconstruct_folder(
         steps: steps of the sampler.
         seed: seed of the noise, which also depends on the image's relative name, and on nothing else.
         batch_size: images of equal padded size at a time.
-        progress: shows a bar.
+        progress: the display of the progress.
         tiling: of large pictures.
 
     Raises:

@@ -7,7 +7,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,7 @@ from ssdd.files import LFS_POINTER, LFS_REMEDY, atomic_write, first_bytes
 from ssdd_decoder import DecoderConfig
 
 HEADER = "ssdd_latents"
+FORMAT = 1
 _RESERVED = "__metadata__"
 _LONGEST_HEADER = 100_000_000  # bytes; safetensors' readers refuse a longer one, and so a file that was written whole
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
@@ -36,6 +37,7 @@ class LatentHeader:
         precision: number format of the computation.
         version: version of ssdd.
         attention_window: side of the attention's windows, if asked for; None confines that of large images alone.
+        format: version of the layout; files of the first releases lack it, and have 1.
     """
 
     downscale: int
@@ -46,6 +48,11 @@ class LatentHeader:
     precision: str
     version: str
     attention_window: int | None = None
+    format: int = FORMAT
+
+
+class NewerLayout(ValueError):
+    """A file of latents was written by a later version."""
 
 
 class LatentWriter:
@@ -118,6 +125,21 @@ def read_header(path: str | os.PathLike[str]) -> LatentHeader | None:
     return None if text is None else _parse(text, Path(path))
 
 
+class NamedLatents(Protocol):
+    """Latents by the names of their images, with the facts that decoding needs.
+
+    Attributes:
+        header: sizes of the images, and what made the latents.
+        shapes: (C, h, w) of each.
+    """
+
+    header: LatentHeader
+    shapes: dict[str, tuple[int, ...]]
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Reads the latent (C, h, w) of an image."""
+
+
 class StoredLatents:
     """Latents of a file; each is read on access.
 
@@ -146,7 +168,7 @@ class StoredLatents:
         for name in sorted(header.sizes):
             part = self._file.get_slice(name)
             self.shapes[name] = tuple(part.get_shape())
-            _check(name, self.shapes[name], part.get_dtype(), header)
+            check_entry(name, self.shapes[name], part.get_dtype(), header)
 
     def __getitem__(self, name: str) -> Tensor:
         """Reads the latent (C, h, w) of an image."""
@@ -170,7 +192,12 @@ def check_fits(header: LatentHeader, decoder: DecoderConfig) -> None:
 
 def _parse(text: str, path: Path) -> LatentHeader:
     try:
-        return LatentHeader(**json.loads(text))
+        content = json.loads(text)
+        if isinstance(content, dict) and (layout := content.get("format", 1)) not in range(1, FORMAT + 1):
+            raise NewerLayout(f"{path} has layout {str(layout)[:20]}, expected at most {FORMAT}: update ssdd")
+        return LatentHeader(**content)
+    except NewerLayout:
+        raise
     except (ValueError, TypeError) as error:
         raise _damaged(path, error) from error
 
@@ -181,7 +208,12 @@ def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is not a whole file of latents ({error}): encode the images again")
 
 
-def _check(name: str, shape: tuple[int, ...], dtype: str, header: LatentHeader) -> None:
+def check_entry(name: str, shape: tuple[int, ...], dtype: str, header: LatentHeader) -> None:
+    """Refuses a name that would lead out of the output folder, and a latent that does not fit its image.
+
+    Raises:
+        ValueError: says which.
+    """
     # Names become paths below the output folder: a file from somebody else must not write anywhere else.
     if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name or "\0" in name:
         raise ValueError(f"expected image names below one folder, got {name!r}: this file of latents was tampered with")

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ssdd.data.decoding import BadImage, Reason, decode_image, read_image_file
-from ssdd.data.image_folders import check_name, search_folder
+from ssdd.data.image_folders import check_name, first_folder, search_folder
 from ssdd.data.source import TRAIN, Listing, Rejection, Source
 
 THREADS = min(4, os.cpu_count() or 1)  # for decoding and compression; more would only fill memory with pictures
@@ -98,6 +98,10 @@ class NamedImages(Source):
             BadImage: the file cannot be read.
         """
         return read_image_file(self._files[path])
+
+    def class_of(self, path: str) -> str:
+        """Returns the first folder of a name, relative to the folder that was searched."""
+        return first_folder(path)
 
 
 def read_images(found: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, Image.Image | BadImage]]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ssdd.autoencoder import CHECKPOINT_NAME, check_spaces
 from ssdd.encoders import AnyEncoderConfig, encoder_of, make_encoder, read_checkpoint, read_config
 from ssdd.integrations.fixed_noise import fixed_noise
+from ssdd.integrations.inner_scale import InnerScale
 from ssdd.integrations.offloaded import loaded
 from ssdd.latent_scaling import Normalization, choose_scaling
 from ssdd.model_files import find_model
@@ -59,6 +60,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         num_inference_steps: the decoder's steps where a call names none; 1 for distilled decoders, about 8 for others.
         scaling_factor, shift_factor: of latents as a whole.
         latents_mean, latents_std: of each channel; then the two above are 1 and 0.
+        inner_mean, inner_std: of each channel, applied in here: latents are normalised ones, see `InnerScale`.
         force_upcast: whether pipelines of SDXL decode in float32. The decoder needs it not, for its norms, softmax and
             time embedding are float32 in any dtype.
         sample_size: side of the images in pixels, for pipelines that want a default.
@@ -87,6 +89,8 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         shift_factor: float = 0.0,
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
+        inner_mean: list[float] | None = None,
+        inner_std: list[float] | None = None,
         force_upcast: bool = False,
         sample_size: int = 512,
         latent_channels: int | None = None,
@@ -96,12 +100,11 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         super().__init__()
         encoder = read_config(encoder_config)
         space = {"latent_channels": encoder.latent_channels, "downscale": encoder.downscale}
-        decoder = (
-            named_decoder(decoder_config, **space)
-            if isinstance(decoder_config, str)
-            else DecoderConfig(**decoder_config)
-        )
+        name = decoder_config if isinstance(decoder_config, str) else None
+        decoder = named_decoder(name, **space) if name else DecoderConfig(**decoder_config)  # type: ignore[arg-type]
         check_spaces(encoder, decoder)
+        outer = (scaling_factor, shift_factor, latents_mean, latents_std)
+        self.inner = InnerScale(inner_mean, inner_std).checked(encoder.latent_channels, outer)
         self.register_to_config(**_entries(encoder, decoder))
         self.encoder = make_encoder(encoder)
         self.decoder = Decoder(decoder)
@@ -115,7 +118,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
             pieces = x.split(1) if self.use_slicing else [x]
             options: dict[str, Any] = {"tile": self.tile} if isinstance(self.encoder, Encoder) else {}
             posteriors = [self.encoder(piece, check_finite=False, check_range=False, **options) for piece in pieces]
-        moments = torch.cat([torch.cat([posterior.mean, posterior.logvar], dim=1) for posterior in posteriors])
+        moments = torch.cat([self.inner.moments(posterior.mean, posterior.logvar) for posterior in posteriors])
         distribution = DiagonalGaussianDistribution(moments)
         return Encoded(latent_dist=distribution) if return_dict else (distribution,)
 
@@ -144,7 +147,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         config: Any = self.config  # a dict whose entries are attributes
         steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
         with loaded(self.decoder):
-            z = z.to(self.decoder.conv_in.weight.device)
+            z = self.inner.latents(z.to(self.decoder.conv_in.weight.device))
             noise = self._noise(z, generator)
             pieces = zip(z.split(1), noise.split(1), strict=True) if self.use_slicing else [(z, noise)]
             options: dict[str, Any] = {"steps": steps, "grad": self.tile is None, "tile": self.tile}
@@ -176,9 +179,6 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         """Encodes and decodes images of more than tile x tile pixels in strips of about so many, without gradients.
 
         The result is that of the whole image, to within rounding; see `ssdd_decoder.Decoder.decode`.
-
-        Raises:
-            ValueError: `tile` is not an integer in range.
         """
         check_tile(tile)
         self.tile, self.use_tiling = tile, True

@@ -107,7 +107,8 @@ class NodeExecutor:
 
     def _portable(self, file: str, folder: Path) -> str:
         """A file of the project relative to `folder`, so that projects can be moved; other files unchanged."""
-        return os.path.relpath(file, folder) if Path(file).is_relative_to(self.project) else file
+        # with slashes on every system: the folder may move to another
+        return Path(os.path.relpath(file, folder)).as_posix() if Path(file).is_relative_to(self.project) else file
 
     def _common_facts(self) -> dict[str, Any]:
         if not self._facts:  # once for each run: git is slow in a large checkout

@@ -34,7 +34,10 @@ def from_shell(written: str, project: Path, may_be_run: bool = False) -> str:
         return written
     if may_be_run and not looks_like_file(written) and not Path(written).is_file():
         return written
-    return os.path.relpath(written, project)
+    try:
+        return os.path.relpath(written, project)
+    except ValueError:  # Windows: the shell is on another drive than the project
+        return os.path.abspath(written)
 
 
 def in_project(parameters: Mapping[str, Any], project: Path, paths: Iterable[str]) -> dict[str, Any]:

@@ -49,12 +49,14 @@ class ProjectRules:
     Attributes:
         replaceable: parameter -> the dataset that it provides.
         paths: the other parameters that are paths.
+        switches: parameter, written `group.name` -> the nodes that are left out where it is false.
         before_plan: called with the nodes that may run, before a plan is shown or the first of them runs.
         before_run: the same, but only before a run: it finds, or downloads, what those nodes need.
     """
 
     replaceable: Mapping[str, ReplaceableDataset] = field(default_factory=dict)
     paths: frozenset[str] = frozenset()
+    switches: Mapping[str, frozenset[str]] = field(default_factory=dict)
     before_plan: Check | None = None
     before_run: Check | None = None
 

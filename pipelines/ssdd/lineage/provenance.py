@@ -4,17 +4,16 @@ None of it enters a fingerprint: another machine is expected to give the same re
 left out, since a stamp may be published with its checkpoint.
 """
 
-import functools
 import logging
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from ssdd.hardware import processor
 from ssdd.texts import utf8
 
 _log = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 def machine() -> dict[str, Any]:
     """Returns CPU, cores, memory and platform, and the GPUs where torch is loaded and sees any."""
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "platform": platform.platform(), "gpu": _gpus()}
+    return {"cpu": processor(), "cores": os.cpu_count(), "platform": platform.platform(), "gpu": _gpus()}
 
 
 def command() -> str:
@@ -77,15 +76,6 @@ def _refusal(project: Path) -> str:
             "the repository belongs to another user; `git config --global --add safe.directory FOLDER` lets git read it"
         )
     return "" if "ambiguous argument 'HEAD'" in said else (said.strip().splitlines() or ["git failed"])[0]
-
-
-@functools.cache
-def _cpu() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
 def _gpus() -> list[str]:

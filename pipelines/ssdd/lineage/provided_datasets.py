@@ -2,11 +2,12 @@
 
 A project lists in its rules which parameter provides which dataset. When a user sets such a parameter, the
 nodes of the replaced namespaces are left out of the run, the catalog entry reads the provided file, and the
-other datasets of the nodes left out are None for the nodes that take them.
+other datasets of the nodes left out are None for the nodes that take them. So are those of nodes that a parameter
+switches off.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +72,33 @@ def find_provided(
     return found
 
 
-def use_provided(pipeline: Pipeline, catalog: CatalogProtocol, provided: list[ProvidedDataset]) -> Pipeline:
-    """Returns the pipeline without the nodes that provided datasets replace, and points the catalog at the files."""
-    left_out: list[Node] = []
+def switched_off(parameters: Mapping[str, object], switches: Mapping[str, frozenset[str]]) -> set[str]:
+    """Returns the names of the nodes that parameters switch off.
+
+    Args:
+        parameters: all parameters of the run, groups as their typed models.
+        switches: parameter, written `group.name` -> the nodes that are left out where it is false.
+    """
+    off: set[str] = set()
+    for parameter, nodes in switches.items():
+        group, name = parameter.split(".")
+        if getattr(parameters.get(group), name, True) is False:
+            off |= nodes
+    return off
+
+
+def use_provided(
+    pipeline: Pipeline, catalog: CatalogProtocol, provided: list[ProvidedDataset], off: Set[str] = frozenset()
+) -> Pipeline:
+    """Returns the pipeline without the nodes that provided datasets replace, and points the catalog at the files.
+
+    Args:
+        pipeline: of the run.
+        catalog: its datasets; changed.
+        provided: the datasets that are not made.
+        off: names of further nodes to leave out.
+    """
+    left_out = [node for node in pipeline.nodes if node.name in off]
     for item in provided:
         name = item.replaced.dataset
         left_out += [node for node in pipeline.nodes if _inside(node, item.replaced.replaces) or name in node.outputs]

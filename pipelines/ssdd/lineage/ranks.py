@@ -1,10 +1,11 @@
-"""Under torchrun: rank 0 runs the pipeline, the other ranks join it in the nodes tagged `distributed`.
+"""Several ranks of one launcher: rank 0 runs the pipeline, the others join it in the nodes tagged `distributed`.
 
 Rank 0 alone decides, saves and stamps. Before each node that is run jointly, rank 0 announces the node with its
-fingerprint in torchrun's store; the other ranks then load the node's inputs, call its function and drop the
+fingerprint in a store that all ranks share; the other ranks then load the node's inputs, call its function and drop the
 result. The run's folder must be on a disk that all machines share.
 """
 
+import contextlib
 import json
 import os
 from datetime import timedelta
@@ -20,15 +21,17 @@ from ssdd.lineage.running_node import RunningNode, set_running_node
 
 TAG = "distributed"
 _LONGEST = timedelta(days=30)  # rank 0 may be busy so long between two joint nodes; torch's default is 5 minutes
+_ARRIVAL = timedelta(minutes=10)  # in which all ranks of a launcher have started
+_PARTING = timedelta(minutes=1)  # in which all ranks have read the last announcement
 
 
 def rank() -> int:
-    """Returns this process's rank under torchrun, 0 outside it."""
+    """Returns this process's rank, 0 if it is alone."""
     return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
 def world_size() -> int:
-    """Returns the number of processes under torchrun, 1 outside it."""
+    """Returns the number of processes of the launcher, 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
@@ -45,8 +48,12 @@ class Announcements:
         self._put(content)
 
     def end(self) -> None:
-        """Rank 0: announces that no joint node follows."""
+        """Rank 0: announces that no joint node follows, and waits until the other ranks know it."""
         self._put({"node": None})
+        if self._store is not None:
+            # Outside torchrun the store ends with this process. A rank that failed at its last node says so itself.
+            with contextlib.suppress(RuntimeError):
+                self._store.wait([f"left/{other}" for other in range(1, world_size())], _PARTING)
 
     def next(self) -> dict[str, Any]:
         """Other ranks: waits for the next announcement; its `node` is None at the end."""
@@ -54,6 +61,8 @@ class Announcements:
         # The store blocks until the key is there, so the ranks need no other signal.
         content = json.loads(self._store.get(f"node/{self._number}"))
         self._number += 1
+        if content["node"] is None:
+            self._store.set(f"left/{rank()}", "")
         return content
 
     def _put(self, content: dict[str, Any]) -> None:
@@ -90,14 +99,30 @@ def _load_inputs(node: Node, pipeline: Pipeline, catalog: CatalogProtocol) -> di
 
 
 def _store() -> Any:
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        raise ValueError(
-            "expected several processes to be started by torchrun, got RANK and WORLD_SIZE without its "
-            "store: use `torchrun -m kedro run`, or one process and --params runtime.processes=N"
-        )
+    """Returns the store of all ranks: that of torchrun, or else one in rank 0's process, at the address of the group.
+
+    Raises:
+        ValueError: the address is in use, or not all ranks are there in time.
+    """
     import torch.distributed as distributed
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = distributed.TCPStore(address, port, is_master=False, timeout=_LONGEST)
-    return distributed.PrefixStore(f"lineage/{attempt}", store)
+    hosts = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    here = f"here/{rank()}"
+    everyone = [f"here/{other}" for other in range(world_size())]
+    try:
+        # PyTorch's own group shares the store that its first rank hosts, because both are multi-tenant.
+        server = distributed.TCPStore(
+            address, port, is_master=hosts, wait_for_workers=False, multi_tenant=hosts, timeout=_ARRIVAL
+        )
+        store = distributed.PrefixStore(f"lineage/{attempt}", server)
+        store.set(here, "")
+        store.wait(everyone, _ARRIVAL)
+    except (distributed.DistStoreError, distributed.DistNetworkError) as error:
+        raise ValueError(
+            f"expected {world_size()} ranks to meet at {address}:{port}, got: {str(error).splitlines()[0]}; start all "
+            "of them, set MASTER_ADDR to the machine of rank 0 and MASTER_PORT to a free port there"
+        ) from error
+    store.set_timeout(_LONGEST)
+    return store

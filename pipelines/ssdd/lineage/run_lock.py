@@ -6,7 +6,6 @@ behind in every run's folder, and does not record the holder.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -16,6 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from ssdd.deadlines import Deadline
+
+LOCKED = 2**30  # the byte that Windows locks, far behind the content: there, nobody could read a locked byte
 
 _held: set[Path] = set()
 
@@ -43,19 +44,42 @@ def lock_run(folder: Path, command: str) -> Iterator[None]:
         holder = {"pid": os.getpid(), "command": command, "since": datetime.now().isoformat(" ", "seconds")}
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(holder).encode())
-        with Deadline.removing(partial(path.unlink, missing_ok=True)):
+        with Deadline.removing(partial(_remove, path)):
             yield
     finally:
         _held.discard(path)
-        path.unlink(missing_ok=True)  # before the lock is freed: later, it could be the file of the next holder
+        _remove(path)  # before the lock is freed: later, it could be the file of the next holder
         os.close(descriptor)
+
+
+def lock_file(descriptor: int) -> None:
+    """Locks an open file for this process.
+
+    Raises:
+        OSError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        import msvcrt  # Windows
+
+        os.lseek(descriptor, LOCKED, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(PermissionError):  # Windows: an open file keeps its name, and the next holder takes it
+        path.unlink(missing_ok=True)
 
 
 def _take(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor)
             if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(descriptor)):
                 return descriptor
         except OSError:
@@ -70,7 +94,8 @@ def _take(path: Path) -> int:
 def _holder(descriptor: int) -> bytes:
     """The holder's own description."""
     for _ in range(20):  # a holder writes it right after locking: an empty file is about to be filled
-        if content := os.pread(descriptor, 65536, 0):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if content := os.read(descriptor, 65536):
             return content
         time.sleep(0.05)
     return b""

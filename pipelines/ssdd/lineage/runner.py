@@ -20,7 +20,8 @@ from kedro.runner import SequentialRunner
 from kedro.runner.task import Task
 from pluggy import PluginManager
 
-from ssdd.deadlines import Deadline, ends_on_sigterm
+from ssdd.deadlines import Deadline, ends_on_sigterm, exits_with
+from ssdd.launchers import adopt
 from ssdd.lineage.content_hashes import Hashes
 from ssdd.lineage.fingerprint import Fingerprints
 from ssdd.lineage.node_execution import NodeExecutor
@@ -28,7 +29,7 @@ from ssdd.lineage.plan import Decision, as_table, decide, feeds_only, plan
 from ssdd.lineage.project_folder import project_folder
 from ssdd.lineage.project_rules import Check, find_project, find_rules
 from ssdd.lineage.provenance import command
-from ssdd.lineage.provided_datasets import find_provided, use_provided
+from ssdd.lineage.provided_datasets import find_provided, switched_off, use_provided
 from ssdd.lineage.ranks import Announcements, join, rank
 from ssdd.lineage.run_lock import lock_run
 from ssdd.lineage.viz_records import report_skipped
@@ -55,6 +56,7 @@ class LineageRunner(SequentialRunner):
         project: Path | str | None = None,
     ) -> None:
         super().__init__(is_async=is_async)
+        adopt()
         self._only_plan = plan
         self._force = force
         self._given_project = Path(project) if project else None
@@ -95,11 +97,17 @@ class LineageRunner(SequentialRunner):
                 return {}
             self._announcements = Announcements()
             if rank() > 0:
-                _warm_up(pipeline, catalog)
-                join(self._announcements, pipeline, catalog, self._run_name, self._folder)
+                with exits_with(self._requeue_code), ends_on_sigterm():
+                    _warm_up(pipeline, catalog)
+                    join(self._announcements, pipeline, catalog, self._run_name, self._folder)
                 return {}
             removal = partial(sweep, self._folder)
-            with lock_run(self._folder, command()), ends_on_sigterm(), Deadline.removing(removal):
+            with (
+                exits_with(self._requeue_code),
+                lock_run(self._folder, command()),
+                ends_on_sigterm(),
+                Deadline.removing(removal),
+            ):
                 sweep(self._folder)  # with the lock held: outside it, the files could be another run's
                 result = super().run(pipeline, catalog, hook_manager, run_id, only_missing_outputs)
                 self._announcements.end()
@@ -110,12 +118,15 @@ class LineageRunner(SequentialRunner):
         parameters = catalog.load("parameters") if "parameters" in catalog else {}
         self._run_name = check_run_name(parameters.get("run_name", "default"))
         self._folder = run_folder(self._project, self._run_name)
-        replaceable = find_rules(hook_manager).replaceable
-        provided = find_provided(parameters, replaceable, catalog, self._project, self._run_name)
+        # Kedro makes a model of it if a node takes it, and leaves a dict as it is otherwise.
+        self._requeue_code = dict(parameters.get("runtime") or {}).get("requeue_code")
+        rules = find_rules(hook_manager)
+        provided = find_provided(parameters, rules.replaceable, catalog, self._project, self._run_name)
         for item in provided:
             logger.info("starting from %s: %s", item, item.file)
         self._provided = {item.replaced.dataset: str(item) for item in provided}
-        return use_provided(pipeline, catalog, provided) if provided else pipeline
+        off = switched_off(parameters, rules.switches)
+        return use_provided(pipeline, catalog, provided, off) if provided or off else pipeline
 
     def _show_plan(self, pipeline: Pipeline, catalog: CatalogProtocol, hook_manager: PluginManager | None) -> None:
         _warm_up(pipeline, catalog)

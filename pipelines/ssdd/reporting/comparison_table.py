@@ -39,7 +39,11 @@ def comparison_table(reports: Sequence[dict[str, Any]], per_image: Sequence[Any]
 
 
 def cost_table(
-    histories: Mapping[str, Any], plan: dict[str, Any], steps: Any, taught: int, adversary_start: float
+    histories: Mapping[str, Any],
+    others: Mapping[str, Sequence[tuple[str, Any]]],
+    plan: dict[str, Any],
+    steps: Any,
+    taught: int,
 ) -> Any:
     """Returns the quality on the way of each training, with the image views and seconds that it had cost by then.
 
@@ -48,11 +52,11 @@ def cost_table(
     left out on both sides, since they share it.
 
     Args:
-        histories: tables by name: SSDD's stages (None where one did not run), and the rows of the comparison.
+        histories: of SSDD's stages, by name; None where one did not run.
+        others: the trainings of each other row, one after another: the kind of their step in `steps`, and the history.
         plan: of the comparison, with SSDD's image views by stage.
         steps: table of `measure_steps`.
         taught: images whose teacher results are computed once and kept; 0 where they are part of each step.
-        adversary_start: share of the steps before the adversary joins.
 
     Returns:
         rows with `side`, `stage`, `views`, `seconds` and the metrics of the periodic evaluation.
@@ -73,14 +77,15 @@ def cost_table(
                 {"side": side, "stage": stage, "views": views + done, "seconds": spent + done * cost, **figures}
             )
         views, spent = views + total, spent + total * cost
-    for name in (KL, KL_ADVERSARIAL, FEED_FORWARD):
-        history = histories[name]
-        total = plan["images"] * float(history["epoch"].max())
-        late = adversary_start if name == KL_ADVERSARIAL else 0.0
-        for share, figures in _evaluations(history):
-            plain = total * min(share, late) * seconds[KL]
-            cost = plain + total * max(0.0, share - late) * seconds[name]
-            rows.append({"side": name, "stage": "train_kl", "views": total * share, "seconds": cost, **figures})
+    for name, trainings in others.items():
+        views, spent = 0.0, 0.0
+        for kind, history in trainings:
+            total = plan["images"] * float(history["epoch"].max())
+            for share, figures in _evaluations(history):
+                done = total * share
+                cost = spent + done * seconds[kind]
+                rows.append({"side": name, "stage": "train_kl", "views": views + done, "seconds": cost, **figures})
+            views, spent = views + total, spent + total * seconds[kind]
     return pandas.DataFrame(rows)
 
 

@@ -24,7 +24,7 @@ def stage(name: str, *nodes: Node) -> Pipeline:
 
 
 def joint_node(function: Callable[..., Any], inputs: list[str], outputs: str | list[str]) -> Node:
-    """Makes a node of the function's name that all ranks of torchrun run together."""
+    """Makes a node of the function's name that all ranks of a launcher run together."""
     return Node(function, inputs, outputs, name=function.__name__, tags=[TAG])
 
 

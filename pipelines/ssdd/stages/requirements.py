@@ -4,6 +4,7 @@ The alternative is an error in the tenth hour, when the stage that needs the net
 """
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 
 from ssdd.comparison_parameters import MODEL_FILES, CompareParameters
+from ssdd.generation_parameters import GeneratorParameters, LatentsParameters, SpeedOfSpaces
 from ssdd.parameters import ModelParameters, PretrainedNetworks, StageParameters
 from ssdd.runs import known_runs, looks_like_file, run_folder
 from ssdd.suggestions import nearest
@@ -26,7 +28,13 @@ def check_names(nodes: Sequence[Node], catalog: CatalogProtocol) -> None:
     """
     # Here and not in the validators of the parameters' types: every command imports those, and the networks' packages
     # import torch.
-    for name, value in _parameters(nodes, catalog).items():
+    parameters = _parameters(nodes, catalog)
+    _check_sides(nodes, parameters)
+    for name, value in parameters.items():
+        if isinstance(value, GeneratorParameters):
+            _check_generator(name, value)
+        if isinstance(value, SpeedOfSpaces):
+            _check_speed(name, value)
         if isinstance(value, ModelParameters):
             _check_networks(name, value)
             _check_imported(name, value, nodes)
@@ -71,6 +79,36 @@ def _check_networks(group: str, model: ModelParameters) -> None:
     if model.decoder not in SIZES:
         near = nearest(model.decoder, list(SIZES))
         raise ValueError(f"parameter '{group}.decoder': there is no decoder {model.decoder!r}{near}")
+
+
+def _check_generator(group: str, stage: GeneratorParameters) -> None:
+    from ssdd.generation.generator import SIZES
+
+    if stage.size not in SIZES:
+        near = nearest(stage.size, list(SIZES))
+        raise ValueError(f"parameter '{group}.size': there is no generator {stage.size!r}{near}")
+    if find_spec("diffusers") is None:
+        raise ValueError(f"{group} needs diffusers' transformer: pip install 'ssdd[diffusers]'")
+
+
+def _check_speed(group: str, speed: SpeedOfSpaces) -> None:
+    from ssdd.generation.generator import SIZES
+    from ssdd_decoder.config import SIZES as DECODERS
+
+    for field, known in (("size", SIZES), ("decoder", DECODERS)):
+        if (value := getattr(speed, field)) not in known:
+            raise ValueError(f"parameter '{group}.{field}': there is no {value!r}{nearest(value, list(known))}")
+
+
+def _check_sides(nodes: Sequence[Node], parameters: dict[str, Any]) -> None:
+    """Refuses samples of another size than the held-out images that they are measured against."""
+    latents, side = parameters.get("latents"), parameters.get("evaluate.im_size")
+    measured = any(node.namespace == "evaluate_samples" for node in nodes)
+    if measured and isinstance(latents, LatentsParameters) and side not in (None, latents.im_size):
+        raise ValueError(
+            f"expected samples as large as the held-out images, got latents.im_size {latents.im_size} and "
+            f"evaluate.im_size {side}: set both to one size"
+        )
 
 
 def _check_rows(group: str, compare: CompareParameters) -> None:

@@ -19,7 +19,7 @@ class Adversary(AdversaryStep):
     def __init__(self, gan: GanConfig, discriminator: PatchDiscriminator | None = None):
         super().__init__()
         self.gan = gan
-        self.discriminator = discriminator or PatchDiscriminator()
+        self.discriminator = discriminator or PatchDiscriminator(gan.channels)
 
     def active(self, step: int) -> bool:
         """Says whether the discriminator trains at this step."""

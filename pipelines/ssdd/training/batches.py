@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from ssdd.data.loader import make_loader
 from ssdd.data.step_sampler import StepSampler
-from ssdd.parameters import StageParameters
+from ssdd.parameters import LoopParameters
 
 Batch = dict[str, Any]
 """`image` (B, 3, S, S) in [-1, 1], `index` (B,) int64, `path` list of B names; some data sets add entries or have no
@@ -51,7 +51,7 @@ def split(batch: Mapping[str, Any], pieces: int) -> list[Batch]:
     ]
 
 
-def pieces_per_process(stage: StageParameters, processes: int) -> int:
+def pieces_per_process(stage: LoopParameters, processes: int) -> int:
     """Returns how many images one process puts through the network at a time.
 
     Raises:

@@ -1,4 +1,4 @@
-"""On SIGTERM or SIGINT, a run saves its state and ends. If that takes too long, the process ends without it."""
+"""On SIGTERM, SIGINT or SIGUSR1, a run saves its state and ends; if that takes too long, it ends without it."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ GRACE_SECONDS = 25.0  # below the 30 seconds that Kubernetes and Slurm wait betw
 
 
 class Interrupts(Deadline):
-    """Context in which the first SIGTERM or SIGINT is noted in `received` instead of ending the process.
+    """Context in which the first of SIGNALS is noted in `received` instead of ending the process.
 
     The process ends `grace` seconds after the signal, even if the main thread waits in a collective operation for a
     process that has ended.
     """
 
     def __init__(self, grace: float = GRACE_SECONDS, leave: Callable[[int], Any] = os._exit):
-        super().__init__(grace, lambda number: leave(128 + number))
+        super().__init__(grace, lambda number: leave(self.code(number, 128 + number)))
         self.received: int = 0
 
     def __enter__(self) -> "Interrupts":

@@ -15,6 +15,7 @@ from ssdd.evaluation.periodic import Evaluator
 from ssdd.evaluation.pretrained_networks import find_networks, load_networks
 from ssdd.parameters import PretrainedNetworks, RuntimeConfig, StageParameters, TargetParameters
 from ssdd.processes import choose_device, is_main, join_group, launch, wait_for_all
+from ssdd.training.latent_noise import channel_deviation
 from ssdd.training.ledger import TrainResult
 from ssdd.training.loop import train, trial_step
 from ssdd.training.loss_networks import load_loss_networks
@@ -93,7 +94,7 @@ def run_job(job: TrainingJob) -> TrainResult:
     Raises:
         ValueError: a setting, checkpoint or pretrained network does not fit; before anything is trained.
         NotFiniteError, WorkerFailed: training broke off.
-        SystemExit: SIGTERM or SIGINT came; the state is saved.
+        SystemExit: SIGTERM, SIGINT or SIGUSR1 came; the state is saved.
     """
     if job.runtime.processes > 1:
         # Checked once, before the workers start: each would download the same files, and report a traceback.
@@ -130,12 +131,13 @@ def build_model(job: TrainingJob) -> SSDD:
 def build_step(job: TrainingJob, model: SSDD) -> DecoderStep:
     """Builds the step module of a job; new parts (alignment head, discriminator) are drawn from the seed."""
     networks = load_loss_networks(job.stage.loss, job.pretrained_networks)
+    deviation = channel_deviation(model.encoder, job.images, job.stage, job.runtime)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.stage.seed)
         if job.kind == "distillation":
             teacher = None if job.targets.cached else copy.deepcopy(model.decoder)
-            return DistillationStep(model, job.stage, networks, teacher, job.targets)
-        return AutoencoderStep(model, job.stage, networks, train_encoder=job.kind == "autoencoder")
+            return DistillationStep(model, job.stage, networks, teacher, job.targets, deviation)
+        return AutoencoderStep(model, job.stage, networks, job.kind == "autoencoder", deviation)
 
 
 def check_networks(job: TrainingJob) -> None:
@@ -225,7 +227,7 @@ def _cache(job: TrainingJob) -> None:
         workers=job.runtime.workers,
         rank=rank,
         processes=processes,
-        progress=job.runtime.progress,
+        progress=job.runtime.display,
     )
     wait_for_all()
 

@@ -3,7 +3,9 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -11,13 +13,14 @@ from torch import Tensor
 
 from ssdd.evaluation.periodic import Evaluation
 from ssdd.files import sha256_file
-from ssdd.parameters import StageParameters
+from ssdd.parameters import LoopParameters
 from ssdd.training import nonfinite
+from ssdd.training.background import Background
 from ssdd.training.batches import Batch
-from ssdd.training.history import read_timings, write_rows, write_timings
+from ssdd.training.history import Row, read_timings, write_rows, write_timings
 from ssdd.training.interface import TrainingStep
 from ssdd.training.optim import swapped, usable_weights
-from ssdd.training.resume_state import Best, StateStore, TrainingState
+from ssdd.training.resume_state import Best, Snapshot, StateStore, TrainingState
 from ssdd.training.trackers import log_images
 
 SECONDS_FOR_REPORT = 5.0
@@ -57,7 +60,7 @@ class Ledger:
     def __init__(
         self,
         accelerator: Accelerator,
-        stage: StageParameters,
+        stage: LoopParameters,
         folder: Path,
         store: StateStore,
         state: TrainingState,
@@ -69,8 +72,10 @@ class Ledger:
         self.accelerator, self.stage, self.folder = accelerator, stage, folder
         self.store, self.state, self.step = store, state, step
         self.export, self.evaluate, self.steps_per_epoch = export, evaluate, steps_per_epoch
+        self.saving = Background()
+        self._saved: Snapshot | None = None
         self.timings = read_timings(folder / "timings.csv", state.progress.step)
-        self.seconds = 0.0
+        self.seconds = self.waited = 0.0
 
     def agree(
         self, terms: dict[str, Tensor], batch: Batch, signal_number: int = 0, seen: Sequence[dict[str, Tensor]] = ()
@@ -104,6 +109,7 @@ class Ledger:
         self, name: str, rank: int, row: dict[str, float], batch: Batch, seen: Sequence[dict[str, Tensor]]
     ) -> nonfinite.NotFiniteError:
         done = self.state.progress.step
+        self.saving.wait()  # two threads must not write at once
         if seen:
             batch = {k: torch.cat([piece[k] for piece in seen]) for k in seen[0]} | {"path": batch["path"]}
         if rank == self.accelerator.process_index:
@@ -113,20 +119,33 @@ class Ledger:
         time.sleep(SECONDS_FOR_REPORT)
         return nonfinite.NotFiniteError(f"{name} is not finite in step {done} on rank {rank}")
 
-    def record(self, figures: dict[str, float], lr: float, seconds: float) -> None:
-        """Adds a step to the row under way; every `log_every` steps the row is complete."""
+    def record(self, figures: dict[str, float], lr: float, seconds: float, waited: float = 0.0) -> None:
+        """Adds a step to the row under way; every `log_every` steps the row is complete.
+
+        Args:
+            figures: of the step.
+            lr: its learning rate.
+            seconds: that it took.
+            waited: seconds of these in which this process waited for its batch.
+
+        Raises:
+            OSError: a state could not be written.
+        """
+        self.saving.check()
         progress = self.state.progress
         for name, value in figures.items():
             progress.pending[name] = progress.pending.get(name, 0.0) + value
         progress.pending_steps += 1
-        self.seconds += seconds
+        self.seconds, self.waited = self.seconds + seconds, self.waited + waited
         if progress.step % self.stage.log_every:
             return
         means = {name: value / progress.pending_steps for name, value in progress.pending.items()}
         self._add_row("train", {"lr": lr, **means})
         speed = progress.pending_steps * self.stage.batch_size / max(self.seconds, 1e-9)
-        self.timings.append({"step": progress.step, "seconds": self.seconds, "images_per_second": speed})
-        progress.pending, progress.pending_steps, self.seconds = {}, 0, 0.0
+        times = {"seconds": self.seconds, "data_seconds": self.waited}
+        self.timings.append({"step": progress.step, **times, "images_per_second": speed})
+        progress.pending, progress.pending_steps = {}, 0
+        self.seconds = self.waited = 0.0
 
     def _add_row(self, split_name: str, figures: dict[str, float]) -> None:
         step = self.state.progress.step
@@ -146,6 +165,8 @@ class Ledger:
         """Evaluates and saves the averaged weights; the training weights are the same afterwards."""
         if self.evaluate is None or not self.evaluation_due():
             return
+        # Before files are written that the state names, and before the loader of the images forks its workers.
+        self.settle()
         progress = self.state.progress
         with swapped(self.state.averaged, self._final_weights()):
             self.step.eval()
@@ -178,28 +199,49 @@ class Ledger:
         return usable_weights(self.state.optimizers["main"], self.state.averaged)
 
     def save(self) -> None:
-        """Writes state and rows; rank 0 alone, the others wait."""
-        if self.accelerator.is_main_process:
-            self.store.save(self.state)
-            write_rows(self.folder / "history.csv", self.state.progress.history)
-            write_timings(self.folder / "timings.csv", self.timings)
-            self._drop_old_best()
-        self.accelerator.wait_for_everyone()
+        """Copies state and rows, and begins to write them: rank 0 alone, in the background.
 
-    def _drop_old_best(self) -> None:
+        Raises:
+            OSError: the state before could not be written.
+        """
+        if self.accelerator.is_main_process:
+            self.saving.wait()  # the copy before gives its memory
+            self._saved = self.state.snapshot(self._saved)
+            self.saving.begin(partial(self._write, self._saved, list(self.timings)))
+
+    def settle(self) -> int:
+        """Returns the number of steps so far when everything is written, in all processes.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self.saving.wait()
+        self.accelerator.wait_for_everyone()
+        return self.state.progress.step
+
+    def _write(self, state: Snapshot, timings: list[Row]) -> None:
+        self.store.save(state)
+        progress = state.document["progress"]
+        write_rows(self.folder / "history.csv", progress["history"])
+        write_timings(self.folder / "timings.csv", timings)
+        self._drop_old_best(state.step, progress["best"])
+
+    def _drop_old_best(self, step: int, best: dict[str, Any] | None) -> None:
         """Keeps the best checkpoint of this state and of the one before; later ones are of other runs."""
-        best, here = self.state.progress.best, f"best-{self.state.progress.step:08d}.safetensors"
+        here = f"best-{step:08d}.safetensors"
         names = sorted((p.name for p in self.folder.glob("best-*.safetensors")), reverse=True)
-        kept = [name for name in names if name <= here][:2] + ([best.file] if best else [])
+        kept = [name for name in names if name <= here][:2] + ([best["file"]] if best else [])
         for name in set(names) - set(kept):
             (self.folder / name).unlink(missing_ok=True)
 
     def finish(self) -> TrainResult:
         """Writes the last checkpoint, state and history, even if an earlier session has done all steps."""
+        self.settle()
         if self.accelerator.is_main_process:
             with swapped(self.state.averaged, self._final_weights()):
                 self.export(self.folder / "last.safetensors")
         self.save()
+        self.settle()
         for tracker in self.accelerator.trackers:
             tracker.finish()
         last, best = self.folder / "last.safetensors", self.state.progress.best

@@ -17,11 +17,12 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from ssdd.data.step_sampler import StepSampler
-from ssdd.parameters import RuntimeConfig, StageParameters
+from ssdd.parameters import LoopParameters, RuntimeConfig
 from ssdd.processes import choose_device
 from ssdd.progress import TrainingBar
 from ssdd.training.batches import Batch, pieces_per_process, run_batches, split, to_device
 from ssdd.training.ema import Ema
+from ssdd.training.gradient_strides import keep_strides
 from ssdd.training.interface import AdversaryStep, TrainingStep
 from ssdd.training.interrupts import Interrupted, Interrupts
 from ssdd.training.ledger import Evaluate, Export, Ledger, TrainResult
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 def train(
     step: TrainingStep,
     images: Dataset[Any],
-    stage: StageParameters,
+    stage: LoopParameters,
     runtime: RuntimeConfig,
     folder: Path,
     fingerprint: str,
@@ -59,43 +60,43 @@ def train(
     Raises:
         ValueError: a setting does not fit.
         NotFiniteError: a loss or gradient became NaN or infinite.
-        Interrupted: SIGTERM or SIGINT came; the state is saved.
+        Interrupted: SIGTERM, SIGINT or SIGUSR1 came; the state is saved.
     """
     accelerator = _accelerator(stage, runtime, folder)
     sampler = _sampler(images, stage, accelerator)
     last_step = stage.epochs * sampler.steps_per_epoch
     state = _new_state(step, stage, accelerator)
     store = StateStore(folder, fingerprint)
-    if _resume(store, state, last_step, accelerator):
-        log.info("%s goes on after step %d of %d", title, state.progress.step, last_step)
+    _resume(store, state, last_step, accelerator, title)
     networks = _prepare(step, state, accelerator, stage.compile)
     ledger = Ledger(accelerator, stage, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
     start_trackers(accelerator, folder, stage.model_dump(), state.progress.step)
-    first_step, shown = state.progress.step, accelerator.is_main_process and runtime.progress
+    first_step, shown = state.progress.step, runtime.display if accelerator.is_main_process else False
     with (
         Interrupts() as interrupts,
-        TrainingBar(title, last_step, first_step, shown) as bar,
+        TrainingBar(title, last_step, first_step, shown, sampler.steps_per_epoch) as bar,
         closing(run_batches(images, sampler, first_step, last_step, runtime.workers)) as stream,
+        closing(ledger.saving),
     ):
         ledger.evaluate_if_due()
         began = time.monotonic()
         for batch in stream:
+            waited = time.monotonic() - began
             figures, signal_number = _step(networks, ledger, batch, interrupts)
-            done = state.progress.step
-            seconds = time.monotonic() - began
-            bar.advance(figures["loss"], stage.batch_size / max(seconds, 1e-9))
-            ledger.record(figures, learning_rate(state.optimizers["main"]), seconds)
+            done, seconds = state.progress.step, max(time.monotonic() - began, 1e-9)
+            bar.advance(figures["loss"], stage.batch_size / seconds, waited / seconds)
+            ledger.record(figures, learning_rate(state.optimizers["main"]), seconds, waited)
             if signal_number or ledger.evaluation_due() or done % runtime.save_every == 0:
                 ledger.save()  # before an evaluation too, so that a kill during it costs no steps
             if signal_number:
-                raise Interrupted(signal_number, done)
+                raise Interrupted(signal_number, ledger.settle())
             ledger.evaluate_if_due()
             began = time.monotonic()  # images/s counts loading and training, not saving and evaluating
     return ledger.finish()
 
 
 def trial_step(
-    step: TrainingStep, images: Dataset[Any], stage: StageParameters, runtime: RuntimeConfig, folder: Path
+    step: TrainingStep, images: Dataset[Any], stage: LoopParameters, runtime: RuntimeConfig, folder: Path
 ) -> Callable[[], object]:
     """Returns a function that makes one training step after another on the first batch, to be timed; it writes nothing.
 
@@ -128,7 +129,7 @@ class _Networks:
     adversary_optimizer: Any = None
 
 
-def _accelerator(stage: StageParameters, runtime: RuntimeConfig, folder: Path) -> Accelerator:
+def _accelerator(stage: LoopParameters, runtime: RuntimeConfig, folder: Path) -> Accelerator:
     """Makes accelerate's handle of the processes and the precision."""
     check_trackers(runtime.trackers)
     on_cpu = choose_device(runtime.device).type == "cpu"
@@ -145,11 +146,13 @@ def _accelerator(stage: StageParameters, runtime: RuntimeConfig, folder: Path) -
         mixed_precision=stage.precision,
         log_with=list(runtime.trackers) or None,
         project_dir=str(folder),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=fixed_buckets)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=fixed_buckets, gradient_as_bucket_view=True)
+        ],
     )
 
 
-def _new_state(step: TrainingStep, stage: StageParameters, accelerator: Accelerator) -> TrainingState:
+def _new_state(step: TrainingStep, stage: LoopParameters, accelerator: Accelerator) -> TrainingState:
     """Moves the networks to the device and makes their optimisers: the state before the first step."""
     layout = torch.channels_last if stage.channels_last else torch.preserve_format
     step.to(accelerator.device).to(memory_format=layout).train()
@@ -163,15 +166,16 @@ def _new_state(step: TrainingStep, stage: StageParameters, accelerator: Accelera
     return TrainingState(networks, optimizers, step.averaged(), Ema(stage.ema), accelerator.scaler)
 
 
-def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator) -> bool:
+def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator, title: str) -> None:
     """Restores the newest usable state in every process; before that, rank 0 removes half-written files."""
     if accelerator.is_main_process:
         store.sweep()
     accelerator.wait_for_everyone()
-    return store.load(state, last_step)
+    if store.load(state, last_step):
+        log.info("%s goes on after step %d of %d", title, state.progress.step, last_step)
 
 
-def _sampler(images: Dataset[Any], stage: StageParameters, accelerator: Accelerator) -> StepSampler:
+def _sampler(images: Dataset[Any], stage: LoopParameters, accelerator: Accelerator) -> StepSampler:
     rank, processes = accelerator.process_index, accelerator.num_processes
     pieces_per_process(stage, processes)
     return StepSampler(len(images), stage.batch_size, seed=stage.seed, rank=rank, world_size=processes)  # type: ignore[arg-type]
@@ -181,6 +185,8 @@ def _prepare(step: TrainingStep, state: TrainingState, accelerator: Accelerator,
     if compiled:
         step.compile_networks()
     trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    if accelerator.num_processes > 1:
+        keep_strides([*trained, *(step.adversary.parameters() if step.adversary is not None else ())])
     main, optimizer = accelerator.prepare(step, state.optimizers["main"])
     if step.adversary is None:
         return _Networks(main, optimizer, trained)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssdd.baselines import FeedForward, KLAutoencoder, KLDecoder, KLDecoderConfig, matching_config
-from ssdd.comparison_parameters import AdversaryParameters, KLParameters, RegressionParameters, RegressionWeights
+from ssdd.comparison_parameters import KLParameters, RegressionParameters, RegressionWeights
 from ssdd.data.image_dataset import ImageDataset
 from ssdd.encoders import load_encoder
 from ssdd.evaluation.periodic import Evaluator
@@ -25,6 +25,7 @@ from ssdd.parameters import PretrainedNetworks, RuntimeConfig
 from ssdd.processes import launch
 from ssdd.training.adversary import Adversary
 from ssdd.training.interface import StepLosses, TrainingStep
+from ssdd.training.latent_noise import add_latent_noise, channel_deviation
 from ssdd.training.ledger import TrainResult
 from ssdd.training.loop import train, trial_step
 from ssdd.training.loss_networks import LossNetworks, load_loss_networks, perceptual_distance
@@ -49,6 +50,7 @@ class RegressionJob:
         network: shape of the decoder.
         stage: with a number of epochs.
         adaptive: whether the adversary's weight follows from the gradients at the last layer.
+        start: a checkpoint of `KLAutoencoder`, whose decoder trains on; None to begin with random weights.
     """
 
     kind: Kind
@@ -62,6 +64,7 @@ class RegressionJob:
     folder: Path
     fingerprint: str
     adaptive: bool = True
+    start: Path | None = None
 
 
 class RegressionStep(TrainingStep):
@@ -72,6 +75,7 @@ class RegressionStep(TrainingStep):
         stage: weights of the losses and the seed of all draws.
         networks: the pretrained networks of the loss.
         adaptive: see `RegressionJob`.
+        deviation: (C,), of the latents, for `latent_noise`.
     """
 
     exported = ("encoder", "decoder")
@@ -83,9 +87,10 @@ class RegressionStep(TrainingStep):
         stage: RegressionParameters,
         networks: LossNetworks,
         adaptive: bool = True,
+        deviation: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.stage, self.adaptive = stage, adaptive
+        self.stage, self.adaptive, self.deviation = stage, adaptive, deviation
         self.encoder = model.encoder.requires_grad_(False)
         self.decoder = model.decoder.requires_grad_(True)
         if networks.lpips is not None:
@@ -109,6 +114,8 @@ class RegressionStep(TrainingStep):
                 z = posterior.sample(noise=sample_noise(seeds, posterior.mean.shape[1:], x.device))
             else:
                 z = posterior.mode()
+            if self.deviation is not None:
+                z = add_latent_noise(z, self.deviation, self.stage, step, batch["index"].tolist())
         image, zeros = self._decode(z, x)
         losses = self._reconstruction(x, image)
         if isinstance(self.adversary, Adversary):
@@ -143,17 +150,28 @@ class RegressionStep(TrainingStep):
     ) -> None:
         # The discriminator also takes a noisy image and a time. Here is no noise, so it gets zeros at t = 1.
         t = torch.ones(len(x), device=x.device)
-        gan = losses.terms["gan"] = adversary.generator_loss(image, zeros, t)
-        weight = self._adaptive_weight(losses.total, gan) if self.adaptive else torch.ones_like(gan)
+        value = adversary.generator_loss(image, zeros, t)
+        # The gradient through the discriminator is computed once, for the weight and for the decoder.
+        (slope,) = torch.autograd.grad(value, image)
+        linear = (slope * image).sum()
+        gan = losses.terms["gan"] = value.detach() + (linear - linear.detach())
+        weight = self._adaptive_weight(losses.total, image, slope) if self.adaptive else torch.ones_like(gan)
         losses.terms["gan_weight"] = weight
         losses.total = losses.total + self.stage.gan.generator_weight * weight * gan
         losses.for_adversary = {"real": x.float(), "fake": image.detach(), "x_t": zeros, "t": t}
 
-    def _adaptive_weight(self, reconstruction: Tensor, gan: Tensor) -> Tensor:
-        """Returns the factor that makes the adversarial gradient at the last layer as large as the other one."""
+    def _adaptive_weight(self, reconstruction: Tensor, image: Tensor, slope: Tensor) -> Tensor:
+        """Returns the factor that makes the adversarial gradient at the last layer as large as the other one.
+
+        Args:
+            reconstruction: scalar, the other terms.
+            image: (B, 3, H, W), of the decoder.
+            slope: (B, 3, H, W), the adversarial term's gradient in that image.
+        """
         last = self.decoder.last_layer if isinstance(self.decoder, KLDecoder) else self.decoder.conv_out.weight
         ours, theirs = (
-            torch.autograd.grad(loss, last, retain_graph=True)[0].float().norm() for loss in (reconstruction, gan)
+            torch.autograd.grad(output, last, gradient, retain_graph=True)[0].float().norm()
+            for output, gradient in ((reconstruction, None), (image, slope))
         )
         return (ours / (theirs + GRADIENT_EPS)).clamp(0, LARGEST_WEIGHT).detach()
 
@@ -179,13 +197,16 @@ def build_step(job: RegressionJob) -> tuple[KLAutoencoder | FeedForward, Regress
         torch.manual_seed(job.stage.seed)
         encoder = load_encoder(job.encoder)
         model: KLAutoencoder | FeedForward
-        if isinstance(job.network, KLDecoderConfig):
+        if job.start is not None:
+            model = KLAutoencoder.from_pretrained(job.start)
+        elif isinstance(job.network, KLDecoderConfig):
             model = KLAutoencoder(encoder, KLDecoder(job.network))
         else:
             model = FeedForward(encoder.config, job.network)
             model.encoder = encoder
         model.decoder.gradient_checkpointing = job.stage.gradient_checkpointing and job.kind == "feed_forward"
-        return model, RegressionStep(model, job.stage, networks, job.adaptive)
+        deviation = channel_deviation(encoder, job.images, job.stage, job.runtime)
+        return model, RegressionStep(model, job.stage, networks, job.adaptive, deviation)
 
 
 def _train(job: RegressionJob) -> TrainResult:
@@ -221,19 +242,17 @@ def network_of(decoder: dict[str, Any], stage: RegressionParameters) -> KLDecode
     return matching_config(ssdd, **{name: getattr(stage, name) for name in given})
 
 
-def with_budget(
-    stage: RegressionParameters, epochs: int, images: int, adversary: AdversaryParameters | None = None
-) -> RegressionParameters:
-    """Returns the stage with a number of epochs, and with an adversary that starts at its share of the steps.
+def split_epochs(total: int, share: float) -> tuple[int, int]:
+    """Splits the epochs of the KL-VAE's decoder into those before its adversary joins and those after.
 
     Args:
-        stage: as the user wrote it.
-        epochs: where the stage names none.
-        images: of the training split.
-        adversary: of the row that has one.
+        total: at least 2.
+        share: of the epochs before, rounded down; one epoch at least stays on each side.
+
+    Raises:
+        ValueError: there is one epoch alone.
     """
-    number = stage.epochs or epochs
-    changes: dict[str, Any] = {"epochs": number}
-    if adversary is not None:
-        changes["gan"] = adversary.at(number * max(1, images // stage.batch_size))
-    return stage.model_copy(update=changes)
+    if total < 2:
+        raise ValueError(f"expected at least 2 epochs in train_kl, got {total}: the adversary joins between two")
+    before = min(max(1, int(share * total)), total - 1)
+    return before, total - before

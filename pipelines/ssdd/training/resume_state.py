@@ -87,6 +87,20 @@ class TrainingState:
         scaler = self.scaler.state_dict() if self.scaler is not None else None
         return {"progress": dataclasses.asdict(self.progress), "optimizers": groups, "scaler": scaler}
 
+    def snapshot(self, earlier: "Snapshot | None" = None) -> "Snapshot":
+        """Copies the state to the CPU; later steps do not change the copy.
+
+        Args:
+            earlier: a copy that is not needed any more, and gives its memory: on a CPU, new memory takes longer than
+                the copy itself.
+        """
+        live, document = self.tensors(), self.document()
+        spare = earlier.tensors if earlier is not None else {}
+        copies = {name: _host_copy(value, spare.get(name)) for name, value in live.items()}
+        if any(value.is_cuda for value in live.values()):
+            torch.cuda.synchronize()
+        return Snapshot(self.progress.step, copies, document)
+
     def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
         """Copies a saved state into the live objects.
 
@@ -111,6 +125,15 @@ class TrainingState:
         self.progress = Progress(**progress, best=Best(**best) if best else None)
 
 
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A copy of a state: its step, its tensors on the CPU by name, and the rest, ready for JSON."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    document: dict[str, Any]
+
+
 class StateStore(SealedStore):
     """The folder where one run keeps its resume states.
 
@@ -122,14 +145,13 @@ class StateStore(SealedStore):
     def __init__(self, folder: str | os.PathLike[str], fingerprint: str):
         super().__init__(folder, "state", fingerprint)
 
-    def save(self, state: TrainingState) -> Path:
+    def save(self, state: Snapshot) -> Path:
         """Writes the state whole or not at all, then drops all but the last two.
 
         Raises:
             OSError: the disk is full or not writable; earlier states are intact.
         """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
-        final = self.write(f"{state.progress.step:08d}", tensors, state.document())
+        final = self.write(f"{state.step:08d}", state.tensors, state.document)
         # States of later steps belong to a run of more epochs or of another fingerprint. They are removed too:
         # they would always be the newest ones, and the states of this run would be removed instead.
         earlier = [path for path in self.paths() if path.name < final.name[: len("state-00000000")]]
@@ -182,6 +204,14 @@ def restore_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], adv
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(saved[name])
+
+
+def _host_copy(value: Tensor, spare: Tensor | None) -> Tensor:
+    """Copies a tensor to the CPU, in the order of its axes; from a GPU the copy may still be under way."""
+    value = value.detach()
+    if spare is None or (spare.shape, spare.dtype) != (value.shape, value.dtype):
+        spare = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+    return spare.copy_(value, non_blocking=value.is_cuda)
 
 
 def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Tensor], groups: Sequence[dict[str, Any]]) -> None:

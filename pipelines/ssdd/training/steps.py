@@ -16,6 +16,7 @@ from ssdd.noise import sample_noise, sample_seeds
 from ssdd.parameters import StageParameters, TargetParameters
 from ssdd.training.adversary import Adversary
 from ssdd.training.interface import StepLosses, TrainingStep
+from ssdd.training.latent_noise import add_latent_noise
 from ssdd.training.loss_networks import LossNetworks
 from ssdd.training.loss_terms import Estimate, build_terms
 from ssdd.upscaling import shrink
@@ -34,6 +35,7 @@ class DecoderStep(TrainingStep):
         stage: weights of the losses and the seed of all draws.
         networks: the pretrained networks of the loss, see `load_loss_networks`.
         train_encoder: whether the encoder trains along.
+        deviation: (C,), of the latents, for `latent_noise`.
 
     Raises:
         ValueError: `loss.repa` needs transformer blocks and the decoder has none, or a pretrained network is missing.
@@ -42,9 +44,16 @@ class DecoderStep(TrainingStep):
     exported = ("encoder", "decoder")
     pretrained_children = ("lpips", "vision")
 
-    def __init__(self, model: SSDD, stage: StageParameters, networks: LossNetworks, train_encoder: bool = False):
+    def __init__(
+        self,
+        model: SSDD,
+        stage: StageParameters,
+        networks: LossNetworks,
+        train_encoder: bool = False,
+        deviation: Tensor | None = None,
+    ):
         super().__init__()
-        self.stage = stage
+        self.stage, self.deviation = stage, deviation
         self.encoder = model.encoder.requires_grad_(train_encoder)
         self.decoder = model.decoder.requires_grad_(True)
         self.decoder.gradient_checkpointing = stage.gradient_checkpointing
@@ -78,6 +87,12 @@ class DecoderStep(TrainingStep):
         eps = self.noise("noise", step, batch, batch["image"].shape[1:])
         return eps.contiguous(memory_format=torch.channels_last)
 
+    def noisy(self, z: Tensor, step: int, batch: dict[str, Any]) -> Tensor:
+        """Adds the stage's noise to latents (B, C, h, w) of a frozen encoder; without any, returns them as they are."""
+        if self.deviation is None:
+            return z
+        return add_latent_noise(z, self.deviation, self.stage, step, batch["index"].tolist())
+
     def finish(self, estimate: Estimate) -> StepLosses:
         """Adds up the loss terms of an estimate, the adversarial one last."""
         losses = StepLosses(torch.zeros_like(estimate.flow))
@@ -104,8 +119,17 @@ class AutoencoderStep(DecoderStep):
     See `DecoderStep` for the arguments.
     """
 
-    def __init__(self, model: SSDD, stage: StageParameters, networks: LossNetworks, train_encoder: bool = False):
-        super().__init__(model, stage, networks, train_encoder)
+    def __init__(
+        self,
+        model: SSDD,
+        stage: StageParameters,
+        networks: LossNetworks,
+        train_encoder: bool = False,
+        deviation: Tensor | None = None,
+    ):
+        if train_encoder and stage.latent_noise:
+            raise ValueError(f"expected latent_noise 0 while the encoder trains, got {stage.latent_noise}")
+        super().__init__(model, stage, networks, train_encoder, deviation)
         self.trains_encoder = train_encoder
 
     def forward(self, batch: dict[str, Any], step: int) -> StepLosses:
@@ -118,6 +142,7 @@ class AutoencoderStep(DecoderStep):
                 z = posterior.sample(noise=self.noise("posterior", step, batch, posterior.mean.shape[1:]))
             else:
                 z = posterior.mode()
+            z = self.noisy(z, step, batch)
         eps = self.image_noise(step, batch)
         t = training_times(self.noise("time", step, batch, ()), self.stage.times.mean, self.stage.times.std)  # (B,)
         x_t = interpolate(x, eps, t)
@@ -149,6 +174,8 @@ class DistillationStep(DecoderStep):
         networks: as for `DecoderStep`.
         teacher: frozen decoder; None where batches bring `z`, `noise` and `target` from the cache.
         targets: number of teacher steps.
+        deviation: as for `DecoderStep`. The noise is on the student's latent alone: its target is the image of the
+            clean one.
     """
 
     def __init__(
@@ -158,8 +185,9 @@ class DistillationStep(DecoderStep):
         networks: LossNetworks,
         teacher: Decoder | None,
         targets: TargetParameters,
+        deviation: Tensor | None = None,
     ):
-        super().__init__(model, stage, networks)
+        super().__init__(model, stage, networks, deviation=deviation)
         self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
         self.targets = targets
         if self.teacher is not None and stage.precision == "bf16":
@@ -181,7 +209,7 @@ class DistillationStep(DecoderStep):
                 z = self.encoder(small, check_finite=False).mode().float()
             eps = self.image_noise(step, batch)
             target = teacher_target(self.teacher, z, eps, self.targets.teacher_steps)
-        student = distillation_loss(self.decoder, z, eps, target, self.token_layer)
+        student = distillation_loss(self.decoder, self.noisy(z, step, batch), eps, target, self.token_layer)
         estimate = Estimate(
             flow=student.loss,
             target=target,

@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import rich
 import torch
-from rich.progress import track
 from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,6 +20,7 @@ from ssdd.data.image_dataset import ImageDataset
 from ssdd.encoders import AnyEncoder
 from ssdd.noise import sample_noise, sample_seeds
 from ssdd.parameters import TargetParameters
+from ssdd.progress import Show, bar
 from ssdd.training.sealed import SealedStore
 from ssdd.upscaling import shrink
 from ssdd_decoder import Decoder
@@ -46,7 +45,7 @@ def write_targets(
     workers: int = 0,
     rank: int = 0,
     processes: int = 1,
-    progress: bool = True,
+    progress: Show = True,
 ) -> None:
     """Makes this process's share of the missing shards. Call `clean_targets` before, in one process.
 
@@ -60,7 +59,7 @@ def write_targets(
         batch_size: images at a time.
         workers: data loader workers.
         rank, processes: shards are dealt out in turn.
-        progress: show a bar.
+        progress: the display of this process's progress, on rank 0.
 
     Raises:
         OSError: the disk is full; finished shards are kept.
@@ -69,12 +68,14 @@ def write_targets(
     store = _store(folder, fingerprint)
     finished = sound_shards(folder, fingerprint, check=False)  # checked by `clean_targets`, and not once per process
     mine = [span for span in spans(len(images), targets)[rank::processes] if span not in finished]
-    shown = progress and rank == 0
-    for first, last in track(mine, "teacher targets", console=rich.get_console(), disable=not shown):
-        loader = _shard_loader(images, first, last, batch_size, workers)
-        batches = [_targets(encoder, teacher, batch, targets, seed) for batch in loader]
-        tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-        store.write(f"{first:09d}-{last:09d}", tensors, {})
+    with bar("teacher targets", sum(b - a for a, b in mine), progress if rank == 0 else False) as advance:
+        for first, last in mine:
+            batches = []
+            for batch in _shard_loader(images, first, last, batch_size, workers):
+                batches.append(_targets(encoder, teacher, batch, targets, seed))
+                advance(len(batch["index"]))
+            tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+            store.write(f"{first:09d}-{last:09d}", tensors, {})
 
 
 def spans(images: int, targets: TargetParameters) -> list[Span]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ssdd.parameters import RuntimeConfig, StageParameters
+from ssdd.parameters import LoopParameters, RuntimeConfig
 from ssdd.processes import choose_device
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ SECONDS = 5.0  # no round begins later
 GAIN = 1.1  # a smaller one may be chance, and more threads suffer more from a process that starts later
 
 
-def is_measured(stage: StageParameters, runtime: RuntimeConfig) -> bool:
+def is_measured(stage: LoopParameters, runtime: RuntimeConfig) -> bool:
     """Says whether `auto` has a choice: one process on several cores, without code that is compiled for a number."""
     alone = "RANK" not in os.environ  # set in the workers of `launch` and of torchrun
     on_cpu = choose_device(runtime.device).type == "cpu"

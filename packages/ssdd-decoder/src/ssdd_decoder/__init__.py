@@ -7,4 +7,4 @@ from ssdd_decoder.sources import CheckpointError
 from ssdd_decoder.unet import Prediction
 
 __all__ = ["SIZES", "CheckpointError", "Conditioning", "Decoder", "DecoderConfig", "Prediction", "decoder_config"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -24,6 +24,8 @@ from .sources import CheckpointError
 CONFIG_KEY = "ssdd"  # header entry: JSON of {part: configuration}
 DIGEST_KEY = "ssdd_sha256"  # header entry: hash of the whole file, computed with this entry all zeros
 NO_DIGEST = "0" * 64
+FORMAT_KEY = "ssdd_format"  # header entry: version of this layout; files of the first releases lack it, and have 1
+FORMAT = 1
 PARTS = ("encoder", "decoder")  # the names that stand before the keys of a file with both networks
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -184,7 +186,8 @@ def write(
     """
     # Large elements first: every tensor then starts at a multiple of its element size, as readers that map files need.
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
-    entries = {**(metadata or {}), CONFIG_KEY: json.dumps(config, sort_keys=True), DIGEST_KEY: NO_DIGEST}
+    ours = {FORMAT_KEY: str(FORMAT), CONFIG_KEY: json.dumps(config, sort_keys=True), DIGEST_KEY: NO_DIGEST}
+    entries = {**(metadata or {}), **ours}
     header = _header(ordered, entries)
     digest = hashlib.sha256(header)
     with atomic_write(file) as temporary, open(temporary, "wb") as opened:
@@ -230,6 +233,8 @@ def _read(file: Path, with_values: bool) -> Contents:
             sealed = metadata.pop(DIGEST_KEY, None)
             if with_values and sealed is not None and _digest(file, sealed) != sealed:
                 raise CheckpointError(f"{file} is damaged: its content does not match its hash. Take another copy")
+            if (layout := metadata.pop(FORMAT_KEY, "1")) not in map(str, range(1, FORMAT + 1)):
+                raise CheckpointError(f"{file} has layout {layout[:20]!r}, expected {FORMAT} at most: update this code")
             config = json.loads(metadata.pop(CONFIG_KEY, "{}"))
             named = [(_bare(key), _tensor(opened, key, with_values)) for key in opened.keys()]  # noqa: SIM118
     except CheckpointError:

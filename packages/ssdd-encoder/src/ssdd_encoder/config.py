@@ -126,13 +126,17 @@ def encoder_config(name: str) -> EncoderConfig:
 
     Args:
         name: `f<F>c<C>` with F a power of two from 2 to 1024 (down-scale per side) and C at least 1 (latent channels);
-            `sdvae` (SD-VAE's encoder, which is an f8c4); or one of `VARIANTS`: `debug`, `quickstart`, `demo`.
+            `sdvae` (SD-VAE's encoder, which is an f8c4); one of `VARIANTS`: `debug`, `quickstart`, `demo`; or one of
+            these for another latent space, such as `quickstart-f8c4`.
 
     Raises:
         ValueError: there is no such encoder.
     """
     if name in VARIANTS:
         return VARIANTS[name]
+    variant, _, space = name.partition("-")
+    if variant in VARIANTS and (match := re.fullmatch(r"f([0-9]{1,4})c([0-9]{1,5})", space)):
+        return _in_space(variant, downscale=int(match[1]), channels=int(match[2]))
     match = re.fullmatch(r"f([0-9]{1,4})c([0-9]{1,5})", "f8c4" if name == SDVAE else name)
     downscale, channels = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 2 <= downscale <= LIMITS["downscale"] or downscale & (downscale - 1) or channels < 1:
@@ -141,6 +145,19 @@ def encoder_config(name: str) -> EncoderConfig:
             f"(f8c4, f16c32, ...), {SDVAE}, or one of {', '.join(VARIANTS)}; got {name!r}"
         )
     return EncoderConfig(latent_channels=channels, multipliers=_multipliers(downscale.bit_length()))
+
+
+def _in_space(variant: str, downscale: int, channels: int) -> EncoderConfig:
+    """Returns a variant for a latent space: its patches get another size, its windows still cover as many pixels."""
+    known = VARIANTS[variant]
+    levels = 2 ** (len(known.multipliers) - 1)
+    if channels < 1 or downscale % levels or not levels <= downscale <= LIMITS["downscale"]:
+        raise ValueError(
+            f"expected {variant}-f<F>c<C> with F a multiple of {levels} up to {LIMITS['downscale']} and C from 1 up, "
+            f"got {variant}-f{downscale}c{channels}"
+        )
+    window = known.attention_window and max(1, known.attention_window * known.downscale // downscale)
+    return replace(known, latent_channels=channels, patch_size=downscale // levels, attention_window=window)
 
 
 def describe(config: EncoderConfig) -> str:

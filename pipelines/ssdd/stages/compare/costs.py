@@ -50,15 +50,16 @@ def measure_training_cost(
     from ssdd.benchmarking.machine import prepare_device
     from ssdd.benchmarking.step_cost import measure_steps
 
-    runtime = runtime.model_copy(update={"threads": 1, "processes": 1, "trackers": (), "progress": False})
+    runtime = runtime.model_copy(update={"threads": 1, "processes": 1, "trackers": (), "progress": "none"})
     device = prepare_device(runtime.device, 1)
     common = (data, pretrained_networks, runtime)
     trainings: dict[str, Any] = {
         DECODER: make_job("decoder", index, finetune, *common, checkpoint=finetuned),
         DISTILLATION: _distillation(finetuned, teacher_targets, targets, index, distill, *common),
     }
-    at_once = adversary.model_copy(update={"start": 0.0})
-    rows = {KL: (train_kl, None), KL_ADVERSARIAL: (train_kl, at_once), FEED_FORWARD: (feed_forward, None)}
+    rows: dict[str, Any] = {KL: (train_kl, None), FEED_FORWARD: (feed_forward, None)}
+    if adversary.enabled:
+        rows[KL_ADVERSARIAL] = (train_kl, adversary)
     for name, (stage, gan) in rows.items():
         trainings[name] = _regression(encoder, plan, index, stage, gan, *common)
     return pandas.DataFrame(measure_steps(trainings, speed.rounds, device))
@@ -102,5 +103,6 @@ def _regression(
 ) -> "RegressionJob":
     from ssdd.stages.train_kl.nodes import make_regression
 
+    stage = stage.model_copy(update={"epochs": 1})  # one step is timed
     kind: Kind = "kl" if isinstance(stage, KLParameters) else "feed_forward"
     return make_regression(kind, encoder, plan, index, stage, data, pretrained_networks, runtime, adversary)

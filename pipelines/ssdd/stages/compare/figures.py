@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.comparison_parameters import AdversaryParameters, GridParameters
+from ssdd.comparison_parameters import GridParameters
 from ssdd.parameters import EvaluateParameters, TargetParameters
 
 
@@ -12,7 +12,7 @@ def collect_comparison(
     teacher_metrics: list[dict[str, Any]],
     student_metrics: list[dict[str, Any]],
     kl_metrics: list[dict[str, Any]],
-    kl_adversarial_metrics: list[dict[str, Any]],
+    kl_adversarial_metrics: list[dict[str, Any]] | None,
     feed_forward_metrics: list[dict[str, Any]],
     other_metrics: list[dict[str, Any]],
     reference_per_image: Any,
@@ -24,13 +24,14 @@ def collect_comparison(
     other_per_image: Any,
     speed: Any,
 ) -> Any:
-    """Puts all rows into one table; see `comparison_table`."""
+    """Puts all rows into one table; see `comparison_table`. The adversarial row is None where it is switched off."""
     from ssdd.reporting.comparison_table import comparison_table
 
-    reports = [*reference_metrics, *teacher_metrics, *student_metrics, *kl_metrics, *kl_adversarial_metrics]
+    reports = [*reference_metrics, *teacher_metrics, *student_metrics, *kl_metrics, *(kl_adversarial_metrics or [])]
     reports += [*feed_forward_metrics, *other_metrics]
     tables = [reference_per_image, teacher_per_image, student_per_image, kl_per_image, kl_adversarial_per_image]
-    return comparison_table(reports, [*tables, feed_forward_per_image, other_per_image], speed)
+    tables = [table for table in (*tables, feed_forward_per_image, other_per_image) if table is not None]
+    return comparison_table(reports, tables, speed)
 
 
 def collect_costs(
@@ -38,13 +39,13 @@ def collect_costs(
     pretrain_history: Any,
     finetune_history: Any,
     distill_history: Any,
+    kl_start_history: Any,
     kl_history: Any,
     kl_adversarial_history: Any,
     feed_forward_history: Any,
     plan: dict[str, Any],
     steps: Any,
     targets: TargetParameters,
-    adversary: AdversaryParameters,
 ) -> Any:
     """Puts the quality on the way of each training beside its cost; see `cost_table`."""
     from ssdd.reporting.comparison_table import FEED_FORWARD, KL, KL_ADVERSARIAL, cost_table
@@ -54,12 +55,17 @@ def collect_costs(
         "pretrain": pretrain_history,
         "finetune": finetune_history,
         "distill": distill_history,
-        KL: kl_history,
-        KL_ADVERSARIAL: kl_adversarial_history,
-        FEED_FORWARD: feed_forward_history,
     }
+    begun = (KL, kl_start_history)
+    others = {
+        KL: [begun, (KL, kl_history)],
+        KL_ADVERSARIAL: [begun, (KL_ADVERSARIAL, kl_adversarial_history)],
+        FEED_FORWARD: [(FEED_FORWARD, feed_forward_history)],
+    }
+    if kl_adversarial_history is None:  # switched off
+        del others[KL_ADVERSARIAL]
     taught = min(targets.images or plan["images"], plan["images"]) if targets.cached else 0
-    return cost_table(histories, plan, steps, taught, adversary.start)
+    return cost_table(histories, others, plan, steps, taught)
 
 
 def draw_comparison(comparison: Any, costs: Any, evaluate: EvaluateParameters) -> tuple[Any, Any]:
@@ -81,5 +87,6 @@ def draw_differences(
 
     _, teacher, student = compared_rows(photograph_metrics)
     pictures = {**load_file(photographs), **load_file(compared_photographs)}
-    columns = (INPUT, KL, KL_ADVERSARIAL, FEED_FORWARD, teacher, student)
+    there = {name.partition(".")[2] for name in pictures}
+    columns = [name for name in (INPUT, KL, KL_ADVERSARIAL, FEED_FORWARD, teacher, student) if name in there]
     return difference_figure(pictures, columns, (KL, student), grid.crop, grid.images)

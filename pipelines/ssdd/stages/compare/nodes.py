@@ -106,7 +106,7 @@ def other_decoders(compare: CompareParameters, evaluate: EvaluateParameters) -> 
 
 
 def decode_compared(
-    photographs: Path, kl: Path, kl_adversarial: Path, feed_forward: Path, runtime: RuntimeConfig
+    photographs: Path, kl: Path, kl_adversarial: Path | None, feed_forward: Path, runtime: RuntimeConfig
 ) -> Path:
     """Decodes the whole photographs of the evaluation with the decoders of the comparison: uint8 (3, H, W) by name."""
     from safetensors.torch import load_file
@@ -121,7 +121,7 @@ def measure_speed(
     finetuned: Path,
     distilled: Path,
     kl: Path,
-    kl_adversarial: Path,
+    kl_adversarial: Path | None,
     feed_forward: Path,
     evaluate: EvaluateParameters,
     compare: CompareParameters,
@@ -143,12 +143,13 @@ def measure_speed(
         *other_decoders(compare, evaluate),
     ]
     pixels = sorted({evaluate.im_size, *speed.pixels})
-    rows = measure_decoders(decoders, pixels, speed.batch_size, speed.rounds, device, runtime.progress)
+    rows = measure_decoders(decoders, pixels, speed.batch_size, speed.rounds, device, runtime.display)
     return pandas.DataFrame(rows)
 
 
-def _own_decoders(kl: Path, kl_adversarial: Path, feed_forward: Path) -> list[tuple[str, "Kind", Path]]:
-    return [(KL, "kl", kl), (KL_ADVERSARIAL, "kl", kl_adversarial), (FEED_FORWARD, "feed_forward", feed_forward)]
+def _own_decoders(kl: Path, kl_adversarial: Path | None, feed_forward: Path) -> list[tuple[str, "Kind", Path]]:
+    adversarial: list[tuple[str, Kind, Path]] = [(KL_ADVERSARIAL, "kl", kl_adversarial)] if kl_adversarial else []
+    return [(KL, "kl", kl), *adversarial, (FEED_FORWARD, "feed_forward", feed_forward)]
 
 
 def _decoder(name: str, kind: "Kind", file: Path) -> "ComparedDecoder":

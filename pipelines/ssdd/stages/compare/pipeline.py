@@ -72,8 +72,8 @@ def _tables() -> list[Node]:
         Node(
             collect_costs,
             [
-                *(f"{name}_history" for name in ("encoder", "pretrain", "finetune", "distill", *_DECODERS)),
-                *("comparison_plan", "training_steps", "params:teacher_targets", "params:kl_adversary"),
+                *(f"{name}_history" for name in ("encoder", "pretrain", "finetune", "distill", "kl_start", *_DECODERS)),
+                *("comparison_plan", "training_steps", "params:teacher_targets"),
             ],
             "training_costs",
             name="collect_costs",

@@ -30,7 +30,7 @@ def prepare_images(
     from ssdd.data.image_sets import open_images
 
     source = open_images(data)
-    found = index_images(source, **prepare.model_dump(), workers=runtime.workers, progress=runtime.progress)
+    found = index_images(source, **prepare.model_dump(), workers=runtime.workers, progress=runtime.display)
     check_held_out(found.index, prepare.held_out)
     chosen = found.index.iloc[:: max(len(found.index) // SHEET, 1)].head(SHEET)
     thumbnails = []

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, ModelParameters, PretrainedNetworks, RuntimeConfig, StageParameters
+from ssdd.parameters import DataParameters, JointParameters, ModelParameters, PretrainedNetworks, RuntimeConfig
 from ssdd.stages.training_stage import make_job, run
 
 
 def train_encoder(
     index: Any,
     model: ModelParameters,
-    train_encoder: StageParameters,
+    train_encoder: JointParameters,
     data: DataParameters,
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,

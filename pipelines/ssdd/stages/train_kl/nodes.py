@@ -63,30 +63,53 @@ def plan_comparison(
     return file, plan
 
 
-def train_kl(
+def begin_kl(
     encoder: Path,
     plan: dict[str, Any],
     index: Any,
     train_kl: KLParameters,
+    adversary_start: float,
     data: DataParameters,
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
-    """Trains the KL-VAE's decoder without an adversary, and returns its last checkpoint, best one and history.
+    """Trains the KL-VAE's decoder up to where its adversary joins: the beginning that both of its rows share.
 
     Args:
         encoder: checkpoint of the frozen encoder.
         plan: of `plan_comparison`.
         index: of the images.
         train_kl: the training, and the decoder's shape.
+        adversary_start: the share of the epochs before the adversary.
         data: the images' source.
         pretrained_networks: the pretrained networks of losses and metrics.
         runtime: device, processes, threads.
+
+    Returns:
+        the last checkpoint, the best one and the history.
     """
-    return _train("kl", encoder, plan, index, train_kl, data, pretrained_networks, runtime)
+    stage = _part(train_kl, plan, adversary_start, after=False)
+    return _train("kl", encoder, plan, index, stage, data, pretrained_networks, runtime)
+
+
+def train_kl(
+    start: Path,
+    encoder: Path,
+    plan: dict[str, Any],
+    index: Any,
+    train_kl: KLParameters,
+    adversary_start: float,
+    data: DataParameters,
+    pretrained_networks: PretrainedNetworks,
+    runtime: RuntimeConfig,
+) -> tuple[Path, Path, Any]:
+    """Trains that decoder (`start`) on without an adversary; see `begin_kl`."""
+    stage = _part(train_kl, plan, adversary_start, after=True)
+    return _train("kl", encoder, plan, index, stage, data, pretrained_networks, runtime, start=start)
 
 
 def train_kl_adversarial(
+    start: Path,
     encoder: Path,
     plan: dict[str, Any],
     index: Any,
@@ -96,8 +119,9 @@ def train_kl_adversarial(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
-    """Trains the same decoder with an adversary; see `train_kl`."""
-    return _train("kl", encoder, plan, index, train_kl, data, pretrained_networks, runtime, adversary)
+    """Trains that decoder (`start`) on with an adversary; see `begin_kl`."""
+    stage = _part(train_kl, plan, adversary.start, after=True)
+    return _train("kl", encoder, plan, index, stage, data, pretrained_networks, runtime, adversary, start)
 
 
 def train_feed_forward(
@@ -109,8 +133,9 @@ def train_feed_forward(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
 ) -> tuple[Path, Path, Any]:
-    """Trains SSDD's own network by regression alone, called once without noise; see `train_kl`."""
-    return _train("feed_forward", encoder, plan, index, feed_forward, data, pretrained_networks, runtime)
+    """Trains SSDD's own network by regression alone, called once without noise; see `begin_kl`."""
+    stage = feed_forward.model_copy(update={"epochs": feed_forward.epochs or plan["epochs"]})
+    return _train("feed_forward", encoder, plan, index, stage, data, pretrained_networks, runtime)
 
 
 def make_regression(
@@ -123,28 +148,38 @@ def make_regression(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
     adversary: AdversaryParameters | None = None,
+    start: Path | None = None,
 ) -> "RegressionJob":
-    """Makes the job of one of these trainings, with its images, its budget, its folder and its fingerprint."""
+    """Makes the job of one of these trainings, with its images, its folder and its fingerprint."""
     from ssdd.data.image_sets import held_out_images, training_images
     from ssdd.lineage import current_fingerprint, state_folder
     from ssdd.processes import use_threads
-    from ssdd.training.regression import RegressionJob, network_of, with_budget
+    from ssdd.training.regression import RegressionJob, network_of
 
     use_threads(runtime)
-    images = training_images(index, data, stage)
     return RegressionJob(
         kind=kind,
         encoder=encoder,
         network=network_of(plan["decoder"], stage),
-        images=images,
+        images=training_images(index, data, stage),
         validation=held_out_images(index, data, stage.im_size, stage.eval_images),
-        stage=with_budget(stage, plan["epochs"], len(images), adversary),
+        stage=stage if adversary is None else stage.model_copy(update={"gan": adversary.gan}),
         pretrained_networks=pretrained_networks,
         runtime=runtime,
         folder=state_folder(),
         fingerprint=current_fingerprint(),
         adaptive=adversary is not None and adversary.adaptive,
+        start=start,
     )
+
+
+def _part(stage: KLParameters, plan: dict[str, Any], share: float, after: bool) -> KLParameters:
+    """Returns the training before or after the adversary joins, with the number of its epochs."""
+    from ssdd.training.regression import split_epochs
+
+    epochs = split_epochs(stage.epochs or plan["epochs"], share)[after]
+    # The second part draws anew: with the seed of the first it would see the same crops again.
+    return stage.model_copy(update={"epochs": epochs, "seed": stage.seed + 1 if after else stage.seed})
 
 
 def _train(
@@ -157,9 +192,10 @@ def _train(
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
     adversary: AdversaryParameters | None = None,
+    start: Path | None = None,
 ) -> tuple[Path, Path, Any]:
     from ssdd.stages.training_stage import keep
     from ssdd.training.regression import run_regression
 
-    job = make_regression(kind, encoder, plan, index, stage, data, pretrained_networks, runtime, adversary)
+    job = make_regression(kind, encoder, plan, index, stage, data, pretrained_networks, runtime, adversary, start)
     return keep(run_regression(job), job.folder)

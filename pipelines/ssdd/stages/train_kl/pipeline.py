@@ -1,11 +1,12 @@
-"""finetuned, image_index -> frozen_encoder, comparison_plan -> kl, kl_adversarial, feed_forward, their histories."""
+"""finetuned, image_index -> frozen_encoder, comparison_plan -> kl_start -> kl, kl_adversarial; feed_forward."""
 
 from kedro.pipeline import Node, Pipeline
 
 from ssdd.stages.namespaces import stage, training_node
-from ssdd.stages.train_kl.nodes import plan_comparison, train_feed_forward, train_kl, train_kl_adversarial
+from ssdd.stages.train_kl.nodes import begin_kl, plan_comparison, train_feed_forward, train_kl, train_kl_adversarial
 
 _COMMON = ["frozen_encoder", "comparison_plan", "image_index"]
+_START = "params:kl_adversary.start"
 
 
 def create_pipeline() -> Pipeline:
@@ -27,10 +28,13 @@ def create_pipeline() -> Pipeline:
             ["frozen_encoder", "comparison_plan"],
             name="plan_comparison",
         ),
-        training_node(train_kl, [*_COMMON, "params:train_kl"], ["kl", "kl_best", "kl_history"]),
+        training_node(
+            begin_kl, [*_COMMON, "params:train_kl", _START], ["kl_start", "kl_start_best", "kl_start_history"]
+        ),
+        training_node(train_kl, ["kl_start", *_COMMON, "params:train_kl", _START], ["kl", "kl_best", "kl_history"]),
         training_node(
             train_kl_adversarial,
-            [*_COMMON, "params:train_kl", "params:kl_adversary"],
+            ["kl_start", *_COMMON, "params:train_kl", "params:kl_adversary"],
             ["kl_adversarial", "kl_adversarial_best", "kl_adversarial_history"],
         ),
         training_node(

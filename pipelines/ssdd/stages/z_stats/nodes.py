@@ -16,18 +16,24 @@ def compute_latent_statistics(
         index: of the images.
         data: the images' source.
         z_stats: resolution, batch, limit.
-        runtime: device, workers.
+        runtime: device, processes, workers.
 
     Returns:
         what `LatentStatistics.from_dict` reads.
     """
     from ssdd.data.image_sets import held_out_images
     from ssdd.evaluation.latent_statistics import latent_statistics
-    from ssdd.processes import choose_device, use_threads
+    from ssdd.processes import use_threads
 
     use_threads(runtime)
     dataset = held_out_images(index, data, z_stats.im_size, z_stats.limit)
     found = latent_statistics(
-        encoder, dataset, z_stats.batch_size, runtime.workers, choose_device(runtime.device), runtime.progress
+        encoder,
+        dataset,
+        z_stats.batch_size,
+        runtime.workers,
+        runtime.device,
+        runtime.display,
+        runtime.processes,
     )
     return found.to_dict()

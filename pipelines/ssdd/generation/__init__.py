@@ -1,0 +1,1 @@
+"""Generators on the latents of an encoder: latents in shards, a diffusion transformer, its samples, their quality."""

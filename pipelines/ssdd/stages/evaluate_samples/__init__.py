@@ -1,0 +1,1 @@
+"""The quality of samples, what it costs, and the rows beside them."""

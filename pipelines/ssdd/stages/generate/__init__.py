@@ -1,0 +1,1 @@
+"""Samples of the generator, decoded by student and teacher."""

@@ -1,0 +1,1 @@
+"""Latents of all images, in shards."""

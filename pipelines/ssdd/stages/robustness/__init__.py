@@ -1,0 +1,1 @@
+"""Decoders on latents with noise."""
