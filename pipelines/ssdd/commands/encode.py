@@ -62,21 +62,13 @@ def encode(
     """
     options.check_output(output, images)
     options.check_utf8(output)
+    file = options.encoder_file(model)
     if shards:
-        _encode_shards(
-            images,
-            output,
-            options.encoder_file(model),
-            device,
-            im_size=im_size,
-            flipped=flipped,
-            dtype=dtype,
-            batch_size=batch_size,
-            precision=precision,
-        )
+        form: dict[str, Any] = {"im_size": im_size, "flipped": flipped, "dtype": dtype}
+        _encode_shards(images, output, file, device, **form, batch_size=batch_size, precision=precision)
     else:
         windows = {"tile": tile, "attention_window": attention_window}
-        _encode_file(images, output, options.encoder_file(model), batch_size, device, precision, windows)
+        _encode_file(images, output, file, batch_size, device, precision, windows)
 
 
 def _encode_shards(images: tuple[Path, ...], output: Path, file: Path, device: str, **parameters: Any) -> None:
