@@ -41,11 +41,9 @@ def make_job(
         encoder: name.
         decoder: size.
         upscale: of a decoder that is named by its size.
-        checkpoint: initial weights of both networks.
-        encoder_checkpoint: initial weights of the encoder.
+        checkpoint, encoder_checkpoint: initial weights of both networks, or of the encoder.
         targets: the teacher's results; if they are cached, only their images are used.
-        targets_folder: of cached results.
-        targets_fingerprint: of cached results.
+        targets_folder, targets_fingerprint: of cached results.
     """
     # Imported here, as in all nodes: kedro reads every stage to know its graph, and torch takes seconds to import.
     from ssdd.data.image_sets import held_out_images, training_images
