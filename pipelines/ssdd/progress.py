@@ -172,7 +172,7 @@ def peak_memory() -> str:
 
 def _share(task: Any) -> str:
     done, total = int(task.completed), int(task.total)
-    return f"{done}/{total} ({100 * done / max(total, 1):.1f} %)"
+    return f"{done}/{total} ({100 * task.completed / max(total, 1):.1f} %)"  # parts of an image count
 
 
 def _clock(seconds: float) -> str:
