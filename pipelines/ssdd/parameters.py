@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from ssdd.loop_parameters import MOST_BATCH as MOST_BATCH
 from ssdd.loop_parameters import EmaConfig as EmaConfig
@@ -10,13 +10,13 @@ from ssdd.loop_parameters import Frozen as Frozen
 from ssdd.loop_parameters import GanConfig as GanConfig
 from ssdd.loop_parameters import LoopParameters as LoopParameters
 from ssdd.loop_parameters import OptimConfig as OptimConfig
-from ssdd.progress import Display, Mode
+from ssdd.runtime_parameters import RuntimeConfig as RuntimeConfig
 
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
-MOST_THREADS = 1024
 TEACHER_STEPS = 7  # as published
 
+Decoding = Literal["exact", "fast"]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
@@ -82,62 +82,25 @@ class PretrainedNetworks(Frozen):
     efficientnet: NetworkFile = NetworkFile()
 
 
-class RuntimeConfig(Frozen):
-    """The machine's side of a run: it never changes a result, so it never enters a fingerprint."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | Literal["auto"] | None = Field(
-        default=None,
-        description="CPU threads of all processes; null: torch decides; auto: a training stage of one process on a CPU "
-        "measures whether one or all cores are faster, everything else does as with null",
-    )
-    processes: int = Field(default=1, ge=1, le=256, description="that train or evaluate together")
-    workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
-    save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    requeue_code: int | None = Field(
-        default=None, ge=1, le=255, description="exit code of a run that SIGTERM or SIGUSR1 ended; null: 128 + signal"
-    )
-    progress: Mode = Field(
-        default="auto", description="of long work; auto: a bar on a terminal, lines everywhere else (Slurm, CI, a file)"
-    )
-    progress_seconds: float = Field(default=30.0, gt=0, description="between two lines of progress")
-
-    @property
-    def display(self) -> Display:
-        """How progress is shown."""
-        return Display(self.progress, self.progress_seconds)
-
-    @field_validator("progress", mode="before")
-    @classmethod
-    def _progress_as_mode(cls, progress: Any) -> Any:
-        return {True: "auto", False: "none"}.get(progress, progress) if isinstance(progress, bool) else progress
-
-    @field_validator("threads", mode="before")
-    @classmethod
-    def _threads_in_range(cls, threads: Any) -> Any:
-        # Here, because pydantic would report once for each of the three types.
-        if not (threads in ("auto", None) or (isinstance(threads, int) and 1 <= threads <= MOST_THREADS)):
-            raise ValueError(f"expected a number from 1 to {MOST_THREADS}, auto or null, got {threads!r}: try auto")
-        return threads
-
-
 class DataParameters(Frozen):
     """The images. Their place never changes a result: the index holds the hash of every image."""
 
     neutral: ClassVar[tuple[str, ...]] = ("root",)
     texts: ClassVar[tuple[str, ...]] = ("options.column", "options.config")  # text, although `options` takes any value
 
-    kind: Literal["sample", "folder", "imagenet", "huggingface"] = "sample"
+    kind: Literal["sample", "folder", "imagenet", "huggingface", "tar"] = "sample"
     root: str | None = Field(default=None, description="folder of the images; for huggingface, a saved data set")
     hub: str | None = Field(default=None, description="id of a data set on the Hugging Face hub, instead of root")
     options: dict[str, Any] = Field(default={}, description="further arguments of the source, see ssdd.data")
+    decoding: Decoding = Field(default="exact", description="of training images; fast: slightly other pixels")
     sample: dict[str, Any] = Field(default={}, description="arguments of the embedded sample, for kind=sample")
 
     @model_validator(mode="after")
     def _has_a_place(self) -> "DataParameters":
         if self.kind == "sample" and (self.root or self.hub):
-            raise ValueError("data.kind=sample takes no data.root: set data.kind to folder, imagenet or huggingface")
+            raise ValueError(
+                "data.kind=sample takes no data.root: set data.kind to folder, imagenet, huggingface or tar"
+            )
         if self.kind != "sample" and not (self.root or (self.hub and self.kind == "huggingface")):
             raise ValueError(f"data.kind={self.kind} needs data.root: the folder where your images are")
         return self
@@ -166,9 +129,7 @@ class StageParameters(LoopParameters):
     """A training stage: everything that decides its result, besides the images and the networks."""
 
     latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
-    latent_noise: float = Field(
-        default=0.0, ge=0, le=10, description="largest noise on z of a frozen encoder, in deviations of each channel"
-    )
+    latent_noise: float = Field(default=0.0, ge=0, le=10, description="largest on z, in deviations of the channel")
     im_size: int = Field(default=128, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
     augment: AugmentConfig = AugmentConfig()
     aug_scale: float = Field(default=1.0, ge=1, le=8, description="images are cropped from up to this times im_size")
@@ -183,19 +144,6 @@ class StageParameters(LoopParameters):
     def pretrained_networks(self) -> tuple[str, ...]:
         """The pretrained networks that the loss and the periodic evaluation use."""
         return (*self.loss.pretrained_networks, *_networks_of(self.eval_metrics))
-
-
-class JointParameters(StageParameters):
-    """Joint training of encoder and decoder."""
-
-    @model_validator(mode="after")
-    def _has_no_fixed_latents(self) -> "JointParameters":
-        if self.latent_noise:
-            raise ValueError(
-                f"expected latent_noise 0 while the encoder trains, got {self.latent_noise}: latents have no fixed "
-                "deviation yet; set pretrain.latent_noise, finetune.latent_noise and distill.latent_noise"
-            )
-        return self
 
 
 class PretrainParameters(StageParameters):
