@@ -188,10 +188,11 @@ HOUSE = """
     latent_scaling
     processes  packaged
     comparison_parameters  generation_parameters
-    runs  benchmark_parameters
+    runs  benchmark_parameters  pack_parameters
     noise  parameters  upscaling
-    errors  suggestions  old_parameters  deadlines  progress  launchers
-    files  texts  hardware
+    runtime_parameters
+    errors  suggestions  loop_parameters  old_parameters  deadlines  progress  launchers
+    files  texts  hardware  sqlite_caches
 """
 
 

@@ -33,7 +33,7 @@ def commands() -> list[str]:
 
 
 def test_there_is_a_file_for_each_of_three_schedulers():
-    assert {kind for kind, _ in BLOCKS} == {"bash", "yaml"}
+    assert {kind for kind, _ in BLOCKS} == {"bash", "yaml", "sh"}
     assert len(commands()) == 3
 
 

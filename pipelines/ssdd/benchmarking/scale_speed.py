@@ -57,7 +57,7 @@ def measure_scale(sweep: ScaleSweep, runtime: RuntimeConfig) -> list[Row]:
     """
     with tempfile.TemporaryDirectory(prefix="ssdd-scale-") as folder:
         images = _pictures(Path(folder) / "images", sweep)
-        rows = [loader_rate(images, sweep)]
+        rows = [loading_rate(images, sweep)]
         kept = InMemory(images)
         for ranks in sweep.ranks:
             for what, data in (("steps", kept), ("loading and steps", images)):
@@ -66,7 +66,7 @@ def measure_scale(sweep: ScaleSweep, runtime: RuntimeConfig) -> list[Row]:
     return rows
 
 
-def loader_rate(images: ImageDataset, sweep: ScaleSweep) -> Row:
+def loading_rate(images: ImageDataset, sweep: ScaleSweep) -> Row:
     """Returns the row of loading alone, in one process with `sweep.workers` workers."""
     sampler = StepSampler(len(images), sweep.batch_size, seed=0)
     loader, times = make_loader(images, sampler, workers=sweep.workers), []

@@ -30,7 +30,7 @@ def draw_latents(generator: Path, generate: GenerateParameters, runtime: Runtime
     labels = class_labels(network.config, generate.count, generate.classes)
     names = {generate.steps: LATENTS} | {steps: with_steps(LATENTS, steps) for steps in generate.other_steps}
     for steps, name in names.items():
-        title = f"drawing latents, {steps} steps" if runtime.progress else None
+        title = f"drawing latents, {steps} steps" if runtime.progress != "none" else None
         sampling = generate.model_copy(update={"steps": steps})
         draw_shards(folder, network, seeds, labels, sampling, generate.batch_size, title, name)
     return folder
@@ -90,7 +90,7 @@ def _decode(
     device = choose_device(runtime.device)
     model = SSDD.from_pretrained(checkpoint).to(device).to(memory_format=torch.channels_last)
     decode = decoded_by(model, steps)
-    title, folder = "decoding samples" if runtime.progress else None, state_folder() / "images"
+    title, folder = "decoding samples" if runtime.progress != "none" else None, state_folder() / "images"
     further = [(with_steps(LATENTS, number), with_steps(IMAGES, number)) for number in other_steps]
     for names in ((LATENTS, IMAGES), *further):
         decode_shards(folder, latents, count, decode, device, batch_size, title, names)
