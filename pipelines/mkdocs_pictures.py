@@ -13,8 +13,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from rich.console import Console
@@ -42,23 +44,54 @@ def draw_plan() -> None:
 
 def take_viz() -> None:
     """Takes a picture of the page of Kedro-Viz with the preview of the reconstructions."""
+    with tempfile.TemporaryDirectory() as profile:
+        _dismiss_hints(profile)
+        viz = ("kedro", "viz", "run", "--no-browser", f"--port={PORT}")
+        server = subprocess.Popen(viz, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        try:
+            nodes = _answer(f"http://127.0.0.1:{PORT}/api/main")["nodes"]
+            chosen = next(node["id"] for node in nodes if node["name"] == "reconstruction_figure")
+            page = f"http://127.0.0.1:{PORT}/?pid=distill&expandAllPipelines=false&sid={chosen}"
+            _browse(page, profile, f"screenshot={PICTURES / 'viz.png'}")
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+
+
+class _Hints(BaseHTTPRequestHandler):
+    """A page that stores, for the address of Viz, that its hints for new users have been seen."""
+
+    def do_GET(self) -> None:
+        """Answers any request."""
+        seen = json.dumps({"showFeatureHints": False, "featureHintStep": 0})
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(f"<script>localStorage.setItem('KedroViz', '{seen}')</script>".encode())
+
+
+def _dismiss_hints(profile: str) -> None:
+    with HTTPServer(("127.0.0.1", PORT), _Hints) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        _browse(f"http://127.0.0.1:{PORT}/", profile, "dump-dom")
+        server.shutdown()
+
+
+def _browse(page: str, profile: str, *wanted: str) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise SystemExit("expected a Chromium on the path")
-    viz = ("kedro", "viz", "run", "--no-browser", f"--port={PORT}")
-    server = subprocess.Popen(viz, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-    try:
-        nodes = _answer(f"http://127.0.0.1:{PORT}/api/main")["nodes"]
-        chosen = next(node["id"] for node in nodes if node["name"] == "reconstruction_figure")
-        page = f"http://127.0.0.1:{PORT}/?pid=distill&expandAllPipelines=false&sid={chosen}"
-        with tempfile.TemporaryDirectory() as profile:
-            quiet = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "hide-scrollbars")
-            shown = ("window-size=1400,900", "virtual-time-budget=30000", f"user-data-dir={profile}")
-            options = [f"--{name}" for name in (*quiet, *shown, f"screenshot={PICTURES / 'viz.png'}")]
-            subprocess.run([browser, *options, page], check=True, capture_output=True, timeout=300)
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+    quiet = (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "no-first-run",
+        "hide-scrollbars",
+        "disable-background-networking",
+    )
+    shown = ("window-size=1500,900", "virtual-time-budget=30000", f"user-data-dir={profile}")
+    options = [f"--{name}" for name in (*quiet, *shown, *wanted)]
+    subprocess.run([browser, *options, page], check=True, capture_output=True, timeout=300)
 
 
 def _answer(address: str) -> dict:

@@ -189,8 +189,7 @@ HOUSE = """
     comparison_parameters  generation_parameters
     runs  benchmark_parameters
     noise  parameters
-    runtime_parameters
-    errors  suggestions  old_parameters  deadlines  progress  launchers
+    errors  suggestions  loop_parameters  old_parameters  deadlines  progress  launchers
     files  texts  hardware
 """
 

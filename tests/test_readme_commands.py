@@ -111,7 +111,7 @@ def commands(readme: str) -> list[str]:
     text = (ROOT / readme).read_text(encoding="utf-8")
     found = []
     for fence, block, inline in re.findall(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", text, re.DOTALL | re.MULTILINE):
-        if fence in ("sh", "bash", "console", "shell"):
+        if fence == "sh" or (fence in ("bash", "console", "shell") and readme not in MANUAL):  # there, a batch script
             found += [line for line in block.splitlines() if line.strip()]
         elif inline.split(" ")[0] in PROGRAMS and " " in inline and readme not in MANUAL:
             found.append(inline)

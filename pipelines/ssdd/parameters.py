@@ -2,46 +2,22 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from ssdd.runtime_parameters import Frozen
-from ssdd.runtime_parameters import RuntimeConfig as RuntimeConfig
+from ssdd.loop_parameters import MOST_BATCH as MOST_BATCH
+from ssdd.loop_parameters import EmaConfig as EmaConfig
+from ssdd.loop_parameters import Frozen as Frozen
+from ssdd.loop_parameters import GanConfig as GanConfig
+from ssdd.loop_parameters import LoopParameters as LoopParameters
+from ssdd.loop_parameters import OptimConfig as OptimConfig
+from ssdd.progress import Display, Mode
 
-MOST_BATCH = 2**20  # a value beyond these limits is a typing error, refused before memory or hours are spent
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
+MOST_THREADS = 1024
 TEACHER_STEPS = 7  # as published
 
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
-
-
-class OptimConfig(Frozen):
-    """The optimiser.
-
-    The published recipe states neither a weight decay nor the learning rate of its first stage: 0.01 and 1e-4 are our
-    choice. Short runs from scratch need a far higher rate with the schedule-free optimiser (1e-2).
-    """
-
-    optimizer: Literal["radam_schedulefree", "adamw"] = "radam_schedulefree"
-    lr: float = Field(default=1e-4, gt=0, description="learning rate")
-    weight_decay: float = Field(default=0.01, ge=0, description="of weights of linears, convolutions and norms")
-    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay rates of the two moments")
-    eps: float = Field(default=1e-8, gt=0, description="added to the denominator of the update")
-    clip: float = Field(default=0.1, gt=0, description="largest gradient norm")
-    r: float = Field(default=0.0, ge=0, le=10, description="of schedule-free RAdam: step n counts n^r in the average")
-
-    @model_validator(mode="after")
-    def _betas_in_range(self) -> "OptimConfig":
-        if not all(0 < beta < 1 for beta in self.betas):
-            raise ValueError(f"expected betas between 0 and 1, got {self.betas}: try (0.9, 0.999)")
-        return self
-
-
-class EmaConfig(Frozen):
-    """Moving average of the weights: follows them exactly up to `start_step`, then min(decay, (1+n)/(10+n))."""
-
-    decay: float = Field(default=0.999, ge=0, lt=1, description="share of the old average that a step keeps")
-    start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the average begins")
 
 
 class RecolourConfig(Frozen):
@@ -86,19 +62,6 @@ class LossWeights(Frozen):
         return (("lpips_vgg",) if lpips else ()) + (("dinov2",) if self.repa > 0 else ())
 
 
-class GanConfig(Frozen):
-    """The adversarial term; off by default, as published."""
-
-    enabled: bool = False
-    generator_weight: float = Field(default=0.5, ge=0, description="weight of the term in the decoder's loss")
-    discriminator_weight: float = Field(default=1.0, gt=0, description="factor of the discriminator's own loss")
-    start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the discriminator joins")
-    lr: float = Field(default=1e-4, gt=0, description="learning rate of the discriminator")
-    channels: int = Field(
-        default=64, ge=32, le=1024, multiple_of=32, description="of the discriminator's first layer, in groups of 32"
-    )
-
-
 class NetworkFile(Frozen):
     """The file of a pretrained network's weights, if not in the usual cache. Its place never changes a result."""
 
@@ -117,6 +80,42 @@ class PretrainedNetworks(Frozen):
     dinov2: NetworkFile = NetworkFile()
     dreamsim: NetworkFile = NetworkFile()
     efficientnet: NetworkFile = NetworkFile()
+
+
+class RuntimeConfig(Frozen):
+    """The machine's side of a run: it never changes a result, so it never enters a fingerprint."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | Literal["auto"] | None = Field(
+        default=None,
+        description="CPU threads of all processes; null: torch decides; auto: a training stage of one process on a CPU "
+        "measures whether one or all cores are faster, everything else does as with null",
+    )
+    processes: int = Field(default=1, ge=1, le=256, description="that train or evaluate together")
+    workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
+    save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    requeue_code: int | None = Field(default=None, ge=1, le=255, description="exit code after SIGTERM; null: 128 + it")
+    progress: Mode = Field(default="auto", description="auto: a bar on a terminal, lines elsewhere (Slurm, CI, a file)")
+    progress_seconds: float = Field(default=30.0, gt=0, description="between two lines of progress")
+
+    @property
+    def display(self) -> Display:
+        """How progress is shown."""
+        return Display(self.progress, self.progress_seconds)
+
+    @field_validator("progress", mode="before")
+    @classmethod
+    def _progress_as_mode(cls, progress: Any) -> Any:
+        return {True: "auto", False: "none"}.get(progress, progress) if isinstance(progress, bool) else progress
+
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _threads_in_range(cls, threads: Any) -> Any:
+        # Here, because pydantic would report once for each of the three types.
+        if not (threads in ("auto", None) or (isinstance(threads, int) and 1 <= threads <= MOST_THREADS)):
+            raise ValueError(f"expected a number from 1 to {MOST_THREADS}, auto or null, got {threads!r}: try auto")
+        return threads
 
 
 class DataParameters(Frozen):
@@ -159,36 +158,11 @@ class ModelParameters(Frozen):
     decoder: str = "M"
 
 
-class LoopParameters(Frozen):
-    """What the training loop itself reads of a stage, whatever the stage trains."""
-
-    extends: ClassVar[tuple[str, ...]] = ("epochs",)
-
-    epochs: int = Field(default=300, ge=1, le=1_000_000, description="more only go on from fewer")
-    batch_size: int = Field(default=256, ge=1, le=MOST_BATCH, description="images of a step, over all processes")
-    accumulation: int = Field(default=1, ge=1, le=MOST_BATCH, description="pieces of a batch, to save memory")
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
-    compile: bool = Field(default=False, description="compile the networks with torch.compile")
-    gradient_checkpointing: bool = Field(default=False, description="less memory, more time")
-    channels_last: bool = Field(default=True, description="memory layout of the networks")
-    eval_every: int = Field(default=4, ge=1, description="epochs; the last epoch is always evaluated")
-    eval_batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
-    log_every: int = Field(default=200, ge=1, description="steps")
-    best_metric: str = Field(default="rfid", description="metric of eval_metrics that chooses the best checkpoint")
-    best_is: Literal["lowest", "highest"] = "lowest"
-    seed: int = Field(default=0, ge=0, lt=2**63, description="of every random draw")
-    optim: OptimConfig = OptimConfig()
-    ema: EmaConfig = EmaConfig()
-    gan: GanConfig = GanConfig()
-
-
 class StageParameters(LoopParameters):
     """A training stage: everything that decides its result, besides the images and the networks."""
 
     latent: Literal["sample", "mode"] = Field(default="sample", description="z of a frozen encoder")
-    latent_noise: float = Field(
-        default=0.0, ge=0, le=10, description="largest noise on z of a frozen encoder, in deviations of each channel"
-    )
+    latent_noise: float = Field(default=0.0, ge=0, le=10, description="largest on z, in deviations of the channel")
     im_size: int = Field(default=128, ge=8, le=MOST_SIDE, description="side of the square images, pixels")
     augment: AugmentConfig = AugmentConfig()
     aug_scale: float = Field(default=1.0, ge=1, le=8, description="images are cropped from up to this times im_size")
@@ -203,19 +177,6 @@ class StageParameters(LoopParameters):
     def pretrained_networks(self) -> tuple[str, ...]:
         """The pretrained networks that the loss and the periodic evaluation use."""
         return (*self.loss.pretrained_networks, *_networks_of(self.eval_metrics))
-
-
-class JointParameters(StageParameters):
-    """Joint training of encoder and decoder."""
-
-    @model_validator(mode="after")
-    def _has_no_fixed_latents(self) -> "JointParameters":
-        if self.latent_noise:
-            raise ValueError(
-                f"expected latent_noise 0 while the encoder trains, got {self.latent_noise}: latents have no fixed "
-                "deviation yet; set pretrain.latent_noise, finetune.latent_noise and distill.latent_noise"
-            )
-        return self
 
 
 class PretrainParameters(StageParameters):

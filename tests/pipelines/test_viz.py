@@ -65,7 +65,8 @@ def test_every_stage_is_a_box(graph):
         if node["type"] == "task":
             assert set(node["modular_pipelines"]) <= STAGES
             assert len(node["modular_pipelines"]) == 1
-    others = {"__default__", "benchmark", "compare", "generate", "latents", "release", "train_generator", "train_kl"}
+    others = {"__default__", "benchmark", "compare", "generate", "latents", "release", "robustness", "train_generator"}
+    others |= {"train_kl"}
     assert STAGES | others == {pipeline["id"] for pipeline in graph["pipelines"]}
 
 

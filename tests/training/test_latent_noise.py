@@ -10,7 +10,7 @@ from ssdd import noise as draws
 from ssdd.baselines import KLAutoencoder, KLDecoder, KLDecoderConfig
 from ssdd.comparison_parameters import KLParameters, RegressionWeights
 from ssdd.data import ImageDataset, TrainTransform, index_images, open_source
-from ssdd.parameters import JointParameters, LossWeights, RuntimeConfig, StageParameters, TargetParameters
+from ssdd.parameters import LossWeights, RuntimeConfig, StageParameters, TargetParameters
 from ssdd.training.latent_noise import add_latent_noise, channel_deviation
 from ssdd.training.loss_networks import LossNetworks
 from ssdd.training.regression import RegressionStep
@@ -129,7 +129,5 @@ def test_the_deviation_is_that_of_the_training_images(model):
 
 
 def test_a_training_encoder_takes_no_noise(model):
-    with pytest.raises(ValueError, match="latent_noise 0 while the encoder trains"):
-        JointParameters(latent_noise=0.1)
     with pytest.raises(ValueError, match="latent_noise 0 while the encoder trains"):
         AutoencoderStep(model, stage(0.1), LossNetworks(), train_encoder=True)

@@ -7,7 +7,7 @@ A step of the sampler costs the same at any time, so a few steps are timed and c
 
 import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from ssdd.benchmarking.timing import time_sides
 from ssdd.generation.generator import Generator, generator_config
 from ssdd.generation.latent_sampler import draw_latent_noise, guided, integrate, sampling_times
 from ssdd.generation_parameters import SamplingParameters, SpeedOfSpaces
-from ssdd.progress import Show, bar
+from ssdd.progress import bar
 from ssdd_decoder import Decoder, decoder_config
 from ssdd_encoder import LatentStatistics
 
@@ -51,6 +51,7 @@ def measure_sampling(
     generator: Generator,
     decoders: list[TimedDecoder],
     sampling: SamplingParameters,
+    counts: Sequence[int],
     batch: int,
     rounds: int,
     device: torch.device,
@@ -62,35 +63,33 @@ def measure_sampling(
     Args:
         generator: on the device.
         decoders: on the device, of the generator's latents.
-        sampling: method, number of steps and guidance that the times are for.
+        sampling: method and guidance.
+        counts: numbers of sampler steps that the times are for.
         batch: B.
         rounds: timings of each side.
         device: of the networks.
-        timed_steps: of the sampler; its time for all calls of the network follows from theirs.
+        timed_steps: of the sampler; its time for any number of steps follows from theirs.
         advance: called after each round.
 
     Returns:
-        a row for each decoder: `sampling_seconds`, `decoding_seconds` and `total_seconds` of an image, images per
-        second of the three, and the peak memory of both parts beyond the weights.
+        a row for each decoder and number of steps: `sampling_seconds`, `decoding_seconds` and `total_seconds` of an
+        image, images per second of the three, and the peak memory of both parts beyond the weights.
     """
     config = generator.config
     noise = draw_latent_noise(range(batch), (config.latent_channels, config.grid, config.grid)).to(device)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     velocity = guided(generator, labels, sampling.guidance)
-    few = min(timed_steps, sampling.steps)
-    sample = partial(integrate, velocity, noise, sampling_times(few), sampling.method)
+    sample = partial(integrate, velocity, noise, sampling_times(timed_steps), sampling.method)
     latents = generator.denormalize(noise)
     sides: Mapping[str, Callable[[], object]] = {
         "sampling": sample,
         **{f"{decoder.name} {decoder.steps}": partial(decoder.decode, latents) for decoder in decoders},
     }
     timings = time_sides(sides, "sampling", rounds, device, advance)
-    one_call = timings["sampling"].summary()["seconds"] / _calls(sampling.method, few) / batch
-    seconds = one_call * _calls(sampling.method, sampling.steps)
+    one_call = timings["sampling"].summary()["seconds"] / _calls(sampling.method, timed_steps) / batch
     about = {
         "tokens": (config.grid // config.patch_size) ** 2,
         "method": sampling.method,
-        "sampler_steps": sampling.steps,
         "guidance": sampling.guidance,
         "batch": batch,
         "generator_parameters": count_parameters(generator),
@@ -99,8 +98,10 @@ def measure_sampling(
     rows = []
     for decoder in decoders:
         decoding = timings[f"{decoder.name} {decoder.steps}"].summary()["seconds"] / batch
-        peak = peak_memory(partial(decoder.decode, latents), device)
-        rows.append(_row(decoder, seconds, decoding) | about | {"decoding_peak_bytes": peak})
+        peak = {"decoding_peak_bytes": peak_memory(partial(decoder.decode, latents), device)}
+        for steps in counts:
+            seconds = one_call * _calls(sampling.method, steps)
+            rows.append(_row(decoder, seconds, decoding) | {"sampler_steps": steps} | about | peak)
     return rows
 
 
@@ -119,7 +120,7 @@ def _row(decoder: TimedDecoder, sampling: float, decoding: float) -> dict[str, A
     }
 
 
-def measure_spaces(speed: SpeedOfSpaces, device: torch.device, progress: Show = True) -> list[dict[str, Any]]:
+def measure_spaces(speed: SpeedOfSpaces, device: torch.device, progress: bool = True) -> list[dict[str, Any]]:
     """Times one transformer on latents of several spaces, each with SSDD's decoder and, for f8, the KL-VAE's.
 
     Weights are random: speed does not depend on them.
@@ -163,7 +164,7 @@ def _measure_space(
         theirs = theirs.to(device, dtype).to(memory_format=torch.channels_last).eval()
         decoders.append(TimedDecoder(KL, 1, lambda z: theirs(z.to(dtype)), theirs))
     return measure_sampling(
-        generator, decoders, speed, speed.batch_size, speed.rounds, device, speed.timed_steps, advance
+        generator, decoders, speed, [speed.steps], speed.batch_size, speed.rounds, device, speed.timed_steps, advance
     )
 
 

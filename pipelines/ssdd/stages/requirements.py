@@ -45,6 +45,7 @@ def check_names(nodes: Sequence[Node], catalog: CatalogProtocol) -> None:
                 _check_metrics(f"{name}.{field}", getattr(value, field))
         if isinstance(value, StageParameters):
             _check_best(name, value)
+            _check_noise(name, value)
 
 
 def check_pretrained_networks(nodes: Iterable[Node], catalog: CatalogProtocol) -> None:
@@ -137,6 +138,14 @@ def _check_imported(group: str, model: ModelParameters, nodes: Iterable[Node]) -
         raise ValueError(
             f"parameter '{group}.encoder': an encoder of {IMPORTED} is trained already: set encoder_checkpoint to the "
             "folder or hub id of its autoencoder"
+        )
+
+
+def _check_noise(group: str, stage: StageParameters) -> None:
+    if group == "train_encoder" and stage.latent_noise:
+        raise ValueError(
+            f"parameter '{group}.latent_noise': expected latent_noise 0 while the encoder trains, got "
+            f"{stage.latent_noise}: its latents have no fixed deviation yet; set pretrain.latent_noise and the like"
         )
 
 

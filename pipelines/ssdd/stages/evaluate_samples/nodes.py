@@ -131,10 +131,8 @@ def measure_sampling_speed(
         model = SSDD.from_pretrained(file).to(device).to(memory_format=torch.channels_last)
         decoders.append(TimedDecoder(name, steps, decoded_by(model, steps), model.decoder))
     network = Generator.from_pretrained(generator).to(device)
-    rows = []
-    for steps in sorted({generate.steps, *generate.other_steps}):
-        sampling = generate.model_copy(update={"steps": steps})
-        rows += measure_sampling(network, decoders, sampling, sample_speed.batch_size, sample_speed.rounds, device)
+    counts = sorted({generate.steps, *generate.other_steps})
+    rows = measure_sampling(network, decoders, generate, counts, sample_speed.batch_size, sample_speed.rounds, device)
     return pandas.DataFrame(rows)
 
 
@@ -153,4 +151,4 @@ def benchmark_spaces(generation_speed: SpeedOfSpaces, runtime: RuntimeConfig) ->
     from ssdd.benchmarking.sampling_speed import measure_spaces
 
     device = prepare_device(runtime.device, generation_speed.threads)
-    return pandas.DataFrame(measure_spaces(generation_speed, device, runtime.display))
+    return pandas.DataFrame(measure_spaces(generation_speed, device, runtime.progress != "none"))

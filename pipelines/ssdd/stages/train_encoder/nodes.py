@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from ssdd.parameters import DataParameters, JointParameters, ModelParameters, PretrainedNetworks, RuntimeConfig
+from ssdd.parameters import DataParameters, ModelParameters, PretrainedNetworks, RuntimeConfig, StageParameters
 from ssdd.stages.training_stage import make_job, run
 
 
 def train_encoder(
     index: Any,
     model: ModelParameters,
-    train_encoder: JointParameters,
+    train_encoder: StageParameters,
     data: DataParameters,
     pretrained_networks: PretrainedNetworks,
     runtime: RuntimeConfig,
