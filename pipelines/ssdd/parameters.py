@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from ssdd.loop_parameters import MOST_BATCH as MOST_BATCH
 from ssdd.loop_parameters import EmaConfig as EmaConfig
@@ -10,13 +10,13 @@ from ssdd.loop_parameters import Frozen as Frozen
 from ssdd.loop_parameters import GanConfig as GanConfig
 from ssdd.loop_parameters import LoopParameters as LoopParameters
 from ssdd.loop_parameters import OptimConfig as OptimConfig
-from ssdd.progress import Display, Mode
+from ssdd.runtime_parameters import RuntimeConfig as RuntimeConfig
 
 MOST_STEPS = 10_000  # of a sampler, as in ssdd_decoder
 MOST_SIDE = 16_384  # pixels
-MOST_THREADS = 1024
 TEACHER_STEPS = 7  # as published
 
+Decoding = Literal["exact", "fast"]
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 
 
@@ -82,58 +82,25 @@ class PretrainedNetworks(Frozen):
     efficientnet: NetworkFile = NetworkFile()
 
 
-class RuntimeConfig(Frozen):
-    """The machine's side of a run: it never changes a result, so it never enters a fingerprint."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | Literal["auto"] | None = Field(
-        default=None,
-        description="CPU threads of all processes; null: torch decides; auto: a training stage of one process on a CPU "
-        "measures whether one or all cores are faster, everything else does as with null",
-    )
-    processes: int = Field(default=1, ge=1, le=256, description="that train or evaluate together")
-    workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
-    save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    requeue_code: int | None = Field(default=None, ge=1, le=255, description="exit code after SIGTERM; null: 128 + it")
-    progress: Mode = Field(default="auto", description="auto: a bar on a terminal, lines elsewhere (Slurm, CI, a file)")
-    progress_seconds: float = Field(default=30.0, gt=0, description="between two lines of progress")
-
-    @property
-    def display(self) -> Display:
-        """How progress is shown."""
-        return Display(self.progress, self.progress_seconds)
-
-    @field_validator("progress", mode="before")
-    @classmethod
-    def _progress_as_mode(cls, progress: Any) -> Any:
-        return {True: "auto", False: "none"}.get(progress, progress) if isinstance(progress, bool) else progress
-
-    @field_validator("threads", mode="before")
-    @classmethod
-    def _threads_in_range(cls, threads: Any) -> Any:
-        # Here, because pydantic would report once for each of the three types.
-        if not (threads in ("auto", None) or (isinstance(threads, int) and 1 <= threads <= MOST_THREADS)):
-            raise ValueError(f"expected a number from 1 to {MOST_THREADS}, auto or null, got {threads!r}: try auto")
-        return threads
-
-
 class DataParameters(Frozen):
     """The images. Their place never changes a result: the index holds the hash of every image."""
 
     neutral: ClassVar[tuple[str, ...]] = ("root",)
     texts: ClassVar[tuple[str, ...]] = ("options.column", "options.config")  # text, although `options` takes any value
 
-    kind: Literal["sample", "folder", "imagenet", "huggingface"] = "sample"
+    kind: Literal["sample", "folder", "imagenet", "huggingface", "tar"] = "sample"
     root: str | None = Field(default=None, description="folder of the images; for huggingface, a saved data set")
     hub: str | None = Field(default=None, description="id of a data set on the Hugging Face hub, instead of root")
     options: dict[str, Any] = Field(default={}, description="further arguments of the source, see ssdd.data")
+    decoding: Decoding = Field(default="exact", description="of training images; fast: slightly other pixels")
     sample: dict[str, Any] = Field(default={}, description="arguments of the embedded sample, for kind=sample")
 
     @model_validator(mode="after")
     def _has_a_place(self) -> "DataParameters":
         if self.kind == "sample" and (self.root or self.hub):
-            raise ValueError("data.kind=sample takes no data.root: set data.kind to folder, imagenet or huggingface")
+            raise ValueError(
+                "data.kind=sample takes no data.root: set data.kind to folder, imagenet, huggingface or tar"
+            )
         if self.kind != "sample" and not (self.root or (self.hub and self.kind == "huggingface")):
             raise ValueError(f"data.kind={self.kind} needs data.root: the folder where your images are")
         return self
@@ -156,6 +123,9 @@ class ModelParameters(Frozen):
         description="F down-scale, C latent channels; diffusers: that of the autoencoder in encoder_checkpoint",
     )
     decoder: str = "M"
+    upscale: Literal[1, 2, 4] = Field(
+        default=1, description="side of the decoder's images over that of the encoder's, from stage 1 on"
+    )
 
 
 class StageParameters(LoopParameters):

@@ -12,6 +12,7 @@ _REPORT = (*_TEACHER, "distill", "evaluate", "z_stats", "report")
 PIPELINES: dict[str, tuple[str, ...]] = {
     "__default__": _REPORT,
     "prepare": ("prepare",),
+    "pack": ("prepare", "pack"),
     "train_encoder": _ENCODER,
     "z_stats": (*_ENCODER, "z_stats"),
     "latents": (*_ENCODER, "latents"),

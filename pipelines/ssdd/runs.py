@@ -88,6 +88,11 @@ def hash_cache(project: Path) -> Path:
     return data_folder(project) / ".hashes.sqlite"
 
 
+def fact_cache(run_folder: Path) -> Path:
+    """Returns the file that remembers the facts of images, for all runs beside this one."""
+    return run_folder.parent / ".facts.sqlite"
+
+
 def known_runs(project: Path) -> list[str]:
     """Returns the names of the runs that exist."""
     folder = data_folder(project)

@@ -20,7 +20,7 @@ def write(path: Path, width: int, height: int, colour: tuple[int, int, int] = (1
 
 def test_index_holds_the_facts_of_each_file(image_folder):
     result = index_images(ImageFolder(image_folder), progress=False)
-    assert tuple(result.index.columns) == INDEX_COLUMNS
+    assert tuple(result.index.columns) == (*INDEX_COLUMNS, "label")
     assert tuple(result.rejected.columns) == REJECTED_COLUMNS
     assert len(result.index) == 23
     assert result.rejected.empty

@@ -9,7 +9,7 @@ SPEED = {
     "benchmark.draw_speed",
     "benchmark.write_tables",
 }
-SCALE = {"benchmark.benchmark_scale", "benchmark.write_scale"}
+SCALE = {"benchmark.benchmark_scale", "benchmark.benchmark_loader", "benchmark.write_scale"}
 QUALITY = {"benchmark.benchmark_quality", "benchmark.draw_quality"}
 
 

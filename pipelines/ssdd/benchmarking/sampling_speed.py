@@ -22,7 +22,7 @@ from ssdd.benchmarking.timing import time_sides
 from ssdd.generation.generator import Generator, generator_config
 from ssdd.generation.latent_sampler import draw_latent_noise, guided, integrate, sampling_times
 from ssdd.generation_parameters import SamplingParameters, SpeedOfSpaces
-from ssdd.progress import bar
+from ssdd.progress import Show, bar
 from ssdd_decoder import Decoder, decoder_config
 from ssdd_encoder import LatentStatistics
 
@@ -120,7 +120,7 @@ def _row(decoder: TimedDecoder, sampling: float, decoding: float) -> dict[str, A
     }
 
 
-def measure_spaces(speed: SpeedOfSpaces, device: torch.device, progress: bool = True) -> list[dict[str, Any]]:
+def measure_spaces(speed: SpeedOfSpaces, device: torch.device, progress: Show = True) -> list[dict[str, Any]]:
     """Times one transformer on latents of several spaces, each with SSDD's decoder and, for f8, the KL-VAE's.
 
     Weights are random: speed does not depend on them.

@@ -21,6 +21,7 @@ _NAMES = {
     "ssdd.data.loader": ("close_loader", "make_loader"),
     "ssdd.data.source": ("TRAIN", "VALIDATION", "Source"),
     "ssdd.data.step_sampler": ("StepSampler",),
+    "ssdd.data.tar_images": ("TarImages",),
     "ssdd.data.transforms": ("EvalTransform", "TrainTransform", "Transform"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -35,6 +35,9 @@ MAX_FILE_BYTES = 2**30
 NOTE = "note"
 """The key of the remark in a decoded picture's `info`."""
 
+SIZE = "size"
+"""The key of the stored picture's width and height, upright, in the `info` of one that was decoded smaller."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
 """The accepted formats. Pillow knows more, but some of them run other programs (EPS) or have no signature."""
 
@@ -120,13 +123,15 @@ def os_error_reason(error: OSError) -> BadImage:
     return BadImage(reasons.get(error.errno or 0, Reason.UNREADABLE), error.strerror or str(error))
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, least_side: int | None = None) -> Image.Image:
     """Decodes an image to an upright RGB picture, whose `info[NOTE]` is a remark for the user, or "".
 
     Args:
         data: the whole file.
         max_pixels: images with a larger width x height are refused before any pixel is decoded. Pillow itself
             refuses more than twice `MAX_PIXELS`.
+        least_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its short side has
+            so many pixels; `info[SIZE]` is then the stored size. None decodes the whole.
 
     Raises:
         BadImage: the image cannot be decoded completely; the module's text says what is accepted.
@@ -144,10 +149,15 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             if image.format == "PNG":
                 _verify_checksums(data)
             layout = Layout.of(image, data)
+            if least_side is not None and image.format == "JPEG":
+                image.draft(None, (width * least_side // min(width, height), height * least_side // min(width, height)))
             image.load()
             converted, most = to_rgb(image, layout, data)
-            upright = _upright(converted, _orientation(image))
+            orientation = _orientation(image)
+            upright = _upright(converted, orientation)
             upright.info = {NOTE: remark or _dark(most)}
+            if image.size != (width, height):
+                upright.info[SIZE] = (height, width) if orientation >= 5 else (width, height)
             return upright
     except BadImage:
         raise

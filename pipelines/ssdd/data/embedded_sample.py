@@ -130,11 +130,12 @@ class EmbeddedSample(Source):
         """Returns the raw RGB pixels of one crop, row by row."""
         return self.open(path).tobytes()
 
-    def open(self, path: str) -> Image.Image:
+    def open(self, path: str, least_side: int | None = None) -> Image.Image:
         """Returns one crop.
 
         Args:
             path: a name from the listing.
+            least_side: without effect, since nothing is decoded.
 
         Raises:
             BadImage: there is no such crop.

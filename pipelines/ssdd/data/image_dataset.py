@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
+from ssdd.data.decoding import SIZE
 from ssdd.data.image_index import select
 from ssdd.data.source import Source
 from ssdd.data.transforms import Transform
@@ -61,8 +62,8 @@ class ImageDataset(Dataset[Example]):
         self.transform = transform
         # Arrow's flat buffers, since forked workers would copy a list of Python strings page by page: reading a string
         # changes its reference count, and so its memory page
-        self._paths = pa.array(rows["path"].tolist(), pa.string())
-        self.content = hashlib.sha256("".join(sorted(rows["sha256"])).encode()).hexdigest()
+        self._paths = _flat(rows["path"])
+        self.content = _content(rows["sha256"])
         self._sizes = rows[["width", "height"]].to_numpy()
         source.preload()  # before the loader forks, so that its workers share the memory
 
@@ -90,11 +91,13 @@ class ImageDataset(Dataset[Example]):
         path = self.path(index)
         width, height = (int(side) for side in self._sizes[index])
         try:
-            picture = self.source.open(path)
+            least_side = self.transform.least_side(epoch, index)
+            picture = self.source.open(path) if least_side is None else self.source.open(path, least_side)
             # A replaced file would train silently on another image than the lineage states. Its size is checked
             # because that is free; hashing every file in every epoch would not be.
-            if picture.size != (width, height):
-                raise ValueError(f"it has {picture.width} x {picture.height} pixels, the index says {width} x {height}")
+            size = picture.info.get(SIZE, picture.size)
+            if size != (width, height):
+                raise ValueError(f"it has {size[0]} x {size[1]} pixels, the index says {width} x {height}")
             image = self.transform(picture, epoch, index)
         except Exception as error:
             raise ValueError(
@@ -102,3 +105,15 @@ class ImageDataset(Dataset[Example]):
                 "restore it, or prepare the images again"
             ) from error
         return Example(image=image, index=index, path=path)
+
+
+def _flat(texts: pd.Series) -> pa.Array:
+    found = pa.array(texts, pa.large_string())
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+
+def _content(hashes: pd.Series) -> str:
+    digest, hashes = hashlib.sha256(), hashes.sort_values()
+    for start in range(0, len(hashes), 65536):  # a million hashes as Python's strings would take 100 MB
+        digest.update("".join(hashes.iloc[start : start + 65536]).encode())
+    return digest.hexdigest()

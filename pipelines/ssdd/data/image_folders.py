@@ -80,12 +80,12 @@ class ImageFolder(Source):
         return first_folder(path)
 
     def version(self, path: str) -> str:
-        """Returns a file's size and time of modification."""
+        """Returns a file's size, times and number on the disk; every write changes one of them."""
         try:
-            status = os.stat(self.root / path)
+            status = os.stat(os.path.join(self.root, path))
         except OSError:
             return "unreadable"
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 class ImageNetFolder(ImageFolder):

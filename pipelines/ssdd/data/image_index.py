@@ -3,24 +3,31 @@
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from ssdd.data.decoding import BadImage, Reason
-from ssdd.data.source import VALIDATION, ImageFacts, Rejection, Source, tell_notes
+from ssdd.data.examiners import Examiners, Found
+from ssdd.data.known_facts import KnownFacts
+from ssdd.data.source import VALIDATION, ImageFacts, Listing, Rejection, Source, tell_notes
 from ssdd.progress import Show, bar
 
 _TYPES = {"path": "str", "split": "str", "width": "int32", "height": "int32", "bytes": "int64", "sha256": "str"}
 INDEX_COLUMNS = tuple(_TYPES)
+"""The columns that every index has; those of earlier releases lack `label`."""
+
+_SCHEMA = pa.schema(
+    {name: {"str": pa.string(), "int32": pa.int32(), "int64": pa.int64()}[kind] for name, kind in _TYPES.items()}
+)
+NO_CLASS = -1
 REJECTED_COLUMNS = ("path", "reason", "detail")
 MAX_ASPECT = 32
 """Longer pictures are refused: with the short side resized to a fixed size, the long one would have no bound."""
 
-_CHUNK = 512  # names submitted to the threads at a time; bounds the memory of the pass
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +37,8 @@ class IndexedImages:
 
     Args:
         index: a row per usable image: path (relative to the source), split (`train` or `validation`), width
-            and height in pixels (upright), bytes, sha256 (of the stored bytes).
+            and height in pixels (upright), bytes, sha256 (of the stored bytes), label (number of its class among
+            the sorted names of all classes in the index, -1 for none).
         rejected: a row per unusable file: path, reason, detail.
     """
 
@@ -46,56 +54,84 @@ def index_images(
     held_out: float = 0.05,
     max_rejected: float = 0.05,
     workers: int = 0,
+    ranks: int = 1,
+    known: KnownFacts | None = None,
     progress: Show = True,
 ) -> IndexedImages:
     """Reads and decodes every image of a source once.
 
-    The result depends on the images and their names alone: not on the machine, the folder's place, or
-    `workers`.
+    The result depends on the images and their names alone: not on the machine, the folder's place, the number of
+    workers or ranks, or what an earlier pass has read.
 
     Args:
         source: the images.
-        limit: at most this many images per split, a fixed random choice in the source's order (a smaller
-            limit chooses a subset of a larger one's images).
+        limit: images per split, a fixed random choice in the source's order; a smaller one chooses a subset.
         min_side: pixels; images with a shorter side are rejected.
         held_out: share of the images, in [0, 1), that becomes the split `validation` if the source has none.
             The images with the smallest content hashes are taken, so that equal images never fall into both splits.
         max_rejected: share of rejected files, in [0, 1], above which the pass fails.
-        workers: threads; 0 works in the calling thread.
+        workers: child processes of each rank; 0 decodes in this process.
+        ranks: processes of the group that share the work; the others call `Examiners.serve`.
+        known: facts of an earlier pass; images of the same version are not read again.
         progress: the display of the progress.
 
     Raises:
-        ValueError: an argument is out of range, no usable image was found, or too many were rejected (the
-            message gives the first ten).
+        ValueError: an argument is out of range, no image is usable, or too many are rejected (the first ten are named).
+        ChildProcessError: a worker was killed.
     """
     _check_arguments(limit, min_side, workers, held_out, max_rejected)
     listing = source.listing()
-    wanted = [(split, names[i]) for split, names in listing.names.items() for i in _choice(len(names), limit)]
+    chosen = {split: _choice(len(names), limit) for split, names in listing.names.items()}
     rejected = list(listing.rejected)
-    rows = []
     notes: list[tuple[str, str]] = []
-    source.preload()
-
-    def examine(item: tuple[str, str]) -> ImageFacts | Rejection:
-        return _examine(source, item[1], min_side)
-
-    with warnings.catch_warnings(), bar("images", len(wanted), progress) as advance:
+    tables = []
+    with (
+        warnings.catch_warnings(),
+        Examiners(source, workers, 0, ranks) as examiners,
+        bar("images", sum(map(len, chosen.values())), progress) as advance,
+    ):
         warnings.simplefilter("ignore")  # Pillow warns of damaged metadata (harmless) and of bombs (rejected below)
-        for (split, name), result in zip(wanted, _in_order(examine, wanted, workers), strict=True):
-            if isinstance(result, Rejection):
-                rejected.append(result)
-            else:
-                notes += [(name, result.note)] if result.note else []
-                rows.append((name, split, result.width, result.height, result.size, result.sha256))
-            advance(1)
-
+        for split, names in _portions(listing, chosen, examiners.portion):
+            found = [_judge(*pair, min_side) for pair in _facts(examiners, names, known or KnownFacts(None))]
+            good = [(name, item) for name, item in zip(names, found, strict=True) if isinstance(item, ImageFacts)]
+            rejected += [item for item in found if isinstance(item, Rejection)]
+            notes += [(name, item.note) for name, item in good if item.note]
+            tables.append(_table(split, good))
+            advance(len(names))
     tell_notes(notes)
-    _check_rejected(rejected, len(rows), max_rejected, source)
-    index = _hold_out(_index_table(rows), held_out)
+    index = _index_table(tables, source)
+    _check_rejected(rejected, len(index), max_rejected, source)
+    index = _hold_out(index, held_out)
     repeated = int(index["sha256"].duplicated().sum())
     if repeated:
         _log.info("%d of %d images have the same content as an earlier one", repeated, len(index))
     return IndexedImages(index=index, rejected=_rejected_table(rejected))
+
+
+def _portions(listing: Listing, chosen: dict[str, np.ndarray], size: int) -> Iterator[tuple[str, list[str]]]:
+    """Yields the split and the names of so many chosen images at a time, in order."""
+    for split, numbers in chosen.items():
+        for start in range(0, len(numbers), size):
+            yield split, [listing.names[split][i] for i in numbers[start : start + size]]
+
+
+def _facts(examiners: Examiners, names: list[str], known: KnownFacts) -> list[tuple[str, Found]]:
+    """Returns the facts of images by name: those that are known, and what the examiners find of the others."""
+    versions = {name: examiners.source.version(name) for name in names}
+    facts: dict[str, Found] = dict(known.recall(versions))
+    new = [name for name in names if name not in facts]
+    facts.update(zip(new, examiners.examine(new), strict=True))
+    # An image that was replaced while it was read is not remembered.
+    known.remember(
+        [
+            (name, versions[name], item)
+            for name in new
+            if isinstance(item := facts[name], ImageFacts)
+            and versions[name]
+            and versions[name] == examiners.source.version(name)
+        ]
+    )
+    return [(name, facts[name]) for name in names]
 
 
 def _check_arguments(limit: int | None, min_side: int, workers: int, held_out: float, max_rejected: float) -> None:
@@ -161,31 +197,18 @@ def _choice(count: int, limit: int | None) -> np.ndarray:
     return np.sort(np.argsort(keys, kind="stable")[:limit])
 
 
-def _examine(source: Source, name: str, min_side: int) -> ImageFacts | Rejection:
-    try:
-        facts = source.examine(name)
-        short, long = sorted((facts.width, facts.height))
-        size = f"{facts.width} x {facts.height} pixels"
-        if short < min_side:
-            raise BadImage(Reason.TOO_SMALL, f"{size}, the short side has to have {min_side}")
-        if long > MAX_ASPECT * short:
-            raise BadImage(Reason.TOO_LONG, f"{size}, at most {MAX_ASPECT} : 1")
-    except BadImage as bad:
+def _judge(name: str, found: Found, min_side: int) -> Found:
+    """Rejects an image whose size is unusable."""
+    if isinstance(found, Rejection):
+        return found
+    short, long = sorted((found.width, found.height))
+    size = f"{found.width} x {found.height} pixels"
+    if short < min_side:
+        bad = BadImage(Reason.TOO_SMALL, f"{size}, the short side has to have {min_side}")
         return Rejection.of(name, bad)
-    return facts
-
-
-def _in_order(
-    function: Callable[[tuple[str, str]], ImageFacts | Rejection], items: list[tuple[str, str]], workers: int
-) -> Iterator[ImageFacts | Rejection]:
-    """Yields function(item) in the order of the items; threads work at most `_CHUNK` items ahead."""
-    if workers == 0:
-        yield from map(function, items)
-        return
-    # Threads and no processes: decoding and hashing release the interpreter's lock.
-    with ThreadPoolExecutor(workers, thread_name_prefix="index") as pool:
-        for start in range(0, len(items), _CHUNK):
-            yield from pool.map(function, items[start : start + _CHUNK])
+    if long > MAX_ASPECT * short:
+        return Rejection.of(name, BadImage(Reason.TOO_LONG, f"{size}, at most {MAX_ASPECT} : 1"))
+    return found
 
 
 def _check_rejected(rejected: list[Rejection], accepted: int, max_rejected: float, source: Source) -> None:
@@ -202,9 +225,21 @@ def _check_rejected(rejected: list[Rejection], accepted: int, max_rejected: floa
     )
 
 
-def _index_table(rows: list[tuple[str, str, int, int, int, str]]) -> pd.DataFrame:
+def _table(split: str, facts: list[tuple[str, ImageFacts]]) -> pa.Table:
+    """Returns rows in Arrow's flat buffers: as Python objects, those of a million images would take a gigabyte."""
+    rows = [(name, split, item.width, item.height, item.size, item.sha256) for name, item in facts]
+    columns = list(zip(*rows, strict=True)) or [()] * len(_SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _index_table(tables: list[pa.Table], source: Source) -> pd.DataFrame:
     # The types are stated, since an empty table would have none and Parquet keeps them.
-    return pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).astype(_TYPES)
+    rows = pa.concat_tables([_table("", []), *tables]).to_pandas().astype(_TYPES)
+    classes = [source.class_of(path) for path in rows["path"]]
+    # Of the images in the index, in the order of the classes' names.
+    numbers = {name: number for number, name in enumerate(sorted(set(classes) - {""}))}
+    return rows.assign(label=np.array([numbers.get(name, NO_CLASS) for name in classes], np.int32))
 
 
 def _rejected_table(rejected: list[Rejection]) -> pd.DataFrame:
@@ -216,8 +251,8 @@ def _hold_out(index: pd.DataFrame, share: float) -> pd.DataFrame:
     """Moves a share of the rows to validation, if the source itself has no validation images."""
     if share == 0 or len(index) < 2 or (index["split"] == VALIDATION).any():
         return index
-    hashes = np.sort(index["sha256"].to_numpy(dtype=str))
-    last = hashes[min(max(1, round(share * len(index))), len(index) - 1) - 1]
-    if last == hashes[-1]:  # all images are equal, and none may be in both splits
+    hashes = index["sha256"].sort_values()
+    last = hashes.iloc[min(max(1, round(share * len(index))), len(index) - 1) - 1]
+    if last == hashes.iloc[-1]:  # all images are equal, and none may be in both splits
         return index
     return index.assign(split=index["split"].mask(index["sha256"] <= last, VALIDATION))

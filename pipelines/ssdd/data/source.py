@@ -121,13 +121,18 @@ class Source(ABC):
             BadImage: the bytes cannot be read.
         """
 
-    def open(self, path: str) -> Image.Image:
+    def open(self, path: str, least_side: int | None = None) -> Image.Image:
         """Returns one upright RGB picture.
+
+        Args:
+            path: its name.
+            least_side: pixels that its short side has to keep, if a smaller picture is decoded faster; None for the
+                whole picture.
 
         Raises:
             BadImage: the picture cannot be read or decoded.
         """
-        return decode_image(self.read(path), self.max_pixels)
+        return decode_image(self.read(path), self.max_pixels, least_side)
 
     def class_of(self, path: str) -> str:
         """Returns the name of an image's class; "" where it has none."""

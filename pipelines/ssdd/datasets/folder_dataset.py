@@ -1,6 +1,7 @@
 """A folder of the user's files, such as photographs, as a catalog entry: nodes get its path."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ class FolderDataset(LocalDataset):
     """A folder to read from; the names and contents below it count for the lineage.
 
     Args:
-        filepath: the folder; None stands for no folder (the embedded sample) and loads as None.
+        filepath: the folder, or an address such as `s3://bucket/folder`, whose listing counts for the lineage; None
+            stands for no folder (the embedded sample). Addresses and None load as None.
         metadata: settings of other tools.
     """
 
     def __init__(self, *, filepath: str | None = None, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = None if filepath is None else Path(os.path.expanduser(filepath))
+        remote = filepath is not None and "://" in filepath
+        self._filepath = None if filepath is None or remote else Path(os.path.expanduser(filepath))
         self.metadata = metadata
         if self._filepath is None:
-            # Without a path, the lineage needs a token of the content, which is always the same here.
-            self.lineage_token = lambda: "no folder"
+            # Without a path, the lineage needs a token of the content.
+            self.lineage_token = partial(_listing, filepath)
 
     @property
     def artefact(self) -> Path | None:
@@ -46,3 +49,12 @@ class FolderDataset(LocalDataset):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": None if self._filepath is None else str(self._filepath)}
+
+
+def _listing(url: str | None) -> str:
+    """Returns the names, sizes and tags of all files at an address."""
+    if url is None:
+        return "no folder"
+    from ssdd.data.remote_files import RemoteFiles
+
+    return "\n".join(f"{name} {version}" for name, version in RemoteFiles(url).listing().items())

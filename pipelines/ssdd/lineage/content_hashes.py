@@ -6,15 +6,28 @@ could carry the same time stamp. A cache that is lost or damaged costs time and 
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import sqlite3
+import stat
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from ssdd.files import sha256_file
+from ssdd.sqlite_caches import open_cache, portions, write_down
 
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use, FAT's, ticks every two seconds
+_BATCH = 2048  # files of a folder that are looked up, or read, at a time; bounds the memory of a large folder
+_THREADS = 8  # that read files: hashing releases the interpreter's lock, and network disks answer late
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, "
+    "ctime INTEGER, inode INTEGER, hash TEXT)",
+    "SELECT path, size, mtime, ctime, inode, hash FROM hashes LIMIT 1",
+)
 _Signature = tuple[int, int, int, int]
 
 
@@ -26,8 +39,7 @@ class Hashes:
     """
 
     def __init__(self, cache: Path | None = None) -> None:
-        self._path = cache
-        self._database = _open(cache) if cache is not None else None
+        self._database = open_cache(cache, _TABLES) if cache is not None else None
 
     def __enter__(self) -> "Hashes":
         return self
@@ -38,7 +50,7 @@ class Hashes:
     def close(self) -> None:
         """Saves the new hashes and closes the cache file."""
         if self._database is not None:
-            self._write_down()
+            write_down(self._database)
             self._database.close()
             self._database = None
 
@@ -49,46 +61,55 @@ class Hashes:
             OSError: it exists and cannot be read.
         """
         try:
-            return self._folder(path) if path.is_dir() else self._file(path)
+            if path.is_dir():
+                return self._folder(os.path.abspath(path))
+            return self._contents([(os.path.abspath(path), os.stat(path))], None)[0]
         except (FileNotFoundError, NotADirectoryError):
             return None
         finally:
-            self._write_down()  # at once: an open transaction would lock out another run
+            write_down(self._database)
 
-    def _write_down(self) -> None:
-        if self._database is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.commit()
-
-    def _folder(self, folder: Path) -> str:
-        digest = hashlib.sha256()
-        for file in sorted(_files(folder)):
-            digest.update(f"{file.relative_to(folder).as_posix()}\0".encode("utf-8", "surrogateescape"))
-            digest.update(self._file(file).encode() + b"\n")
+    def _folder(self, folder: str) -> str:
+        digest, files = hashlib.sha256(), _files(folder)
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as readers:
+            while batch := list(islice(files, _BATCH)):
+                for (path, _), content in zip(batch, self._contents(batch, readers), strict=True):
+                    name = os.path.relpath(path, folder) if os.sep != "/" else path[len(folder.rstrip("/")) + 1 :]
+                    digest.update(f"{name.replace(os.sep, '/')}\0".encode("utf-8", "surrogateescape"))
+                    digest.update(content.encode() + b"\n")
+                write_down(self._database)  # what was read counts, even if this process is killed
         return digest.hexdigest()
 
-    def _file(self, path: Path) -> str:
-        name = os.path.abspath(path)
-        signature = _signature(path)
-        known = self._recall(name, signature)
-        if known is not None:
-            return known
-        content = sha256_file(path)
-        # The signature is read twice: if a write goes on while the file is read, the two differ.
-        settled = time.time_ns() - max(signature[1], signature[2]) > _SETTLED_NS
-        if settled and signature == _signature(path):
-            self._remember(name, signature, content)
-        return content
+    def _contents(self, files: list[tuple[str, os.stat_result]], readers: ThreadPoolExecutor | None) -> list[str]:
+        """Returns the hashes of files, from the cache or from their contents."""
+        signatures = {path: _signature(status) for path, status in files}
+        known = self._recall(signatures)
+        unknown = [path for path, _ in files if path not in known]
+        read = readers.map(sha256_file, unknown) if readers and len(unknown) > 1 else map(sha256_file, unknown)
+        for path, content in zip(unknown, read, strict=True):
+            known[path] = content
+            before = signatures[path]
+            # The signature is read twice: if a write goes on while the file is read, the two differ.
+            settled = time.time_ns() - max(before[1], before[2]) > _SETTLED_NS
+            if settled and before == _signature(os.stat(path)):
+                self._remember(path, before, content)
+        return [known[path] for path, _ in files]
 
-    def _recall(self, name: str, signature: _Signature) -> str | None:
+    def _recall(self, signatures: dict[str, _Signature]) -> dict[str, str]:
+        found: dict[str, str] = {}
         if self._database is None:
-            return None
+            return found
+        paths = [path for path in signatures if _is_text(path)]
         try:
-            query = "SELECT hash FROM hashes WHERE path=? AND size=? AND mtime=? AND ctime=? AND inode=?"
-            row = self._database.execute(query, (name, *signature)).fetchone()
-        except (sqlite3.Error, UnicodeEncodeError):  # damaged meanwhile, or a file name that is no valid text
-            return None
-        return row[0] if row and isinstance(row[0], str) and len(row[0]) == 64 else None
+            for part, questions in portions(paths):
+                for path, *signature, content in self._database.execute(
+                    f"SELECT path, size, mtime, ctime, inode, hash FROM hashes WHERE path IN {questions}", part
+                ):
+                    if tuple(signature) == signatures[path] and isinstance(content, str) and len(content) == 64:
+                        found[path] = content
+        except sqlite3.Error:  # damaged meanwhile
+            return {}
+        return found
 
     def _remember(self, name: str, signature: _Signature, content: str) -> None:
         if self._database is not None:
@@ -97,43 +118,46 @@ class Hashes:
                 self._database.execute("INSERT OR REPLACE INTO hashes VALUES (?,?,?,?,?,?)", row)
 
 
-def _signature(path: Path) -> _Signature:
-    stat = os.stat(path)
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+def _signature(status: os.stat_result) -> _Signature:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _files(folder: Path) -> list[Path]:
-    """Every file below a folder but hidden ones; links to folders are not followed."""
+def _is_text(path: str) -> bool:
+    """Whether SQLite can hold a path; a file name may be no valid text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yields every file below a folder but hidden ones, sorted folder by folder; links to folders are not followed.
+
+    One at a time: the paths of a million files, all at once, would take half a gigabyte.
+    """
+    pending = [_entries(folder)]  # a stack and no recursion: a tree may be deeper than Python's stack
+    while pending:
+        entry = next(pending[-1], None)
+        if entry is None:
+            pending.pop()
+        elif entry.is_dir(follow_symlinks=False):
+            pending.append(_entries(entry.path))
+        elif (status := _status(entry)) is not None and stat.S_ISREG(status.st_mode):
+            yield entry.path, status
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Returns an entry's status; None for a link that leads nowhere, or in a circle."""
+    try:
+        return entry.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
     # Desktops and editors write and remove hidden files (.DS_Store) while the images stay the same.
-    found = []
-    for place, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return [file for file in found if file.is_file()]
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _open(path: Path) -> sqlite3.Connection | None:
-    for _ in range(2):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(path, timeout=1.0)
-            database.execute(
-                "PRAGMA synchronous = OFF"
-            )  # without a wait for the disk: a power cut costs at most the cache
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, "
-                "ctime INTEGER, inode INTEGER, hash TEXT)"
-            )
-            # An older or damaged table has other columns, and only a query shows it.
-            database.execute("SELECT path, size, mtime, ctime, inode, hash FROM hashes LIMIT 1").fetchone()
-            return database
-        except (sqlite3.Error, OSError) as error:
-            if "locked" in str(error):
-                return None  # in use by another run, which must keep it
-            with contextlib.suppress(OSError):
-                path.unlink()
-    return None
+    with os.scandir(folder) as scan:
+        return iter(sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name))

@@ -81,7 +81,13 @@ class NodeExecutor:
     def _call(self, node: Node, now: Ingredients, task: Task) -> None:
         fingerprint, extends = now.identity.fingerprint, now.parameters.extends
         running = RunningNode(
-            node.name, self.run_name, self.run_folder, fingerprint, extends, discard_state=self.discard_states
+            node.name,
+            self.run_name,
+            self.run_folder,
+            fingerprint,
+            now.identity.method,
+            extends,
+            discard_state=self.discard_states,
         )
         try:
             with set_running_node(running):

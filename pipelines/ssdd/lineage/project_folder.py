@@ -49,7 +49,7 @@ def in_project(parameters: Mapping[str, Any], project: Path, paths: Iterable[str
         for key in groups:
             group = group.get(key) if isinstance(group, dict) else None
         value = group.get(last) if isinstance(group, dict) else None
-        if isinstance(value, str) and value and not value.startswith("~"):
+        if isinstance(value, str) and value and not value.startswith("~") and "://" not in value:
             group[last] = str(project / value)
     return changed
 

@@ -81,7 +81,7 @@ def join(
         inputs = _load_inputs(node, pipeline, catalog)
         # The fingerprint of rank 0, not a new one: the files may have changed since rank 0 read them.
         running = RunningNode(
-            node.name, run_name, run_folder, announced["fingerprint"], announced["extends"], joined=True
+            node.name, run_name, run_folder, announced["fingerprint"], extends=announced["extends"], joined=True
         )
         with set_running_node(running):
             node.run(inputs)

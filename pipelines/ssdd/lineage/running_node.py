@@ -21,6 +21,7 @@ class RunningNode:
         run_name: the run it belongs to.
         run_folder: `data/<run_name>`.
         fingerprint: SHA-256 of everything its result follows from, `extends` parameters left out.
+        method: SHA-256 of its code and packages alone.
         extends: those parameters, flat (`finetune.epochs`).
         discard_state: begin with an empty state folder, on `--force`; False once that was done.
         joined: this process only takes part (a rank other than 0 of torchrun); the state belongs to rank 0.
@@ -30,6 +31,7 @@ class RunningNode:
     run_name: str
     run_folder: Path
     fingerprint: str
+    method: str = ""
     extends: dict[str, Any] = field(default_factory=dict)
     discard_state: bool = False
     joined: bool = False

@@ -42,6 +42,11 @@ class Identity:
         """SHA-256 of the whole identity."""
         return digest(asdict(self))
 
+    @property
+    def method(self) -> str:
+        """SHA-256 of code and packages, which say how a result is made whatever it is made from."""
+        return digest([self.function, self.code, self.packages])
+
 
 @dataclass(frozen=True)
 class Stamp:

@@ -49,6 +49,17 @@ def benchmark_scale(machine: dict[str, Any], benchmark: BenchmarkParameters, run
     return pandas.DataFrame(measure_scale(benchmark.scale, runtime))
 
 
+def benchmark_loader(machine: dict[str, Any], benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
+    """Times the loader on files and packed copies, with exact and fast decoding: one row per case."""
+    import pandas
+
+    from ssdd.benchmarking.loader_speed import loader_rate
+    from ssdd.benchmarking.machine import prepare_device
+
+    prepare_device(runtime.device, 1)
+    return pandas.DataFrame(loader_rate(im_size=benchmark.scale.pixels, show=runtime.display))
+
+
 def write_scale(machine: dict[str, Any], scale_benchmark: Any) -> str:
     """Writes the table of loading and training as a page."""
     from ssdd.benchmarking.scale_speed import scale_page

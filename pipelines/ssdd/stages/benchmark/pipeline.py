@@ -6,6 +6,7 @@ from ssdd.benchmarking.benchmark_figures import quality_figure, speed_figure
 from ssdd.benchmarking.performance_page import performance_page
 from ssdd.stages.benchmark.nodes import (
     benchmark_decoding,
+    benchmark_loader,
     benchmark_quality,
     benchmark_scale,
     benchmark_training,
@@ -36,6 +37,7 @@ def create_pipeline() -> Pipeline:
             tags=_SPEED,
         ),
         Node(benchmark_scale, ["machine", *_COMMON], "scale_benchmark", name="benchmark_scale", tags=_SCALE),
+        Node(benchmark_loader, ["machine", *_COMMON], "loader_benchmark", name="benchmark_loader", tags=_SCALE),
         Node(write_scale, ["machine", "scale_benchmark"], "scale_page", name="write_scale", tags=_SCALE),
         Node(
             benchmark_quality,

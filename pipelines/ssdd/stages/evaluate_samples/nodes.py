@@ -151,4 +151,4 @@ def benchmark_spaces(generation_speed: SpeedOfSpaces, runtime: RuntimeConfig) ->
     from ssdd.benchmarking.sampling_speed import measure_spaces
 
     device = prepare_device(runtime.device, generation_speed.threads)
-    return pandas.DataFrame(measure_spaces(generation_speed, device, runtime.progress != "none"))
+    return pandas.DataFrame(measure_spaces(generation_speed, device, runtime.display))

@@ -20,17 +20,33 @@ def prepare_images(
         runtime: workers.
 
     Returns:
-        the index (a row per usable image), the rejected files with reasons, and a sheet of examples.
+        the index (a row per usable image), the rejected files with reasons, and a sheet of examples; on other ranks
+        than 0, which only help to decode, nothing.
 
     Raises:
         ValueError: nothing is usable, too many files are rejected, or there are no two different images.
     """
     from ssdd.data.contact_sheets import contact_sheet
+    from ssdd.data.examiners import Examiners
     from ssdd.data.image_index import check_held_out, index_images
     from ssdd.data.image_sets import open_images
+    from ssdd.processes import join_group
 
     source = open_images(data)
-    found = index_images(source, **prepare.model_dump(), workers=runtime.workers, progress=runtime.display)
+    rank, ranks = join_group()
+    if rank:
+        with Examiners(source, runtime.workers, rank, ranks) as examiners:
+            examiners.serve()
+        return None, None, None
+    with _known_facts(data) as known:
+        found = index_images(
+            source,
+            **prepare.model_dump(),
+            workers=runtime.workers,
+            ranks=ranks,
+            known=known,
+            progress=runtime.display,
+        )
     check_held_out(found.index, prepare.held_out)
     chosen = found.index.iloc[:: max(len(found.index) // SHEET, 1)].head(SHEET)
     thumbnails = []
@@ -39,3 +55,20 @@ def prepare_images(
         picture.thumbnail((96, 96))
         thumbnails.append(picture)
     return found.index, found.rejected, contact_sheet(thumbnails, columns=8)
+
+
+def _known_facts(data: DataParameters) -> Any:
+    """Opens the facts that earlier passes over the same place have found, with the same code; none outside a run."""
+    import os
+
+    from ssdd.data.known_facts import KnownFacts
+    from ssdd.lineage.running_node import running_node
+    from ssdd.runs import fact_cache
+
+    try:
+        node = running_node()
+    except RuntimeError:
+        return KnownFacts(None)
+    where = data.hub or os.path.abspath(os.path.expanduser(data.root or ""))
+    place = f"{data.kind} {where} {sorted(data.options.items())}"
+    return KnownFacts(fact_cache(node.run_folder), place, node.method, anew=node.discard_state)

@@ -1,8 +1,8 @@
 """images -> image_index, rejected_images, image_samples."""
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
-from ssdd.stages.namespaces import stage
+from ssdd.stages.namespaces import joint_node, stage
 from ssdd.stages.prepare.nodes import prepare_images
 
 
@@ -10,10 +10,9 @@ def create_pipeline() -> Pipeline:
     """The stage `prepare`."""
     return stage(
         "prepare",
-        Node(
+        joint_node(
             prepare_images,
             ["images", "params:data", "params:prepare", "params:runtime"],
             ["image_index", "rejected_images", "image_samples"],
-            name="prepare_images",
         ),
     )

@@ -1,0 +1,1 @@
+"""A packed copy of the images."""
