@@ -104,8 +104,9 @@ def _check_speed(group: str, speed: SpeedOfSpaces) -> None:
 def _check_sides(nodes: Sequence[Node], parameters: dict[str, Any]) -> None:
     """Refuses samples of another size than the held-out images that they are measured against."""
     latents, side = parameters.get("latents"), parameters.get("evaluate.im_size")
-    measured = any(node.namespace == "evaluate_samples" for node in nodes)
-    if measured and isinstance(latents, LatentsParameters) and side not in (None, latents.im_size):
+    if not isinstance(latents, LatentsParameters) or side in (None, latents.im_size):
+        return
+    if any(node.namespace == "evaluate_samples" for node in nodes):
         raise ValueError(
             f"expected samples as large as the held-out images, got latents.im_size {latents.im_size} and "
             f"evaluate.im_size {side}: set both to one size"
