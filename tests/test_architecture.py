@@ -13,11 +13,11 @@ PACKAGES = {
 APPLICATION = ROOT / "pipelines" / "ssdd"
 # In the order of the data flow: a file imports only from files above it.
 ORDER = {
-    "ssdd_encoder": "files sources checkpoint config blocks posterior latents sdvae encoder __init__",
+    "ssdd_encoder": "files sources checkpoint strips config blocks tiles posterior latents sdvae encoder __init__",
     "ssdd_decoder": (
-        "files sources checkpoint config flow times linear gpu modulation norm_kernel norm attention_kernel attention "
-        "conditioning pointwise_kernels convolution blocks patches refinement unet sampler recording decoder losses "
-        "distill adversarial __init__"
+        "files sources checkpoint strips config flow times linear gpu modulation norm_kernel norm attention_kernel "
+        "attention conditioning pointwise_kernels convolution blocks patches refinement unet sampler tiles "
+        "recording decoder losses distill adversarial __init__"
     ),
 }
 # Files of ssdd_encoder, and the folders with a link to them: no package may need another one to be installed.
@@ -25,6 +25,7 @@ LINKED = {
     "files": [PACKAGES["ssdd_decoder"], PACKAGES["ssdd_metrics"], APPLICATION],
     "sources": [PACKAGES["ssdd_decoder"]],
     "checkpoint": [PACKAGES["ssdd_decoder"]],
+    "strips": [PACKAGES["ssdd_decoder"]],
 }
 LIGHT = {
     "ssdd_encoder": {"torch", "safetensors", "huggingface_hub"},
@@ -188,7 +189,7 @@ HOUSE = """
     processes  packaged
     comparison_parameters  generation_parameters
     runs  benchmark_parameters  pack_parameters
-    noise  parameters
+    noise  parameters  upscaling
     runtime_parameters
     errors  suggestions  loop_parameters  old_parameters  deadlines  progress  launchers
     files  texts  hardware  sqlite_caches

@@ -45,6 +45,7 @@ class SSDD(nn.Module):
         checkpoint: a safetensors file, a folder that holds one, a hub id, or a packaged model (`demo`): with both
             parts, or the decoder alone.
         encoder_checkpoint: the same for the encoder, where it is not in `checkpoint`; or `sdvae`.
+        upscale: s, for a decoder, named by its size, whose images are s times as large as those of the encoder.
 
     Attributes:
         scaling: how generators scale the latents, where these are those of an autoencoder of diffusers; else None.
@@ -60,6 +61,7 @@ class SSDD(nn.Module):
         decoder: DecoderConfig | str = "M",
         checkpoint: str | os.PathLike[str] | None = None,
         encoder_checkpoint: str | os.PathLike[str] | None = None,
+        upscale: int = 1,
     ) -> None:
         super().__init__()
         self.scaling: LatentScaling | None = None
@@ -71,6 +73,7 @@ class SSDD(nn.Module):
             encoder, self.scaling = imported.network.config, imported.scaling
         encoder_shape = encoder_config(encoder) if isinstance(encoder, str) else encoder
         space = {"latent_channels": encoder_shape.latent_channels, "downscale": encoder_shape.downscale}
+        space["upscale"] = upscale
         decoder_shape = decoder_config(decoder, **space) if isinstance(decoder, str) else decoder
         check_spaces(encoder_shape, decoder_shape)
         contents = read_checkpoint(checkpoint, CHECKPOINT_NAME) if checkpoint is not None else None
@@ -89,6 +92,11 @@ class SSDD(nn.Module):
         self.decoder = Decoder(decoder_shape) if contents is None else Decoder.from_contents(contents, decoder_shape)
         if contents is not None:
             self.eval()
+
+    @property
+    def upscale(self) -> int:
+        """s: side of the decoder's images over that of the encoder's; 1 for ordinary models."""
+        return self.decoder.config.upscale
 
     @torch.no_grad()
     def encode(self, x: Tensor, check_finite: bool = True) -> Posterior:
@@ -115,7 +123,7 @@ class SSDD(nn.Module):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         check_finite: bool = False,
     ) -> Tensor:
-        """Encodes images (B, 3, H, W) in [-1, 1] to the posterior's mode and decodes it: (B, 3, H, W)."""
+        """Encodes images (B, 3, H, W) in [-1, 1] to the posterior's mode and decodes it: (B, 3, s H, s W)."""
         return self.decode(self.encode(x).mode(), steps, noise, generator, check_finite)
 
     def save_pretrained(self, path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> Path:
@@ -227,8 +235,9 @@ class SSDD(nn.Module):
 
 def check_spaces(encoder: AnyEncoderConfig, decoder: DecoderConfig) -> None:
     """Refuses a decoder of another latent space than the encoder's, with a ValueError."""
-    if (decoder.latent_channels, decoder.downscale) != (encoder.latent_channels, encoder.downscale):
+    if (decoder.latent_channels, decoder.downscale) != (encoder.latent_channels, encoder.downscale * decoder.upscale):
+        space = f"f{decoder.downscale // decoder.upscale}c{decoder.latent_channels}"
         raise ValueError(
-            f"expected a decoder of {encoder.name} latents, got one of f{decoder.downscale}c{decoder.latent_channels}: "
+            f"expected a decoder of {encoder.name} latents, got one of {space}: "
             "choose a decoder of the encoder's latent space"
         )

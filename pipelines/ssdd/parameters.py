@@ -123,6 +123,9 @@ class ModelParameters(Frozen):
         description="F down-scale, C latent channels; diffusers: that of the autoencoder in encoder_checkpoint",
     )
     decoder: str = "M"
+    upscale: Literal[1, 2, 4] = Field(
+        default=1, description="side of the decoder's images over that of the encoder's, from stage 1 on"
+    )
 
 
 class StageParameters(LoopParameters):

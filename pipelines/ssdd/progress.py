@@ -81,15 +81,16 @@ class Meter:
         if kind is None and self._mode == "lines":
             self._tell(f"done in {_clock(self._progress.get_time() - self._began)}")
 
-    def count(self, number: int = 1) -> None:
-        """Counts so many more."""
+    def count(self, number: float = 1) -> None:
+        """Counts so many more, or so much of one."""
         self._advance(number)
 
-    def _advance(self, number: int, said: str = "") -> None:
+    def _advance(self, number: float, said: str = "") -> None:
         task = self._progress.tasks[0]
         # Rank 0 counts for all, and the others may have had less in the last batch.
-        number = min(number, int(task.total or 0) - int(task.completed))
-        self._progress.update(self._task, advance=number, said=said)
+        number = min(number, (task.total or 0) - task.completed)
+        # Rounded, for the parts of an image must add up to it.
+        self._progress.update(self._task, advance=round(task.completed + number, 6) - task.completed, said=said)
         if self._mode == "lines" and self._progress.get_time() - self._told >= self._seconds:
             left = self._progress.tasks[0].time_remaining
             self._tell("time left unknown" if left is None else f"{_clock(left)} left")
@@ -150,8 +151,8 @@ class TrainingBar(Meter):
 
 
 @contextmanager
-def bar(title: str, total: int, show: Show = True, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Yields a function that counts so many more; see `Meter`."""
+def bar(title: str, total: int, show: Show = True, unit: str = "images") -> Iterator[Callable[[float], None]]:
+    """Yields a function that counts so many more, or so much of one; see `Meter`."""
     with Meter(title, total, show=show, unit=unit) as meter:
         yield meter.count
 
@@ -171,7 +172,7 @@ def peak_memory() -> str:
 
 def _share(task: Any) -> str:
     done, total = int(task.completed), int(task.total)
-    return f"{done}/{total} ({100 * done / max(total, 1):.1f} %)"
+    return f"{done}/{total} ({100 * task.completed / max(total, 1):.1f} %)"  # parts of an image count
 
 
 def _clock(seconds: float) -> str:

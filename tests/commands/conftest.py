@@ -15,16 +15,26 @@ TURNED = Image.Exif()
 TURNED[0x0112] = 6  # orientation: the camera was turned by 90 degrees
 
 
+class CallableParts(SimpleNamespace):
+    """Attributes, and a call that goes to one of them."""
+
+    def __call__(self, *arguments, **options):
+        return self.called(*arguments, **options)
+
+
 class Lossless:
     """Encodes and decodes without loss, through (B, 192, h, w); can add its noise and remembers its batches."""
 
     def __init__(self, noise=0.0):
         self.amount = noise
         self.batches = []
-        shape = SimpleNamespace(downscale=SCALE, latent_channels=3 * SCALE**2)
+        shape = SimpleNamespace(downscale=SCALE, latent_channels=3 * SCALE**2, upscale=1)
+        self.upscale = 1
         weight = SimpleNamespace(weight=torch.zeros(1))
         large = {"confines": lambda height, width: height > 100}
-        self.encoder = SimpleNamespace(config=shape, parameters=lambda: iter([weight.weight]), **large)
+        self.encoder = CallableParts(
+            called=self.encode, config=shape, parameters=lambda: iter([weight.weight]), **large
+        )
         self.decoder = SimpleNamespace(config=shape, conv_in=weight, decode=self.decode)
 
     def encode(self, x):
@@ -33,7 +43,7 @@ class Lossless:
         assert not x.shape[3] % SCALE
         return SimpleNamespace(mode=lambda: pixel_unshuffle(x, SCALE))
 
-    def decode(self, z, steps, noise, check_finite):
+    def decode(self, z, steps, noise, check_finite, tile, progress):
         return pixel_shuffle(z, SCALE) + self.amount * noise
 
 

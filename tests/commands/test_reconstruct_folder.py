@@ -189,3 +189,33 @@ def test_the_longest_names_can_be_written(small, tmp_path, lossless):
     done = reconstruct_folder(lossless(), small, tmp_path / "out", progress=False)
     assert name in done.written
     assert tree(tmp_path / "out") == sorted(["b/c.png", "d.png", "rejected.csv", name])
+
+
+def test_large_pictures_are_the_same_in_strips_and_move_the_bar(tmp_path, checkpoint, monkeypatch):
+    from contextlib import contextmanager
+
+    from ssdd import SSDD
+    from ssdd.imaging import encode_decode, large_pictures
+    from ssdd.imaging.large_pictures import Tiling
+
+    moves = []
+
+    @contextmanager
+    def bar(title, total, show):
+        yield lambda count=1: moves.append(count)
+
+    monkeypatch.setattr(encode_decode, "bar", bar)
+    monkeypatch.setattr(large_pictures, "LARGE", 100 * 100)
+    monkeypatch.setattr(large_pictures, "TILE", 32)
+    model, results = SSDD.from_pretrained(checkpoint), {}
+    (tmp_path / "in").mkdir()
+    Image.radial_gradient("L").resize((90, 130)).convert("RGB").save(tmp_path / "in/large.png")
+    for name, tiling in {"strips": Tiling(), "whole": Tiling(tile=0), "other": Tiling(attention_window=2)}.items():
+        moves.clear()
+        reconstruct_folder(model, tmp_path / "in", tmp_path / name, tiling=tiling)
+        results[name] = np.asarray(Image.open(tmp_path / name / "large.png")).astype(int)
+        assert sum(moves) == pytest.approx(1, abs=1e-6)
+        assert (len(moves) > 20) == (name != "whole")
+    assert np.abs(results["strips"] - results["whole"]).max() <= 1  # a level, where rounding differs
+    assert (results["strips"] != results["whole"]).mean() < 1e-3
+    assert (results["other"] != results["whole"]).mean() > 0.1

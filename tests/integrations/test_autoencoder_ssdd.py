@@ -206,28 +206,21 @@ def test_one_graph_for_the_compiler_with_the_same_image(make_vae, images):
         torch.testing.assert_close(compiled(images).sample, vae(images).sample, **TOLERANCE)
 
 
-def test_tiles_are_those_of_the_decoder_or_an_error(make_vae, monkeypatch):
-    """Never something else in silence."""
-    vae, z = make_vae(), torch.randn(1, 4, 4, 4)
-    plain, asked = vae.decode(z).sample, []
-    decode = type(vae.decoder).decode
-
-    def without(self, z, steps=1, noise=None, grad=False):
-        return decode(self, z, steps, noise, grad=grad)
-
-    def with_tiles(self, z, steps=1, noise=None, grad=False, tile=0):
-        asked.append(tile)
-        return decode(self, z, steps, noise, grad=grad)
-
-    monkeypatch.setattr(type(vae.decoder), "decode", without)
-    with pytest.raises(NotImplementedError, match="decodes pictures as a whole"):
-        vae.enable_tiling()
-    monkeypatch.setattr(type(vae.decoder), "decode", with_tiles)
-    vae.enable_tiling()
-    assert torch.equal(vae.decode(z).sample, plain)
+def test_tiles_give_the_same_pictures_and_latents(make_vae):
+    vae, x = make_vae(), torch.rand(2, 3, 96, 64) * 2 - 1
+    z = vae.encode(x).latent_dist.mode()
+    plain, before = vae.decode(z).sample, z.detach()
+    vae.enable_tiling(32)
+    tiled, after = vae.decode(z).sample, vae.encode(x).latent_dist.mode()
+    assert vae.use_tiling
+    assert not tiled.requires_grad
+    for each, expected in ((tiled, plain.detach()), (after, before)):
+        assert not torch.equal(each, expected)
+        torch.testing.assert_close(each, expected, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="expected tile to be an integer"):
+        vae.enable_tiling(1.5)
     vae.disable_tiling()
-    vae.decode(z)
-    assert asked == [512, 0]
+    assert torch.equal(vae.decode(z).sample, plain)
 
 
 def test_configurations_that_pipelines_could_not_use_are_refused():

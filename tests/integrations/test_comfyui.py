@@ -67,6 +67,7 @@ def test_images_come_back_as_the_model_decodes_them(model):
     assert images.max() <= 1
     assert torch.equal(images, SSDDDecode().decode(latent, model, steps=1, seed=3, tile=0)[0])
     assert not torch.equal(images, SSDDDecode().decode(latent, model, steps=1, seed=4, tile=0)[0])
+    torch.testing.assert_close(SSDDDecode().decode(latent, model, 1, 3, tile=16)[0], images, atol=1e-5, rtol=0)
     first = {"samples": latent["samples"][:1]}
     assert torch.equal(SSDDDecode().decode(first, model, steps=1, seed=3, tile=0)[0], images[:1])
     assert SSDDDecode().decode(first, model, steps=1, seed=2**64 - 1, tile=0)[0].isfinite().all()

@@ -23,6 +23,7 @@ CHOSEN = {
     },
     "--to-nodes=pretrain.pretrain": {"prepare.prepare_images", "train_encoder.train_encoder", "pretrain.pretrain"},
     "--tags=distributed": {
+        "prepare.prepare_images",
         "train_encoder.train_encoder",
         "z_stats.compute_latent_statistics",
         "pretrain.pretrain",

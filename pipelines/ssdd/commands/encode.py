@@ -27,6 +27,8 @@ from ssdd.commands import options
     help="Number format of the stored latents, with --shards.",
 )
 @options.network_options
+@options.tile
+@options.attention_window
 def encode(
     images: tuple[Path, ...],
     output: Path,
@@ -38,6 +40,8 @@ def encode(
     batch_size: int,
     device: str,
     precision: str,
+    tile: int | None,
+    attention_window: int | None,
 ) -> None:
     """Encode IMAGES, files or folders, to one safetensors file, or to shards.
 
@@ -58,20 +62,13 @@ def encode(
     """
     options.check_output(output, images)
     options.check_utf8(output)
+    file = options.encoder_file(model)
     if shards:
-        _encode_shards(
-            images,
-            output,
-            options.encoder_file(model),
-            device,
-            im_size=im_size,
-            flipped=flipped,
-            dtype=dtype,
-            batch_size=batch_size,
-            precision=precision,
-        )
+        form: dict[str, Any] = {"im_size": im_size, "flipped": flipped, "dtype": dtype}
+        _encode_shards(images, output, file, device, **form, batch_size=batch_size, precision=precision)
     else:
-        _encode_file(images, output, options.encoder_file(model), batch_size, device, precision)
+        windows = {"tile": tile, "attention_window": attention_window}
+        _encode_file(images, output, file, batch_size, device, precision, windows)
 
 
 def _encode_shards(images: tuple[Path, ...], output: Path, file: Path, device: str, **parameters: Any) -> None:
@@ -101,7 +98,13 @@ def _encode_shards(images: tuple[Path, ...], output: Path, file: Path, device: s
 
 
 def _encode_file(
-    images: tuple[Path, ...], output: Path, file: Path, batch_size: int, device: str, precision: str
+    images: tuple[Path, ...],
+    output: Path,
+    file: Path,
+    batch_size: int,
+    device: str,
+    precision: str,
+    windows: dict[str, int | None],
 ) -> None:
     from dataclasses import asdict
 
@@ -111,6 +114,7 @@ def _encode_file(
     from ssdd.encoders import load_encoder
     from ssdd.files import sha256_file
     from ssdd.imaging.encode_decode import encode_images
+    from ssdd.imaging.large_pictures import Tiling
     from ssdd.imaging.latent_files import LatentHeader, LatentWriter
     from ssdd.processes import choose_device
     from ssdd.texts import utf8
@@ -122,7 +126,8 @@ def _encode_file(
     # Next to the output: /tmp is often small or in memory, and the latents of many images are large.
     with tempfile.TemporaryFile(dir=output.parent) as spool:
         writer = LatentWriter(spool)
-        rejected = encode_images(encoder, images, writer.add, batch_size)
+        tiling = Tiling(**windows)
+        rejected = encode_images(encoder, images, writer.add, batch_size, tiling=tiling)
         options.report_rejected(rejected)
         if not writer.sizes:
             raise click.ClickException(f"none of {len(rejected)} files could be read; {output} was not written")
@@ -134,6 +139,7 @@ def _encode_file(
             encoder=asdict(encoder.config),
             precision=precision,
             version=__version__,
+            attention_window=tiling.attention_window,
         )
         writer.finish(output, header)
     options.say(f"{output}: {options.count(len(writer.sizes))}, {len(rejected)} skipped")
@@ -145,8 +151,17 @@ def _encode_file(
 @options.network_options
 @options.steps
 @options.seed
+@options.tile
 def decode(
-    latents: Path, output: Path, model: str, batch_size: int, device: str, precision: str, steps: int, seed: int
+    latents: Path,
+    output: Path,
+    model: str,
+    batch_size: int,
+    device: str,
+    precision: str,
+    steps: int,
+    seed: int,
+    tile: int | None,
 ) -> None:
     """Decode LATENTS, a file or folder written by `ssdd encode` or the pipeline `latents`, or a shard, to PNG files.
 
@@ -160,6 +175,7 @@ def decode(
 
     from ssdd.generation.sharded_latents import ShardedLatents, is_sharded
     from ssdd.imaging.encode_decode import decode_latents
+    from ssdd.imaging.large_pictures import Tiling
     from ssdd.imaging.latent_files import NamedLatents, StoredLatents, check_fits
     from ssdd.processes import choose_device
     from ssdd_decoder import Decoder
@@ -170,7 +186,8 @@ def decode(
     decoder = Decoder.from_pretrained(model)
     check_fits(stored.header, decoder.config)
     decoder.to(choose_device(device), getattr(torch, precision))
-    done = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size)
+    tiling = Tiling(tile=tile)
+    done = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size, tiling=tiling)
     options.report_rejected(done.rejected)
     if not done.written:
         raise click.ClickException(f"none of {len(done.rejected)} pictures could be written below {output}")

@@ -73,6 +73,20 @@ seed = click.option(
     show_default=True,
     help="Seed of the noise; the noise of each image also depends on the image's name.",
 )
+tile = click.option(
+    "--tile",
+    type=click.IntRange(0, 2**15),  # as ssdd_decoder.strips.LARGEST_TILE
+    metavar="PIXELS",
+    help="Compute images in strips of PIXELS x PIXELS pixels, with the same result in less memory; 0 for none. "
+    "[default: 512 for images of more than 1024 x 1024, else none]",
+)
+attention_window = click.option(
+    "--attention-window",
+    type=click.IntRange(1),
+    metavar="CELLS",
+    help="Side of the windows that confine the encoder's attention, in latent cells. [default: the encoder's own; "
+    "if it has none, all of an image of up to 128 x 128 cells, and 32 for larger ones]",
+)
 device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

@@ -13,8 +13,19 @@ from ssdd.commands import options
 @options.network_options
 @options.steps
 @options.seed
+@options.tile
+@options.attention_window
 def reconstruct(
-    folder: Path, output: Path, model: str, batch_size: int, device: str, precision: str, steps: int, seed: int
+    folder: Path,
+    output: Path,
+    model: str,
+    batch_size: int,
+    device: str,
+    precision: str,
+    steps: int,
+    seed: int,
+    tile: int | None,
+    attention_window: int | None,
 ) -> None:
     """Reconstruct every image below FOLDER as a PNG file of the same relative name and the same size.
 
@@ -33,10 +44,12 @@ def reconstruct(
 
     from ssdd import SSDD
     from ssdd.imaging.encode_decode import REJECTED_FILE, reconstruct_folder
+    from ssdd.imaging.large_pictures import Tiling
     from ssdd.processes import choose_device
 
+    tiling = Tiling(tile=tile, attention_window=attention_window)
     network = SSDD.from_pretrained(model).to(choose_device(device), getattr(torch, precision))
-    done = reconstruct_folder(network, folder, output, steps=steps, seed=seed, batch_size=batch_size)
+    done = reconstruct_folder(network, folder, output, steps=steps, seed=seed, batch_size=batch_size, tiling=tiling)
     options.report_rejected(done.rejected, f" in {output / REJECTED_FILE}")
     if not done.written:
         raise click.ClickException(

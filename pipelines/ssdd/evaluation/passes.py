@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssdd.autoencoder import SSDD
 from ssdd.noise import sample_noise, sample_seeds
+from ssdd.upscaling import shrink
 
 
 def image_noise(seed: int, images: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -21,6 +22,8 @@ def reconstruct(
     model: SSDD, x: Tensor, images: Sequence[int], steps: Sequence[int], seed: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Encodes images once (the posterior's mode) and decodes them with each number of steps.
+
+    A model that enlarges encodes smaller copies of the images, so that its results have the images' size.
 
     The noise of an image depends on the seed and its number alone, not on how images are batched.
 
@@ -37,7 +40,7 @@ def reconstruct(
     Raises:
         ValueError: a latent or an image is not finite.
     """
-    z = model.encode(x).mode()
+    z = model.encode(shrink(x, model.upscale)).mode()
     noise = image_noise(seed, images, x.shape[1:], x.device)
     for count in steps:
         yield count, model.decode(z, steps=count, noise=noise, check_finite=True).float()

@@ -21,6 +21,7 @@ from ssdd.imaging.canvas import pad, picture_noise, to_images
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
 from ssdd.processes import choose_device, use_threads
 from ssdd.progress import bar
+from ssdd.upscaling import shrink
 from ssdd_metrics import MetricSuite, to_uint8
 from ssdd_metrics.registry import METRICS, metric_names
 
@@ -60,7 +61,7 @@ def decode_photographs(
     device = choose_device(runtime.device)
     models = {"teacher": _load(teacher, device), "student": _load(student, device)}
     rows = _codes(models, training, parameters, runtime)
-    multiple = math.lcm(*(model.encoder.config.downscale for model in models.values()))
+    multiple = math.lcm(*(model.decoder.config.downscale for model in models.values()))
     cell = models["student"].decoder.config.patch_size
     canvases = [
         pad(name, _shrunk(dataset.source.open_photograph(name), parameters.photograph_side), multiple)
@@ -98,8 +99,9 @@ def _codes(
     models: dict[str, SSDD], training: ImageDataset, parameters: EvaluateParameters, runtime: RuntimeConfig
 ) -> dict[str, Code]:
     """Returns all rows by name: the reference rows of the teacher's latent space, then the models, most steps first."""
-    space = models["teacher"].encoder.config
-    references = reference_codes(fit_on(training, space.downscale, space.latent_channels, runtime))
+    space = models["teacher"].decoder.config
+    pca = fit_on(training, space.downscale, space.latent_channels, runtime)
+    references = reference_codes(pca, space.upscale)
     rows: dict[str, Code] = {name: lambda x, _, code=code: code(x) for name, code in references.items()}  # type: ignore[misc]
     for name, counts in (("teacher", parameters.teacher_steps), ("student", parameters.student_steps)):
         for steps in sorted(counts, reverse=True):
@@ -138,7 +140,7 @@ def _load(checkpoint: Path, device: torch.device) -> SSDD:
 def _decoding(model: SSDD, steps: int, seed: int) -> Code:
     def decode(x: Tensor, name: str) -> Tensor:
         noise = picture_noise(seed, [name], (3, x.shape[2], x.shape[3])).to(x.device)
-        return model.reconstruct(x, steps, noise=noise, check_finite=True).float()
+        return model.reconstruct(shrink(x, model.upscale), steps, noise=noise, check_finite=True).float()
 
     return decode
 

@@ -23,6 +23,7 @@ from ssdd.evaluation.final import Evaluated, Measurement, Row, measure
 from ssdd.evaluation.reference_statistics import image_protocol
 from ssdd.parameters import RuntimeConfig
 from ssdd.processes import launch, use_threads
+from ssdd.upscaling import enlarge, shrink
 
 FITTED_IMAGES = 1024  # far more patches than numbers in a patch
 FITTED_BATCH = 32
@@ -98,31 +99,41 @@ def fit_on(training: ImageDataset, downscale: int, channels: int, runtime: Runti
     return fit_patch_pca(images, downscale, channels)
 
 
-def reference_codes(pca: PatchPca) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Returns all reference rows of a latent space by name, each a map of images (B, 3, H, W)."""
+def reference_codes(pca: PatchPca, upscale: int = 1) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Returns all reference rows of a latent space by name, each a map of images (B, 3, H, W).
+
+    Args:
+        pca: of the latent space's patches.
+        upscale: s of a decoder that enlarges. The row of that case enlarges the encoder's input itself: a decoder
+            without upscale, followed by a resize, can come near to it at best.
+    """
     scale, numbers = pca.downscale, pca.basis.shape[1]
-    return {
+    enlarged = {f"encoder's input, resized by {upscale}": lambda x: enlarge(shrink(x, upscale), upscale)}
+    return (enlarged if upscale > 1 else {}) | {
         f"resize by {scale}": lambda x: resize(x, scale),
         "resize to as many numbers": lambda x: resize_to_numbers(x, scale, numbers),
         f"PCA of {scale} x {scale} patches, {numbers} numbers": pca,
     }
 
 
-def evaluate_references(training: ImageDataset, space: tuple[int, int], measurement: Measurement) -> list[Evaluated]:
+def evaluate_references(
+    training: ImageDataset, space: tuple[int, int], measurement: Measurement, upscale: int = 1
+) -> list[Evaluated]:
     """Measures all reference rows on the held-out images, with the protocol of the models.
 
     Args:
         training: images to fit the principal components of.
         space: F and C of the latent space that the rows are a reference for.
         measurement: the same as of the models.
+        upscale: see `reference_codes`.
     """
     runtime = measurement.runtime
     use_threads(runtime)
-    return launch(_evaluate_references, runtime.processes, fit_on(training, *space, runtime), measurement)
+    return launch(_evaluate_references, runtime.processes, fit_on(training, *space, runtime), measurement, upscale)
 
 
-def _evaluate_references(pca: PatchPca, measurement: Measurement) -> list[Evaluated]:
-    rows = reference_codes(pca)
+def _evaluate_references(pca: PatchPca, measurement: Measurement, upscale: int) -> list[Evaluated]:
+    rows = reference_codes(pca, upscale)
 
     def decode(x: Tensor, _: list[int]) -> Iterator[tuple[Row, Tensor]]:
         for name, code in rows.items():

@@ -2,7 +2,7 @@
 
 # B batch, F down-scale, H W pixels of the padded canvas, h = H / F, w = W / F
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +97,14 @@ def picture_noise(seed: int, names: Sequence[str], shape: tuple[int, int, int]) 
 
 @torch.no_grad()
 def decode_pictures(
-    decoder: Decoder, z: Tensor, names: Sequence[str], sizes: Sequence[tuple[int, int]], steps: int, seed: int
+    decoder: Decoder,
+    z: Tensor,
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    steps: int,
+    seed: int,
+    tile: int | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> list[np.ndarray]:
     """Decodes latents to 8-bit pictures of their own sizes; a picture does not depend on the others in its batch.
 
@@ -108,6 +115,8 @@ def decode_pictures(
         sizes: (height, width) of each, at most (h F, w F).
         steps: steps of the sampler.
         seed: seed of the noise, together with the name.
+        tile: side of tiles in pixels; None for whole pictures.
+        tell: told the part that is done, where there are tiles.
 
     Returns:
         B arrays (height, width, 3), uint8.
@@ -117,6 +126,6 @@ def decode_pictures(
     """
     scale = decoder.config.downscale
     noise = picture_noise(seed, names, (3, z.shape[2] * scale, z.shape[3] * scale)).to(z.device)
-    x = decoder.decode(z, steps, noise=noise, check_finite=True)
+    x = decoder.decode(z, steps, noise=noise, check_finite=True, tile=tile, progress=tell)
     levels = to_uint8(((x + 1) / 2).clamp(0, 1)).permute(0, 2, 3, 1).cpu().numpy()
     return [level[:height, :width] for level, (height, width) in zip(levels, sizes, strict=True)]

@@ -22,6 +22,7 @@ from ssdd.data.source import Rejection, tell_notes
 from ssdd.encoders import AnyEncoder
 from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
+from ssdd.imaging.large_pictures import CONFINED, Tiling, parts
 from ssdd.imaging.latent_files import NamedLatents
 from ssdd.imaging.picture_files import THREADS, ImageFile, find_images, output_names, read_images
 from ssdd.progress import Show, bar
@@ -30,6 +31,8 @@ from ssdd_decoder import Decoder
 REJECTED_FILE = "rejected.csv"
 # what a file system says of a name: too long, of characters that it lacks, or taken by a folder or a file
 _REFUSED = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
+DEFAULT_TILING = Tiling()
+ENCODING = 0.15  # of the time of a reconstruction, about: the rest is decoding
 StoreLatent = Callable[[str, Tensor, tuple[int, int]], None]
 
 
@@ -98,7 +101,12 @@ class PictureWriter:
 
 @torch.no_grad()
 def encode_images(
-    encoder: AnyEncoder, places: Sequence[Path], store: StoreLatent, batch_size: int = 16, progress: Show = True
+    encoder: AnyEncoder,
+    places: Sequence[Path],
+    store: StoreLatent,
+    batch_size: int = 16,
+    progress: Show = True,
+    tiling: Tiling = DEFAULT_TILING,
 ) -> list[Rejection]:
     """Encodes images of any size, padded by `canvas.pad`, to the mode of their posterior.
 
@@ -110,6 +118,7 @@ def encode_images(
             the image as rejected.
         batch_size: images of equal padded size at a time.
         progress: the display of the progress.
+        tiling: of large images.
 
     Returns:
         the files without a latent.
@@ -120,14 +129,15 @@ def encode_images(
     found, rejected = find_images(places)
     _check_any(found, rejected, ", ".join(str(place) for place in places))
     with bar("encoding", len(found), show=progress) as advance:
-        for group in batches(_canvases(found, encoder, rejected, advance), batch_size):
-            modes = encoder(to_images(group, next(encoder.parameters()).device)).mode().cpu()
+        for group in batches(_canvases(found, encoder, rejected, advance, tiling), batch_size):
+            tell = parts(advance, len(group))
+            modes = tiling.encode(encoder, to_images(group, next(encoder.parameters()).device), tell).cpu()
             for canvas, z in zip(group, modes, strict=True):
                 try:
                     store(canvas.name, z, canvas.size)
                 except BadImage as bad:
                     rejected.append(Rejection.of(canvas.name, bad))
-            advance(len(group))
+            tell(1)
     return rejected
 
 
@@ -140,6 +150,7 @@ def decode_latents(
     seed: int = 0,
     batch_size: int = 16,
     progress: Show = True,
+    tiling: Tiling = DEFAULT_TILING,
 ) -> WrittenPictures:
     """Decodes latents to PNG files; a name that the file system refuses is skipped.
 
@@ -151,6 +162,7 @@ def decode_latents(
         seed: seed of the noise, which also depends on the image's name.
         batch_size: images of equal padded size at a time.
         progress: the display of the progress.
+        tiling: of large pictures.
 
     Raises:
         ValueError: the latents do not fit the decoder.
@@ -161,16 +173,17 @@ def decode_latents(
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, shape in latents.shapes.items():
         groups.setdefault(shape, []).append(name)
-    weight = decoder.conv_in.weight
+    weight, scale, s = decoder.conv_in.weight, decoder.config.downscale, decoder.config.upscale
     with bar("decoding", len(outputs), show=progress) as advance, PictureWriter(out, outputs) as writer:
         for names in groups.values():
             for start in range(0, len(names), batch_size):
                 some = names[start : start + batch_size]
                 z = torch.stack([latents[name] for name in some]).to(weight.device)
-                sizes = [(height, width) for height, width in (latents.header.sizes[name] for name in some)]
-                pictures = decode_pictures(decoder, z, some, sizes, steps, seed)
+                sizes = [(height * s, width * s) for height, width in (latents.header.sizes[name] for name in some)]
+                tell, tile = parts(advance, len(some)), tiling.side(*(side * scale for side in z.shape[2:]))
+                pictures = decode_pictures(decoder, z, some, sizes, steps, seed, tile, tell)
                 writer.write(some, pictures)
-                advance(len(some))
+                tell(1)
     return WrittenPictures(sorted(writer.written), writer.rejected)
 
 
@@ -184,6 +197,7 @@ def reconstruct_folder(
     seed: int = 0,
     batch_size: int = 16,
     progress: Show = True,
+    tiling: Tiling = DEFAULT_TILING,
 ) -> WrittenPictures:
     """Encodes and decodes every image below a folder, keeping its relative name (as PNG) and its size.
 
@@ -197,6 +211,7 @@ def reconstruct_folder(
         seed: seed of the noise, which also depends on the image's relative name, and on nothing else.
         batch_size: images of equal padded size at a time.
         progress: the display of the progress.
+        tiling: of large pictures.
 
     Raises:
         ValueError: there is no image, or a result would overwrite an input.
@@ -212,12 +227,17 @@ def reconstruct_folder(
         bar("reconstructing", len(found), show=progress) as advance,
         PictureWriter(out, outputs, REJECTED_FILE) as writer,
     ):
-        for group in batches(_canvases(found, model.encoder, rejected, advance), batch_size):
-            z = model.encode(to_images(group, next(model.encoder.parameters()).device)).mode()
-            names, sizes = [canvas.name for canvas in group], [canvas.size for canvas in group]
-            pictures = decode_pictures(model.decoder, z, names, sizes, steps, seed)
+        for group in batches(_canvases(found, model.encoder, rejected, advance, tiling), batch_size):
+            encoded, decoded = (parts(advance, len(group) * share) for share in (ENCODING, 1 - ENCODING))
+            x = to_images(group, next(model.encoder.parameters()).device)
+            z = tiling.encode(model.encoder, x, encoded)
+            encoded(1)
+            names = [canvas.name for canvas in group]
+            sizes = [(height * model.upscale, width * model.upscale) for height, width in (c.size for c in group)]
+            tile = tiling.side(*(side * model.upscale for side in x.shape[2:]))
+            pictures = decode_pictures(model.decoder, z, names, sizes, steps, seed, tile, decoded)
             writer.write(names, pictures)
-            advance(len(group))
+            decoded(1)
     rejected = sorted(rejected + writer.rejected, key=lambda bad: bad.path)
     write_rejected(out / REJECTED_FILE, rejected)
     return WrittenPictures(sorted(writer.written), rejected)
@@ -234,7 +254,11 @@ def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
 
 
 def _canvases(
-    found: Sequence[ImageFile], encoder: AnyEncoder, rejected: list[Rejection], advance: Callable[[int], None]
+    found: Sequence[ImageFile],
+    encoder: AnyEncoder,
+    rejected: list[Rejection],
+    advance: Callable[[float], None],
+    tiling: Tiling,
 ) -> Iterator[Canvas]:
     """Reads and pads images; an unreadable one is added to `rejected` and counts as done."""
     notes = []
@@ -246,10 +270,9 @@ def _canvases(
         else:
             notes += [(item.name, picture.info[NOTE])] if picture.info.get(NOTE) else []
             canvas = pad(item.name, picture, downscale)
-            if encoder.confines(canvas.pixels.shape[0] // downscale, canvas.pixels.shape[1] // downscale):
-                notes.append(
-                    (item.name, "it is large: the encoder's attention is confined to windows of 32 x 32 cells")
-                )
+            cells = (canvas.pixels.shape[0] // downscale, canvas.pixels.shape[1] // downscale)
+            if tiling.attention_window is None and encoder.confines(*cells):
+                notes.append((item.name, CONFINED))
             yield canvas
     tell_notes(notes)
 

@@ -36,6 +36,7 @@ class LatentHeader:
         encoder: the encoder's configuration.
         precision: number format of the computation.
         version: version of ssdd.
+        attention_window: side of the attention's windows, if asked for; None confines that of large images alone.
         format: version of the layout; files of the first releases lack it, and have 1.
     """
 
@@ -46,6 +47,7 @@ class LatentHeader:
     encoder: dict[str, Any]
     precision: str
     version: str
+    attention_window: int | None = None
     format: int = FORMAT
 
 
@@ -179,9 +181,10 @@ def check_fits(header: LatentHeader, decoder: DecoderConfig) -> None:
     Raises:
         ValueError: the latent spaces differ.
     """
-    if (header.downscale, header.latent_channels) != (decoder.downscale, decoder.latent_channels):
+    downscale = decoder.downscale // decoder.upscale
+    if (header.downscale, header.latent_channels) != (downscale, decoder.latent_channels):
         raise ValueError(
-            f"expected f{decoder.downscale}c{decoder.latent_channels} latents for this decoder, got "
+            f"expected f{downscale}c{decoder.latent_channels} latents for this decoder, got "
             f"f{header.downscale}c{header.latent_channels}, made by {header.model.get('file')}: take a decoder trained "
             "with that encoder"
         )

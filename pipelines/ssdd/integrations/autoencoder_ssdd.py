@@ -23,14 +23,14 @@ from ssdd.encoders import AnyEncoderConfig, encoder_of, make_encoder, read_check
 from ssdd.integrations.fixed_noise import fixed_noise
 from ssdd.integrations.inner_scale import InnerScale
 from ssdd.integrations.offloaded import loaded
-from ssdd.integrations.tiling import tile_option
 from ssdd.latent_scaling import Normalization, choose_scaling
 from ssdd.model_files import find_model
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig
 from ssdd_decoder import decoder_config as named_decoder
 from ssdd_decoder.flow import draw_noise
 from ssdd_decoder.sources import HUB_ID, HUB_OPTIONS, SUFFIX
-from ssdd_encoder import LatentStatistics
+from ssdd_decoder.strips import check_tile
+from ssdd_encoder import Encoder, LatentStatistics
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -109,14 +109,15 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         self.encoder = make_encoder(encoder)
         self.decoder = Decoder(decoder)
         self.use_slicing = self.use_tiling = False
-        self.tiles: dict[str, Any] = {}
+        self.tile: int | None = None
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Images (B, 3, H, W), usually in [-1, 1] -> `.latent_dist`, over latents (B, C, h, w) that are not scaled."""
         with loaded(self.encoder):
             pieces = x.split(1) if self.use_slicing else [x]
-            posteriors = [self.encoder(piece, check_finite=False, check_range=False) for piece in pieces]
+            options: dict[str, Any] = {"tile": self.tile} if isinstance(self.encoder, Encoder) else {}
+            posteriors = [self.encoder(piece, check_finite=False, check_range=False, **options) for piece in pieces]
         moments = torch.cat([self.inner.moments(posterior.mean, posterior.logvar) for posterior in posteriors])
         distribution = DiagonalGaussianDistribution(moments)
         return Encoded(latent_dist=distribution) if return_dict else (distribution,)
@@ -129,7 +130,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         generator: Generators = None,
         num_inference_steps: int | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """Decodes latents; with gradients, unless the caller has switched them off.
+        """Decodes latents; with gradients, unless the caller has switched them off or tiling on.
 
         Args:
             z: (B, C, h, w), not scaled.
@@ -149,7 +150,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
             z = self.inner.latents(z.to(self.decoder.conv_in.weight.device))
             noise = self._noise(z, generator)
             pieces = zip(z.split(1), noise.split(1), strict=True) if self.use_slicing else [(z, noise)]
-            options = {"steps": steps, "grad": True, **self.tiles}
+            options: dict[str, Any] = {"steps": steps, "grad": self.tile is None, "tile": self.tile}
             image = torch.cat([self.decoder.decode(latent, noise=start, **options) for latent, start in pieces])
         return DecoderOutput(sample=image) if return_dict else (image,)
 
@@ -175,18 +176,16 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         return self.decode(z, return_dict, generator, num_inference_steps)
 
     def enable_tiling(self, tile: int = 512) -> None:
-        """Decodes in tiles of so many pixels a side, with the same result.
+        """Encodes and decodes images of more than tile x tile pixels in strips of about so many, without gradients.
 
-        Raises:
-            NotImplementedError: the decoder has no tiles.
+        The result is that of the whole image, to within rounding; see `ssdd_decoder.Decoder.decode`.
         """
-        self.tiles = tile_option(tile)
-        self.use_tiling = True
+        check_tile(tile)
+        self.tile, self.use_tiling = tile, True
 
     def disable_tiling(self) -> None:
-        """Decodes pictures as a whole."""
-        self.tiles = {}
-        self.use_tiling = False
+        """Encodes and decodes images as a whole."""
+        self.tile, self.use_tiling = None, False
 
     @classmethod
     def from_pretrained(

@@ -40,7 +40,7 @@ NEUTRAL = (
     "ssdd.suggestions",
     "ssdd.training.threads",
     "ssdd.training.trackers",
-    "ssdd.parameters:RuntimeConfig",
+    "ssdd.runtime_parameters",
 )
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(:[A-Za-z_]\w*)?")
 _DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}

@@ -22,6 +22,7 @@ def make_job(
     *,
     encoder: str | None = None,
     decoder: str | None = None,
+    upscale: int = 1,
     checkpoint: Path | None = None,
     encoder_checkpoint: Path | None = None,
     targets: TargetParameters | None = None,
@@ -39,11 +40,10 @@ def make_job(
         runtime: device, processes, threads; without effect on the result.
         encoder: name.
         decoder: size.
-        checkpoint: initial weights of both networks.
-        encoder_checkpoint: initial weights of the encoder.
+        upscale: of a decoder that is named by its size.
+        checkpoint, encoder_checkpoint: initial weights of both networks, or of the encoder.
         targets: the teacher's results; if they are cached, only their images are used.
-        targets_folder: of cached results.
-        targets_fingerprint: of cached results.
+        targets_folder, targets_fingerprint: of cached results.
     """
     # Imported here, as in all nodes: kedro reads every stage to know its graph, and torch takes seconds to import.
     from ssdd.data.image_sets import held_out_images, training_images
@@ -66,6 +66,7 @@ def make_job(
         fingerprint=current_fingerprint(),
         encoder=encoder,
         decoder=decoder,
+        upscale=upscale,
         checkpoint=checkpoint,
         encoder_checkpoint=encoder_checkpoint,
         targets_folder=targets_folder,

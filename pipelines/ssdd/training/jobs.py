@@ -41,6 +41,7 @@ class TrainingJob:
             `distillation` a one-step student of the decoder in `checkpoint`.
         encoder: its configuration or name; None: that of `encoder_checkpoint`, else of `checkpoint`.
         decoder: its configuration or size; None: that of `checkpoint`.
+        upscale: side of the decoder's images over that of the encoder's, where it is named by its size.
         checkpoint: initial weights of both networks; None: from scratch.
         encoder_checkpoint: initial weights of the encoder, if in another file (also one that holds a whole model).
         images: training images.
@@ -61,6 +62,7 @@ class TrainingJob:
     fingerprint: str
     encoder: AnyEncoderConfig | str | None = None
     decoder: DecoderConfig | str | None = None
+    upscale: int = 1
     checkpoint: Source | None = None
     encoder_checkpoint: Source | None = None
     validation: ImageDataset | None = None
@@ -123,7 +125,7 @@ def build_model(job: TrainingJob) -> SSDD:
         torch.manual_seed(job.stage.seed)
         if job.checkpoint is not None and (job.encoder, job.decoder, job.encoder_checkpoint) == (None,) * 3:
             return SSDD.from_pretrained(job.checkpoint)
-        return SSDD(*network_configs(job), job.checkpoint, job.encoder_checkpoint)
+        return SSDD(*network_configs(job), job.checkpoint, job.encoder_checkpoint, job.upscale)
 
 
 def build_step(job: TrainingJob, model: SSDD) -> DecoderStep:
@@ -151,7 +153,8 @@ def check_networks(job: TrainingJob) -> None:
     encoder, decoder = network_configs(job)
     shape = encoder_config(encoder) if isinstance(encoder, str) else encoder
     if isinstance(decoder, str):
-        decoder_config(decoder, latent_channels=shape.latent_channels, downscale=shape.downscale)
+        space = {"latent_channels": shape.latent_channels, "downscale": shape.downscale}
+        decoder_config(decoder, **space, upscale=job.upscale)
 
 
 def network_configs(job: TrainingJob) -> tuple[AnyEncoderConfig | str, DecoderConfig | str]:

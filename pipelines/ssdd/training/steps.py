@@ -19,6 +19,7 @@ from ssdd.training.interface import StepLosses, TrainingStep
 from ssdd.training.latent_noise import add_latent_noise
 from ssdd.training.loss_networks import LossNetworks
 from ssdd.training.loss_terms import Estimate, build_terms
+from ssdd.upscaling import shrink
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import distillation_loss, teacher_target
 from ssdd_decoder.flow import interpolate, predict_clean
@@ -136,7 +137,7 @@ class AutoencoderStep(DecoderStep):
         x = batch["image"]
         # A frozen encoder gets no gradient, so its activations need not be kept in memory.
         with nullcontext() if self.trains_encoder else torch.no_grad():
-            posterior = self.encoder(x, check_finite=False)
+            posterior = self.encoder(shrink(x, self.decoder.config.upscale), check_finite=False)
             if self.trains_encoder or self.stage.latent == "sample":
                 z = posterior.sample(noise=self.noise("posterior", step, batch, posterior.mean.shape[1:]))
             else:
@@ -204,7 +205,8 @@ class DistillationStep(DecoderStep):
             z, eps, target = batch["z"], batch["noise"], batch["target"]
         else:
             with torch.no_grad():
-                z = self.encoder(batch["image"], check_finite=False).mode().float()
+                small = shrink(batch["image"], self.decoder.config.upscale)
+                z = self.encoder(small, check_finite=False).mode().float()
             eps = self.image_noise(step, batch)
             target = teacher_target(self.teacher, z, eps, self.targets.teacher_steps)
         student = distillation_loss(self.decoder, self.noisy(z, step, batch), eps, target, self.token_layer)

@@ -22,6 +22,7 @@ from ssdd.noise import sample_noise, sample_seeds
 from ssdd.parameters import TargetParameters
 from ssdd.progress import Show, bar
 from ssdd.training.sealed import SealedStore
+from ssdd.upscaling import shrink
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import teacher_target
 
@@ -182,7 +183,7 @@ def _targets(
     seeds = sample_seeds(seed, "noise", 0, indices)
     # On the CPU: `CachedTargets` draws the same noise again from the seed, perhaps on a machine without this GPU.
     noise = sample_noise(seeds, batch["image"].shape[1:])
-    z = encoder(batch["image"].to(device)).mode().float()
+    z = encoder(shrink(batch["image"].to(device), teacher.config.upscale)).mode().float()
     image = teacher_target(teacher, z, noise.to(device), targets.teacher_steps)
     dtype = torch.float16 if targets.dtype == "float16" else torch.float32
     return {

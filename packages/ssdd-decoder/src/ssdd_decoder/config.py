@@ -13,6 +13,7 @@ LIMITS = {
     "heads": 256,
     "resnets_per_level": 32,
     "downscale": 1024,
+    "upscale": 8,
     "refinement_layers": 32,
 }
 MAX_PARAMETERS = 2**31  # more than that is a mistake, or an attack by a checkpoint's header
@@ -46,6 +47,8 @@ class DecoderConfig:
             and are added up under a window. It takes away the grid that patches leave; patch_size must be even.
         refinement_channels: width of a residual refinement at full resolution behind all else; 0 for none.
         refinement_layers: its 3 x 3 convolutions, at least 2.
+        upscale: s, for a decoder whose images are s times as large as those of the encoder: downscale is then s times
+            the encoder's.
 
     Raises:
         ValueError: a value is out of range, the heads do not divide the lowest level's width, a shortcut or a
@@ -66,6 +69,7 @@ class DecoderConfig:
     overlap: bool = False
     refinement_channels: int = 0
     refinement_layers: int = 2
+    upscale: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.multipliers, tuple | list) or not 1 <= len(self.multipliers) <= LIMITS["levels"]:
@@ -75,8 +79,10 @@ class DecoderConfig:
         object.__setattr__(self, "multipliers", tuple(self.multipliers))  # JSON has lists, which cannot be hashed
         for name in ("base_channels", "latent_channels", "patch_size", "norm_groups"):
             _check(name, getattr(self, name), LIMITS["width"])
-        for name in ("resnets_per_level", "downscale"):
+        for name in ("resnets_per_level", "downscale", "upscale"):
             _check(name, getattr(self, name), LIMITS[name])
+        if self.downscale % self.upscale:
+            raise ValueError(f"expected upscale to divide downscale={self.downscale}, got {self.upscale}")
         _check("transformer_blocks", self.transformer_blocks, LIMITS["transformer_blocks"], least=0)
         for multiplier in self.multipliers:
             _check("every multiplier", multiplier, LIMITS["width"])
@@ -185,13 +191,16 @@ EARLIER = {
 }
 
 
-def decoder_config(size: str, *, latent_channels: int | None = None, downscale: int | None = None) -> DecoderConfig:
+def decoder_config(
+    size: str, *, latent_channels: int | None = None, downscale: int | None = None, upscale: int = 1
+) -> DecoderConfig:
     """Returns the configuration of a named size for a latent space.
 
     Args:
         size: one of `SIZES`: XS, S, B, M, L, XL, H (published), `debug`, `quickstart`, `demo`.
         latent_channels: C of the latent space `f<F>c<C>`; 4 by default, 16 for `quickstart` and `demo`.
         downscale: F of the latent space; 8 by default.
+        upscale: s of a decoder that also enlarges; its own `downscale` is s F.
 
     Raises:
         ValueError: there is no such size, or F or C is out of range.
@@ -202,7 +211,8 @@ def decoder_config(size: str, *, latent_channels: int | None = None, downscale: 
     return replace(
         known,
         latent_channels=known.latent_channels if latent_channels is None else latent_channels,
-        downscale=known.downscale if downscale is None else downscale,
+        downscale=(known.downscale if downscale is None else downscale) * upscale,
+        upscale=upscale,
     )
 
 
@@ -212,7 +222,8 @@ def describe(config: DecoderConfig) -> str:
         if config == size:
             return f"decoder {name}"
         if _but_latent_space(config) == _but_latent_space(size):
-            return f"decoder {name} for f{config.downscale}c{config.latent_channels} latents"
+            times = f", enlarging {config.upscale} times" if config.upscale > 1 else ""
+            return f"decoder {name} for f{config.downscale // config.upscale}c{config.latent_channels} latents{times}"
     return f"decoder of {config}"
 
 
@@ -222,4 +233,4 @@ def is_earlier(size: str, config: DecoderConfig) -> bool:
 
 
 def _but_latent_space(config: DecoderConfig) -> dict[str, object]:
-    return {**asdict(config), "latent_channels": None, "downscale": None}
+    return {**asdict(config), "latent_channels": None, "downscale": None, "upscale": None}

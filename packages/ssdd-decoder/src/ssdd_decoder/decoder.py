@@ -17,6 +17,8 @@ from ssdd_decoder.config import SIZES, DecoderConfig, decoder_config, describe, 
 from ssdd_decoder.flow import draw_noise
 from ssdd_decoder.recording import record
 from ssdd_decoder.sampler import euler_sample
+from ssdd_decoder.strips import check_tile
+from ssdd_decoder.tiles import decode_in_tiles
 from ssdd_decoder.times import check_steps
 from ssdd_decoder.unet import UNet
 
@@ -64,6 +66,8 @@ class Decoder(UNet):
         check_finite: bool = False,
         compile: bool = False,
         grad: bool = False,
+        tile: int | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> Tensor:
         """Decodes latents.
 
@@ -77,6 +81,11 @@ class Decoder(UNet):
                 first call takes minutes. So does the first call with another size or batch, which makes them dynamic.
             grad: record gradients through all steps, to z, noise and the weights, for a loss on the image.
                 `gradient_checkpointing = True` then saves memory.
+            tile: decode images of more than tile x tile pixels one by one, in strips of about so many pixels, which set
+                the memory. The result is that of the whole image, to within rounding. Feature maps lie in the host's
+                memory up to 1 GiB, and beyond it in temporary files (`tempfile.gettempdir()`), which need about 1.6 KB
+                per pixel for S. Without gradients.
+            progress: called from time to time with the part that is done, from 0 to 1, where tiles are used.
 
         Returns:
             images (B, 3, H, W), about [-1, 1] but not clamped, computed in the weights' dtype and returned in float32
@@ -97,16 +106,22 @@ class Decoder(UNet):
         if check_finite:
             _check_finite("z", z)
             _check_finite("noise", noise)
+        tiled = tile is not None and _exceeds(shape, tile)
+        if tiled and (grad or compile):
+            raise ValueError("expected neither grad nor compile with tile: decode without it, or leave them out")
         # The weights' dtype alone decides the precision, not the context of the caller. Gradients need both to agree.
         recorded = grad and torch.is_grad_enabled()
         with torch.set_grad_enabled(recorded), torch.autocast(weight.device.type, enabled=False):
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+            start = noise.to(dtype, memory_format=torch.channels_last)  # as every later x_t
             condition, predict = self.condition, self.predict
             if compile:
                 condition, predict = (partial(_compiled(method), self) for method in (UNet.condition, UNet.predict))
-            conditioning = condition(z.to(weight.dtype))
-            dtype = torch.promote_types(weight.dtype, torch.float32)
-            start = noise.to(dtype, memory_format=torch.channels_last)  # as every later x_t
-            image = euler_sample(lambda x, t: predict(x, t, conditioning).velocity, start, steps)
+            if tile is not None and tiled:
+                image = decode_in_tiles(self, z.to(weight.dtype), start, steps, tile, progress)
+            else:
+                conditioning = condition(z.to(weight.dtype))
+                image = euler_sample(lambda x, t: predict(x, t, conditioning).velocity, start, steps)
         if check_finite:
             _check_finite("the decoded image", image)
         return image
@@ -239,6 +254,11 @@ def _compiled(method: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(method)
 
 
+def _exceeds(shape: tuple[int, ...], tile: int) -> bool:
+    check_tile(tile)
+    return shape[2] * shape[3] > tile**2
+
+
 def _check_times(t: Tensor, z: Tensor) -> None:
     if t.ndim != 1 or t.shape[0] not in (1, z.shape[0]) or not t.is_floating_point() or t.device != z.device:
         raise ValueError(
@@ -273,7 +293,8 @@ def _wanted_config(
         return decoder_config(config, downscale=downscale)
     if is_earlier(config, held):
         return replace(held, downscale=downscale or held.downscale)
-    return decoder_config(config, latent_channels=held.latent_channels, downscale=downscale or held.downscale)
+    known = decoder_config(config, latent_channels=held.latent_channels, downscale=downscale or held.downscale)
+    return replace(known, upscale=held.upscale)
 
 
 def _held_config(

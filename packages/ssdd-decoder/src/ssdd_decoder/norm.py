@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from ssdd_decoder.gpu import prefers_kernel
 from ssdd_decoder.modulation import Modulation, in_cells, may_overwrite
+from ssdd_decoder.strips import EXACT_SUM, Moments, of_groups
 
 
 def norm_silu(
@@ -96,8 +97,18 @@ def _norm_silu(
     else:
         features, _ = _normalised(x, groups, eps)
         overwrite = may_overwrite()
+    return _modulated_silu(features, modulation, overwrite)
+
+
+def norm_silu_rows(x: Tensor, modulation: Modulation, statistics: tuple[Tensor, Tensor]) -> Tensor:
+    """`norm_silu` of rows of a map, given the statistics of the whole map (from `strips.of_groups`); x is lost."""
+    return _modulated_silu(_channels_last(x), modulation.fit(*x.shape[2:]).after(*statistics), overwrite=True)
+
+
+def _modulated_silu(features: Tensor, modulation: Modulation, overwrite: bool) -> Tensor:
+    """silu(scale * features + shift), (B, H, W, C) -> (B, C, H, W)."""
     # SiLU on the view by cell, like the modulation: a compiler then makes one loop of both, without divisions.
-    y = F.silu(modulation.to(x.dtype).apply_in_cells(features, overwrite), inplace=True)
+    y = F.silu(modulation.to(features.dtype).apply_in_cells(features, overwrite), inplace=True)
     return y.view(features.shape).permute(0, 3, 1, 2)
 
 
@@ -168,12 +179,19 @@ def group_statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor
     """Mean and 1 / sqrt(variance + eps) of each channel's group of (B, C, H, W): two (B, C)."""
     if torch.compiler.is_compiling():
         return _as_one_operator(x, groups, eps)
-    unused = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # gives the result its dtype
-    each = [torch.batch_norm_update_stats(image, unused, unused, 0.0) for image in x.split(1)]
-    means, variances = (torch.stack(channels).unflatten(1, (groups, -1)) for channels in zip(*each, strict=True))
-    between, mean = torch.var_mean(means, 2, correction=0, keepdim=True)
-    inverse = (variances.mean(2, keepdim=True) + between).add_(eps).rsqrt_()
-    return mean.expand_as(means).flatten(1), inverse.expand_as(means).flatten(1)
+    each = [_moments(image) for image in x.split(1)]
+    means, variances = (torch.stack(channels) for channels in zip(*each, strict=True))
+    return of_groups(means, variances, groups, eps)
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of (1, C, H, W): two (C,)."""
+    if image.shape[2] * image.shape[3] > EXACT_SUM:
+        moments = Moments(image)
+        moments.add(image)
+        return moments.mean, moments.variance
+    unused = torch.zeros(image.shape[1], dtype=torch.promote_types(image.dtype, torch.float32))  # gives the dtype
+    return torch.batch_norm_update_stats(image, unused, unused, 0.0)
 
 
 @torch.library.custom_op("ssdd_decoder::group_statistics", mutates_args=())

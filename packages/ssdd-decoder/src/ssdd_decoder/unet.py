@@ -136,8 +136,8 @@ class UNet(nn.Module):
             self.shortcut = nn.Conv2d(config.latent_channels, filled * config.downscale**2, 1)
         if config.refinement_channels:
             self.refinement = Refinement(config.refinement_channels, config.refinement_layers)
-        self._in_channels = [resnet.norm1.channels for resnet in self._resnets()]
-        self._out_channels = [resnet.norm2.num_channels for resnet in self._resnets()]
+        self._in_channels = [resnet.norm1.channels for resnet in self.resnets()]
+        self._out_channels = [resnet.norm2.num_channels for resnet in self.resnets()]
         self._initialize()
         # In the other layout, convolutions convert their maps, and modulation would run along rows instead of channels.
         self.to(memory_format=torch.channels_last)
@@ -147,7 +147,7 @@ class UNet(nn.Module):
         height, width = (side * self.config.downscale // self.config.patch_size for side in z.shape[2:])
         context = self.ada_ctx_proj(z).permute(0, 2, 3, 1).contiguous()  # (B, h, w, ch)
         halvings = len(self.config.widths) - 1
-        resnets, blocks = self._resnets(), self.mid_block.transformer_blocks
+        resnets, blocks = self.resnets(), self.mid_block.transformer_blocks
         tables = [block.relative_position_bias.relative_bias_table for block in blocks]
         return Conditioning(
             latent=F.interpolate(z, size=(height, width), mode="nearest"),
@@ -198,7 +198,8 @@ class UNet(nn.Module):
         """Velocity (B, 3, H, W) of noisy images x_t (B, 3, H, W) at times t (B,) given latents z (B, C, h, w)."""
         return self.predict(x_t, t, self.condition(z)).velocity
 
-    def _resnets(self) -> list[ResnetBlock]:
+    def resnets(self) -> list[ResnetBlock]:
+        """The residual blocks, in the order of the data flow."""
         blocks: list[DownBlock | UpBlock] = [*self.down_blocks, *self.up_blocks]
         return [resnet for block in blocks for resnet in block.resnets]
 

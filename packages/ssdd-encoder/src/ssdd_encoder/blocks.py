@@ -55,19 +55,32 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor, window: int | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W), with windows of another side than the block's own where one is given."""
         height, width = x.shape[2:]
-        window = window or self.window or (LARGE_WINDOW if height * width > LARGEST_WHOLE else None)
+        window = self.reach(height, width, window)
         h = self.norm(x)
         qkv = torch.stack([self.q(h), self.k(h), self.v(h)])  # (3, B, C, H, W)
         if window is None:
             return x + self.proj_out(_attend(qkv))
         bands = []
-        for top, bottom, rows in _windows(height, window):
+        for top, bottom, rows in windows(height, window):
             parts = [
                 _attend_in_windows(qkv[..., top:bottom, left:right], rows, columns)
-                for left, right, columns in _windows(width, window)
+                for left, right, columns in windows(width, window)
             ]
             bands.append(torch.cat(parts, dim=3))
         return x + self.proj_out(torch.cat(bands, dim=2))
+
+    def reach(self, height: int, width: int, window: int | None) -> int | None:
+        """Side of the windows in a map of that size; None for the whole map."""
+        return window or self.window or (LARGE_WINDOW if height * width > LARGEST_WHOLE else None)
+
+    def of_window_rows(self, x: Tensor, normalised: Tensor, window: int) -> Tensor:
+        """Does the work of `forward` for the rows of one row of windows, given their normalised values too."""
+        qkv = torch.stack([self.q(normalised), self.k(normalised), self.v(normalised)])
+        parts = [
+            _attend_in_windows(qkv[..., left:right], x.shape[2], columns)
+            for left, right, columns in windows(x.shape[3], window)
+        ]
+        return x + self.proj_out(torch.cat(parts, dim=3))
 
 
 def _attend(qkv: Tensor) -> Tensor:
@@ -87,7 +100,7 @@ def _attend_in_windows(qkv: Tensor, rows: int, columns: int) -> Tensor:
     return h.reshape(batch, channels, height, width)
 
 
-def _windows(length: int, most: int) -> list[tuple[int, int, int]]:
+def windows(length: int, most: int) -> list[tuple[int, int, int]]:
     """Cuts an axis into the fewest windows of at most `most` positions: (start, end, side) of those of equal side.
 
     Sides differ by one at the most. With a short rest at the end, its positions would attend to few others, a case that

@@ -4,6 +4,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ssdd_encoder import checkpoint, sdvae, sources
 from ssdd_encoder.blocks import LARGEST_WHOLE, NORM_EPS, DownLevel, Middle
 from ssdd_encoder.config import EARLIER, SDVAE, EncoderConfig, describe, encoder_config
 from ssdd_encoder.posterior import Posterior
+from ssdd_encoder.strips import check_tile
+from ssdd_encoder.tiles import encode_in_tiles
 
 CHECKPOINT_NAME = "encoder.safetensors"
 KIND = "encoder"
@@ -66,6 +69,8 @@ class Encoder(nn.Module):
         check_finite: bool = True,
         check_range: bool = True,
         attention_window: int | None = None,
+        tile: int | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> Posterior:
         """Encodes images.
 
@@ -78,6 +83,10 @@ class Encoder(nn.Module):
             attention_window: largest side of the windows that confine self-attention, in latent cells; by default the
                 configuration's. Without one there, maps of up to 128 x 128 cells are seen as a whole, and larger ones
                 in windows of up to 32 x 32; give a number from max(h, w) up to see those as a whole too.
+            tile: encode images of more than tile x tile pixels one by one, in strips of about so many pixels, which set
+                the memory. The result is that of the whole image, to within rounding. Feature maps lie in the host's
+                memory up to 1 GiB, and beyond it in temporary files (`tempfile.gettempdir()`). Without gradients.
+            progress: called from time to time with the part that is done, from 0 to 1, where tiles are used.
 
         Returns:
             the posterior, with mean and logvar (B, C, H / F, W / F).
@@ -88,6 +97,11 @@ class Encoder(nn.Module):
         self._check(x)
         _check_values(x, check_finite, check_range)
         image = x.to(self.conv_in.weight.dtype)
+        if tile is not None:
+            check_tile(tile)
+            if x.shape[2] * x.shape[3] > tile**2:
+                with torch.no_grad():
+                    return Posterior.from_moments(encode_in_tiles(self, image, attention_window, tile, progress))
         h = self.conv_in(F.pixel_unshuffle(image, self.config.patch_size) if self.config.patch_size > 1 else image)
         for level in self.down:
             h = level(h)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.integrations.tiling import tile_option
 from ssdd.model_files import find_model
 from ssdd.noise import sample_seed
 from ssdd.processes import choose_device
@@ -104,13 +103,13 @@ class SSDDDecode:
             model: of these latents.
             steps: 1 for distilled models, about 8 for others.
             seed: of the decoder's noise, which also depends on an image's place in the batch.
-            tile: side of tiles in pixels, for less memory; 0 decodes an image as a whole.
+            tile: side of tiles in pixels, for less memory and the same image; 0 decodes it as a whole.
         """
         z, device = samples["samples"], next(model.parameters()).device
         images = []
         for number, latent in enumerate(_one_by_one(z.split(1))):
             generator = torch.Generator().manual_seed(sample_seed(seed, "comfyui", 0, number))
-            image = model.decoder.decode(latent.to(device), steps, generator=generator, **tile_option(tile))
+            image = model.decoder.decode(latent.to(device), steps, generator=generator, tile=tile or None)
             images.append((image.float().cpu().clamp(-1, 1) + 1) / 2)
         return (torch.cat(images).movedim(1, -1).contiguous(),)
 

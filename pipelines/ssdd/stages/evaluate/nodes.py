@@ -91,12 +91,14 @@ def evaluate_references(
     from ssdd_encoder import checkpoint
 
     # Only the encoder's configuration is read, so that an edit to the decoder does not make these rows stale.
-    encoder = encoder_config_in(checkpoint.read_header(finetuned))
+    header = checkpoint.read_header(finetuned)
+    encoder = encoder_config_in(header)
     assert encoder is not None
+    upscale = int(header.config["decoder"].get("upscale", 1))
     training = training_images(index, data, StageParameters(im_size=evaluate.im_size), FITTED_IMAGES)
-    space = (encoder.downscale, encoder.latent_channels)
+    space = (encoder.downscale * upscale, encoder.latent_channels)
     measurement = measurement_of(index, references, data, evaluate, pretrained_networks, runtime)
-    return results_of("reference", measure_rows(training, space, measurement), measurement.dataset, finetuned)
+    return results_of("reference", measure_rows(training, space, measurement, upscale), measurement.dataset, finetuned)
 
 
 def decode_photographs(

@@ -28,8 +28,8 @@ def pretrain(
         pretrained_networks: the pretrained networks of losses and metrics.
         runtime: device, processes, threads.
     """
-    # No decoder was trained along with an encoder of diffusers.
-    joint = pretrain.initialize == "joint" and model.encoder != IMPORTED
+    # The decoder that was trained along with the encoder does not enlarge; along with one of diffusers, none was.
+    joint = pretrain.initialize == "joint" and model.encoder != IMPORTED and model.upscale == 1
     job = make_job(
         "decoder",
         index,
@@ -40,5 +40,6 @@ def pretrain(
         checkpoint=encoder if joint else None,
         encoder_checkpoint=None if joint else encoder,
         decoder=None if joint else model.decoder,
+        upscale=model.upscale,
     )
     return run(job)
