@@ -66,7 +66,7 @@ def test_every_stage_is_a_box(graph):
             assert set(node["modular_pipelines"]) <= STAGES
             assert len(node["modular_pipelines"]) == 1
     others = {"__default__", "benchmark", "compare", "generate", "latents", "release", "robustness", "train_generator"}
-    others |= {"train_kl"}
+    others |= {"pack", "train_kl"}
     assert STAGES | others == {pipeline["id"] for pipeline in graph["pipelines"]}
 
 

@@ -150,7 +150,8 @@ def test_the_generator_is_the_published_one(recipe, run):
     given |= {f"generate.{name}": value for name, value in few.items()}
     speed = {"size": "debug", "decoder": "debug", "kl_width": 32, "pixels": 64, "steps": 1, "dtype": "float32"}
     given |= {f"generation_speed.{name}": value for name, value in {**speed, "rounds": 1, "batch_size": 1}.items()}
-    done = run("generate", **given, **{"latents.im_size": 32, "latents.precision": "float32"})
+    given["train_generator.patch_size"] = 1  # 40 pixels are 5 cells
+    done = run("generate", **given, **{"latents.im_size": 40, "latents.precision": "float32"})
     assert done.returncode == 0, done.stdout + done.stderr
     table = pandas.read_csv(recipe / "samples/metrics.csv")
     assert (table["gfid"] > 0).all()
