@@ -39,7 +39,8 @@ class RuntimeConfig(Frozen):
     @field_validator("progress", mode="before")
     @classmethod
     def _progress_as_mode(cls, progress: Any) -> Any:
-        return {True: "auto", False: "none"}.get(progress, progress) if isinstance(progress, bool) else progress
+        # Earlier versions had a boolean here; on the command line it is a text.
+        return {"true": "auto", "false": "none"}.get(str(progress).lower(), progress)
 
     @field_validator("threads", mode="before")
     @classmethod
