@@ -209,7 +209,8 @@ def test_a_terminal_decides_unless_the_parameter_does(terminal, mode):
     console = Console(force_terminal=terminal, file=io.StringIO())
     assert Display().on(console) == mode
     assert [RuntimeConfig(progress=p).display.on(console) for p in ("bar", "lines", "none")] == ["bar", "lines", "none"]
-    assert (RuntimeConfig(progress=True).progress, RuntimeConfig(progress=False).progress) == ("auto", "none")
+    shown = [RuntimeConfig(progress=written).progress for written in (True, "true", False, "False", "lines")]
+    assert shown == ["auto", "auto", "none", "none", "lines"]
     with pytest.raises(ValidationError, match="progress"):
         RuntimeConfig(progress="some")
 
