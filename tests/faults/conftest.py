@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 SEED = int(os.environ.get("SSDD_FAULT_SEED", "0"))
+CACHES = (".hashes.sqlite", ".facts.sqlite")  # of all runs, see ssdd.runs
 # 24 steps of distillation, a state every three steps, three evaluations
 SETTINGS = "distill.epochs=3,runtime.save_every=3,runtime.progress=false"
 BEFORE = ("images", "models/encoder", "models/pretrained", "models/finetuned", "models/latent_stats")
@@ -172,7 +173,7 @@ class Runs:
     def leftovers(self, name: str) -> list[Path]:
         """Temporary files, locks and folders put aside in a run."""
         odd = [path for path in self.folder(name).rglob("*") if path.name.startswith(".") or "unnamed" in path.name]
-        return odd + [path for path in self.data.iterdir() if path.is_file() and path.name != ".hashes.sqlite"]
+        return odd + [path for path in self.data.iterdir() if path.is_file() and path.name not in CACHES]
 
     def processes(self) -> list[int]:
         """Processes of this project that run, but the server."""
