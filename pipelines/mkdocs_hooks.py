@@ -17,9 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markdown.extensions.toc import slugify
 from mkdocs.structure.files import File
+
+from mkdocs_tables import commands, parameters
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -165,103 +166,6 @@ def _api_page(file: Path) -> str | None:
             if file.as_posix().endswith(module.replace(".", "/") + ".py"):
                 return f"api/{api.name}#{module}"
     return None
-
-
-def parameters() -> str:
-    """A table for each group of parameters, from its typed model; the groups of one model share a table."""
-    groups: dict[Any, list[str]] = {}
-    for name, kind in parameter_types().items():
-        groups.setdefault(kind, []).append(name)
-    tables = []
-    for kind, names in groups.items():
-        if not hasattr(kind, "model_fields"):
-            continue
-        about = (kind.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-        title = ", ".join(f"`{name}`" for name in names)
-        rows = "".join(_row(*row) for row in _rows(kind, "" if len(names) > 1 else f"{names[0]}."))
-        tables.append(f"## {title}\n\n{about}\n\n| parameter | values | default | meaning |\n|---|---|---|---|\n{rows}")
-    file = (ROOT / "conf/base/parameters.yml").read_text(encoding="utf-8")
-    alone = re.findall(r"^(\w+): (?!\s)([^#\n{]*?) *(?:\$\{.*)?(?:# (.*))?$", file, re.MULTILINE)
-    rows = "".join(f"| `{name}` | {value} | {meaning} |\n" for name, value, meaning in alone)
-    return "\n".join([f"## Single values\n\n| parameter | default | meaning |\n|---|---|---|\n{rows}", *tables])
-
-
-@cache
-def parameter_types() -> dict[str, Any]:
-    """Top parameter -> its type, from the functions of all nodes that take it."""
-    from kedro.validation.type_extractor import TypeExtractor
-
-    from ssdd.pipeline_registry import register_pipelines
-
-    found = TypeExtractor(register_pipelines()).extract_types_from_pipelines()
-    order = list(yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text(encoding="utf-8")))
-    names = sorted(name for name in found if "." not in name)  # a part of a group is in the group's table
-    return {name: found[name] for name in sorted(names, key=lambda n: order.index(n) if n in order else len(order))}
-
-
-def _rows(kind: Any, before: str) -> Iterator[tuple[str, str, str, str]]:
-    for name, field in kind.model_fields.items():
-        if hasattr(field.annotation, "model_fields"):
-            yield from _rows(field.annotation, f"{before}{name}.")
-        else:
-            default = "" if field.is_required() else _value(field.get_default(call_default_factory=True))
-            yield f"{before}{name}", _type(field.annotation, field.metadata), default, field.description or ""
-
-
-def _row(name: str, values: str, default: str, meaning: str) -> str:
-    cells = (f"`{name}`", values, f"`{default}`" if default and "`" not in default else default, meaning)
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
-
-
-def _value(value: Any) -> str:
-    if hasattr(value, "model_dump"):
-        return "see there"
-    text = "null" if value is None else str(list(value) if isinstance(value, tuple) else value).replace("'", "")
-    return text if len(text) < 60 else "a list, see `conf/base/parameters.yml`"
-
-
-def _type(kind: Any, limits: Any = ()) -> str:
-    """A type and its limits in words: `int, 1 to 4`."""
-    text = str(getattr(kind, "__name__", kind)) if isinstance(kind, type) else str(kind)
-    text = re.sub(r"typing\.|ssdd\.\w+\.|Annotated\[(\w+), FieldInfo\(.*?\]\)\]", lambda m: m[1] or "", text)
-    text = re.sub(r"Literal\[([^\]]*)\]", lambda m: m[1].replace("'", "").replace(", ", " or "), text)
-    text = text.replace("NoneType", "null").replace("None", "null").replace(" | ", " or ").replace("tuple[", "list[")
-    found = {type(limit).__name__.lower(): vars_of(limit) for limit in limits}
-    least = f"from {found['ge']}" if "ge" in found else f"over {found['gt']}" if "gt" in found else ""
-    most = f"to {found['le']}" if "le" in found else f"under {found['lt']}" if "lt" in found else ""
-    return ", ".join(filter(None, (text, " ".join(filter(None, (least, most))))))
-
-
-def vars_of(limit: Any) -> Any:
-    """The number of a limit of annotated_types."""
-    return next((getattr(limit, name) for name in ("ge", "gt", "le", "lt", "min_length") if hasattr(limit, name)), "")
-
-
-def commands() -> str:
-    """Every subcommand of `ssdd` with its text and options, and the options that this project adds to `kedro run`."""
-    import click
-
-    from ssdd.cli import run
-    from ssdd.commands.group import cli
-
-    parts = [_command(f"ssdd {name}", command, click) for name, command in sorted(cli.commands.items())]
-    own = click.Command("run", params=run.params[:3], help=run.help)
-    return "\n".join([*parts, _command("kedro run", own, click)])
-
-
-def _command(name: str, command: Any, click: Any) -> str:
-    text, _, examples = (command.help or "").partition("\b")
-    rows = [
-        (", ".join(parameter.opts), re.sub(r"\s+", " ", getattr(parameter, "help", None) or ""))
-        for parameter in command.params
-        if isinstance(parameter, click.Option)
-    ]
-    arguments = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
-    table = "".join(_row(option, meaning, "", "").replace(" |  |  |", " |") for option, meaning in rows)
-    shown = "\n".join(line.strip() for line in examples.strip().splitlines())
-    code = f"\n```text\n{shown}\n```\n" if shown else ""
-    heading = f"## {name}\n\n`{' '.join([name, *arguments])}`\n\n{re.sub(r'(?m)^ +', '', text).strip()}\n{code}"
-    return f"{heading}\n| option | meaning |\n|---|---|\n{table}\n" if rows else f"{heading}\n"
 
 
 def architecture() -> str:
