@@ -95,6 +95,18 @@ def test_nothing_is_loaded_from_another_server(site):
         assert [link for link in Page(file).loaded if "//" in link] == [], file
 
 
+def lost_lists(page: str) -> list[str]:
+    """The list items that stand in a paragraph as text: Python-Markdown wants a blank line before a list."""
+    found = (re.search(r"\n\s*(?:[*+-]|\d+\.) \S.*", text) for text in re.findall(r"<p>(.*?)</p>", page, re.DOTALL))
+    return [item[0] for item in found if item]
+
+
+def test_lists_are_lists(site):
+    assert lost_lists("<p>These hold:\n* <strong>one</strong>\n* two</p><p>3 - 2\n is 1</p>") != []
+    found = {file.name: lost_lists(file.read_text("utf-8")) for file in site.rglob("*.html")}
+    assert {name: items for name, items in found.items() if items} == {}
+
+
 @pytest.mark.parametrize(
     ("words", "pages"),
     [
