@@ -14,8 +14,8 @@ CONF = Path(__file__).parents[1] / "conf/base"
 LONGEST = 60  # characters of a value in a table
 WORDS = {int: "int", float: "number", str: "text", bool: "true or false", type(None): "null", Any: "any value"}
 KEDRO = (
-    "`--pipeline`, `--env`, `--params`, `--tags` and `--nodes` are Kedro's own options: they choose what runs, and "
-    "with which configuration, as in `kedro run --pipeline=evaluate --env=demo --params run_name=mine,evaluate.limit=100`."
+    "`--pipeline`, `--env`, `--params`, `--tags` and `--nodes` are Kedro's own options: they say what runs, and with "
+    "which values, as in `kedro run --pipeline=evaluate --env=demo --params run_name=mine,evaluate.limit=100`."
 )
 
 
