@@ -6,8 +6,9 @@ A page names what it takes by a line of its own, which is a plain link for those
     [Generated: parameters](../ssdd/parameters.py)
 
 The first takes the section below that heading, without an anchor the whole file, and with the anchor `rest` all
-sections that no page takes by name; of `packages#rest`, all pages of the packages that none takes. Links in it are led
-to the pages of the manual; links to other files become text.
+sections that no page takes by name; of `packages#rest`, all pages of the packages that none takes. A whole file has its
+headings below the one under which it stands. A section stands beside those of the page; directly below a heading of the
+page, it has that one instead of its own. Links are led to the pages of the manual; links to other files become text.
 """
 
 import os
@@ -31,6 +32,8 @@ GENERATED = re.compile(r"^\[Generated: (\w+)\]\([^)]+\)$", re.MULTILINE)
 FENCE = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
+# Sentences by which the READMEs and the guides of the packages name each other; a page holds both.
+JOINT = re.compile(r"^(?:\[The guide\]\(docs/guide\.md\) goes on|The examples go on) from [\s\S]*?\.\s", re.MULTILINE)
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -48,8 +51,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     def include(found: re.Match[str]) -> str:
         file = (source.parent / found[1]).resolve()
         if file.is_dir():
-            return "".join(_led(_lowered(other), other, source) for other in _free_pages())
-        return _led(_part(file, found[2]), file, source)
+            return "".join(_led("\n" + _shifted(other.read_text("utf-8"), 1), other, source) for other in _free_pages())
+        return _led(_placed(_part(file, found[2]), found[2], found.string[: found.start()]), file, source)
 
     text = _led(markdown, source, source, keep=(INCLUDED, GENERATED))
     text = INCLUDED.sub(include, text)
@@ -94,9 +97,27 @@ def _free_pages() -> list[Path]:
     return [page for page in sorted(ROOT.glob("packages/*/docs/*.md")) if page not in taken]
 
 
-def _lowered(file: Path) -> str:
-    """A whole page with its headings one level lower."""
-    return "\n" + "".join(f"#{line}" if HEADING.match(line) else line for line in _lines(file))
+def _placed(part: str, anchor: str | None, before: str) -> str:
+    """A part of a file as it stands in a page, below what the page has `before` it."""
+    above = HEADING.findall(FENCE.sub("", before))
+    title, (marks, heading) = above[0][1], above[-1]
+    part = JOINT.sub("", part)
+    first = re.match(r"## (.+)\n", part) if anchor else None
+    directly = re.search(r"^#+ .+\s*\Z", before, re.MULTILINE)
+    if first and directly and (len(marks) > 1 or first[1] == title):
+        own = "" if first[1] == heading else f'<a id="{slugify(first[1], "-")}"></a>\n'
+        part = own + part[first.end() :]
+    elif anchor:  # further down, the title would stand there twice
+        return f"## In detail\n{part[first.end() :]}" if first and first[1] == title else part
+    levels = [len(found) for found, _ in HEADING.findall(FENCE.sub("", part))]
+    return _shifted(part, len(marks) + 1 - min(levels, default=0))
+
+
+def _shifted(text: str, levels: int) -> str:
+    """A text with its headings some levels lower."""
+    blocks = FENCE.split(text)
+    blocks[::2] = [HEADING.sub(lambda m: f"{'#' * (len(m[1]) + levels)} {m[2]}", block) for block in blocks[::2]]
+    return "".join(blocks)
 
 
 @cache
