@@ -172,6 +172,24 @@ def test_every_parameter_has_a_row(site):
     assert [n for n in names if n not in text and not (n.startswith(stages) and n.partition(".")[2] in text)] == []
 
 
+def test_every_parameter_has_values_and_a_meaning(site):
+    page = (site / "parameters.html").read_text("utf-8")
+    rows = [re.sub(r"\s+", " ", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL) if "<td>" in row]
+    assert len(rows) > 300
+    assert [row for row in rows if row.rstrip().endswith("<td></td>")] == []
+    assert [row for row in rows if re.search(r"Union|Annotated|NoneType|Literal|<td><code>&amp;", row)] == []
+    assert "Prefix each name with the stage" in page
+    epochs = next(row for row in rows if row.startswith(" <td><code>epochs</code>"))
+    assert "<code>2</code> (train_encoder); <code>1</code> (finetune); <code>5</code> (distill)" in epochs
+
+
+def test_help_texts_and_options_show_as_they_are(site):
+    page = html.unescape(re.sub(r"<[^>]+>", "", (site / "commands.html").read_text("utf-8")))
+    assert "data/<run>/" in page
+    assert re.search(r"--device\s+auto, cpu or cuda\s+auto\s", page)
+    assert "f<F>c<C>" in html.unescape(re.sub(r"<[^>]+>", "", (site / "parameters.html").read_text("utf-8")))
+
+
 def test_the_messages_of_the_page_of_errors_are_those_of_the_code():
     source = " ".join(
         re.sub(r'"\s*\n\s*f?"', "", file.read_text("utf-8"))
