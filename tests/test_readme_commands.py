@@ -52,7 +52,8 @@ STAGE |= {"best_is": "highest", "loss": {"perceptual": "msgrad", "repa": 0}}
 SMALL = {
     "prepare": {"held_out": 0.3, "max_rejected": 0.2},
     "model": {"encoder": "debug", "decoder": "debug"},
-    **{name: STAGE for name in ("train_encoder", "pretrain", "finetune", "distill", "train_kl", "feed_forward")},
+    **{name: STAGE for name in ("train_encoder", "pretrain", "finetune", "distill", "feed_forward")},
+    "train_kl": STAGE | {"epochs": 2},
     "latents": {"im_size": 32, "batch_size": 4},
     "train_generator": {"size": "debug", "patch_size": 1, "epochs": 1, "batch_size": 2, "num_classes": None},
     "generate": {"count": 5, "classes": [], "steps": 2, "other_steps": [], "batch_size": 5, "teacher_steps": 1},
@@ -94,6 +95,7 @@ SMALL = {
             "teacher_steps": 1,
             "rounds": 1,
         },
+        "scale": {"encoder": "f4c4", "size": "debug", "pixels": 16, "batch_size": 2, "ranks": [1], "steps": 1},
         "quality_rounds": 1,
     },
     "runtime": {"workers": 0, "threads": 1, "trackers": []},
