@@ -6,8 +6,9 @@ A page names what it takes by a line of its own, which is a plain link for those
     [Generated: parameters](../ssdd/parameters.py)
 
 The first takes the section below that heading, without an anchor the whole file, and with the anchor `rest` all
-sections that no page takes by name; of `packages#rest`, all pages of the packages that none takes. Links in it are led
-to the pages of the manual; links to other files become text.
+sections that no page takes by name; of `packages#rest`, all pages of the packages that none takes. A whole file has its
+headings below the one under which it stands. A section stands beside those of the page; directly below a heading of the
+page, it has that one instead of its own. Links are led to the pages of the manual; links to other files become text.
 """
 
 import os
@@ -17,9 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markdown.extensions.toc import slugify
 from mkdocs.structure.files import File
+
+from mkdocs_diagrams import architecture, modules, stages
+from mkdocs_tables import commands, parameters
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -30,6 +33,8 @@ GENERATED = re.compile(r"^\[Generated: (\w+)\]\([^)]+\)$", re.MULTILINE)
 FENCE = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
+# Sentences by which the READMEs and the guides of the packages name each other; a page holds both.
+JOINT = re.compile(r"^(?:\[The guide\]\(docs/guide\.md\) goes on|The examples go on) from [\s\S]*?\.\s", re.MULTILINE)
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -47,8 +52,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     def include(found: re.Match[str]) -> str:
         file = (source.parent / found[1]).resolve()
         if file.is_dir():
-            return "".join(_led(_lowered(other), other, source) for other in _free_pages())
-        return _led(_part(file, found[2]), file, source)
+            return "".join(_led("\n" + _shifted(other.read_text("utf-8"), 1), other, source) for other in _free_pages())
+        return _led(_placed(_part(file, found[2]), found[2], found.string[: found.start()]), file, source)
 
     text = _led(markdown, source, source, keep=(INCLUDED, GENERATED))
     text = INCLUDED.sub(include, text)
@@ -93,9 +98,27 @@ def _free_pages() -> list[Path]:
     return [page for page in sorted(ROOT.glob("packages/*/docs/*.md")) if page not in taken]
 
 
-def _lowered(file: Path) -> str:
-    """A whole page with its headings one level lower."""
-    return "\n" + "".join(f"#{line}" if HEADING.match(line) else line for line in _lines(file))
+def _placed(part: str, anchor: str | None, before: str) -> str:
+    """A part of a file as it stands in a page, below what the page has `before` it."""
+    above = HEADING.findall(FENCE.sub("", before))
+    title, (marks, heading) = above[0][1], above[-1]
+    part = JOINT.sub("", part)
+    first = re.match(r"## (.+)\n", part) if anchor else None
+    directly = re.search(r"^#+ .+\s*\Z", before, re.MULTILINE)
+    if first and directly and (len(marks) > 1 or first[1] == title):
+        own = "" if first[1] == heading else f'<a id="{slugify(first[1], "-")}"></a>\n'
+        part = own + part[first.end() :]
+    elif anchor:  # further down, the title would stand there twice
+        return f"## In detail\n{part[first.end() :]}" if first and first[1] == title else part
+    levels = [len(found) for found, _ in HEADING.findall(FENCE.sub("", part))]
+    return _shifted(part, len(marks) + 1 - min(levels, default=0))
+
+
+def _shifted(text: str, levels: int) -> str:
+    """A text with its headings some levels lower."""
+    blocks = FENCE.split(text)
+    blocks[::2] = [HEADING.sub(lambda m: f"{'#' * (len(m[1]) + levels)} {m[2]}", block) for block in blocks[::2]]
+    return "".join(blocks)
 
 
 @cache
@@ -165,232 +188,6 @@ def _api_page(file: Path) -> str | None:
             if file.as_posix().endswith(module.replace(".", "/") + ".py"):
                 return f"api/{api.name}#{module}"
     return None
-
-
-def parameters() -> str:
-    """A table for each group of parameters, from its typed model; the groups of one model share a table."""
-    groups: dict[Any, list[str]] = {}
-    for name, kind in parameter_types().items():
-        groups.setdefault(kind, []).append(name)
-    tables = []
-    for kind, names in groups.items():
-        if not hasattr(kind, "model_fields"):
-            continue
-        about = (kind.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-        title = ", ".join(f"`{name}`" for name in names)
-        rows = "".join(_row(*row) for row in _rows(kind, "" if len(names) > 1 else f"{names[0]}."))
-        tables.append(f"## {title}\n\n{about}\n\n| parameter | values | default | meaning |\n|---|---|---|---|\n{rows}")
-    file = (ROOT / "conf/base/parameters.yml").read_text(encoding="utf-8")
-    alone = re.findall(r"^(\w+): (?!\s)([^#\n{]*?) *(?:\$\{.*)?(?:# (.*))?$", file, re.MULTILINE)
-    rows = "".join(f"| `{name}` | {value} | {meaning} |\n" for name, value, meaning in alone)
-    return "\n".join([f"## Single values\n\n| parameter | default | meaning |\n|---|---|---|\n{rows}", *tables])
-
-
-@cache
-def parameter_types() -> dict[str, Any]:
-    """Top parameter -> its type, from the functions of all nodes that take it."""
-    from kedro.validation.type_extractor import TypeExtractor
-
-    from ssdd.pipeline_registry import register_pipelines
-
-    found = TypeExtractor(register_pipelines()).extract_types_from_pipelines()
-    order = list(yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text(encoding="utf-8")))
-    names = sorted(name for name in found if "." not in name)  # a part of a group is in the group's table
-    return {name: found[name] for name in sorted(names, key=lambda n: order.index(n) if n in order else len(order))}
-
-
-def _rows(kind: Any, before: str) -> Iterator[tuple[str, str, str, str]]:
-    for name, field in kind.model_fields.items():
-        if hasattr(field.annotation, "model_fields"):
-            yield from _rows(field.annotation, f"{before}{name}.")
-        else:
-            default = "" if field.is_required() else _value(field.get_default(call_default_factory=True))
-            yield f"{before}{name}", _type(field.annotation, field.metadata), default, field.description or ""
-
-
-def _row(name: str, values: str, default: str, meaning: str) -> str:
-    cells = (f"`{name}`", values, f"`{default}`" if default and "`" not in default else default, meaning)
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
-
-
-def _value(value: Any) -> str:
-    if hasattr(value, "model_dump"):
-        return "see there"
-    text = "null" if value is None else str(list(value) if isinstance(value, tuple) else value).replace("'", "")
-    return text if len(text) < 60 else "a list, see `conf/base/parameters.yml`"
-
-
-def _type(kind: Any, limits: Any = ()) -> str:
-    """A type and its limits in words: `int, 1 to 4`."""
-    text = str(getattr(kind, "__name__", kind)) if isinstance(kind, type) else str(kind)
-    text = re.sub(r"typing\.|ssdd\.\w+\.|Annotated\[(\w+), FieldInfo\(.*?\]\)\]", lambda m: m[1] or "", text)
-    text = re.sub(r"Literal\[([^\]]*)\]", lambda m: m[1].replace("'", "").replace(", ", " or "), text)
-    text = text.replace("NoneType", "null").replace("None", "null").replace(" | ", " or ").replace("tuple[", "list[")
-    found = {type(limit).__name__.lower(): vars_of(limit) for limit in limits}
-    least = f"from {found['ge']}" if "ge" in found else f"over {found['gt']}" if "gt" in found else ""
-    most = f"to {found['le']}" if "le" in found else f"under {found['lt']}" if "lt" in found else ""
-    return ", ".join(filter(None, (text, " ".join(filter(None, (least, most))))))
-
-
-def vars_of(limit: Any) -> Any:
-    """The number of a limit of annotated_types."""
-    return next((getattr(limit, name) for name in ("ge", "gt", "le", "lt", "min_length") if hasattr(limit, name)), "")
-
-
-def commands() -> str:
-    """Every subcommand of `ssdd` with its text and options, and the options that this project adds to `kedro run`."""
-    import click
-
-    from ssdd.cli import run
-    from ssdd.commands.group import cli
-
-    parts = [_command(f"ssdd {name}", command, click) for name, command in sorted(cli.commands.items())]
-    own = click.Command("run", params=run.params[:3], help=run.help)
-    return "\n".join([*parts, _command("kedro run", own, click)])
-
-
-def _command(name: str, command: Any, click: Any) -> str:
-    text, _, examples = (command.help or "").partition("\b")
-    rows = [
-        (", ".join(parameter.opts), re.sub(r"\s+", " ", getattr(parameter, "help", None) or ""))
-        for parameter in command.params
-        if isinstance(parameter, click.Option)
-    ]
-    arguments = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
-    table = "".join(_row(option, meaning, "", "").replace(" |  |  |", " |") for option, meaning in rows)
-    shown = "\n".join(line.strip() for line in examples.strip().splitlines())
-    code = f"\n```text\n{shown}\n```\n" if shown else ""
-    heading = f"## {name}\n\n`{' '.join([name, *arguments])}`\n\n{re.sub(r'(?m)^ +', '', text).strip()}\n{code}"
-    return f"{heading}\n| option | meaning |\n|---|---|\n{table}\n" if rows else f"{heading}\n"
-
-
-def architecture() -> str:
-    """The rooms of the application and the packages, with an arrow for each import that no other path implies."""
-    app = HERE / "ssdd"
-    units: dict[str, set[str]] = {}
-    for file in sorted(app.rglob("*.py")):
-        parts = file.relative_to(app).parts
-        units.setdefault(parts[0].removesuffix(".py"), set()).update(_imported(file))
-    rooms = {folder.name for folder in app.iterdir() if any(folder.rglob("*.py"))}
-    floors = {name: _reached(name, units) for name in units}
-    boxes = {name: name for name in rooms}
-    # Loose files are two boxes: those that import no room are shared by all rooms, the others are entrances.
-    boxes |= {name: "entrances" if floors[name] & rooms else "shared" for name in units.keys() - rooms}
-    graph: dict[str, set[str]] = {}
-    for name, others in units.items():
-        targets = {boxes.get(other, other) for other in others} - {boxes[name], "entrances"}
-        graph.setdefault(boxes[name], set()).update(targets)
-        graph |= {other: graph.get(other, set()) for other in targets}
-    return _drawing(graph, "imports of the rooms")
-
-
-def _imported(file: Path) -> set[str]:
-    """Rooms and loose files of the application, and packages, that a file imports."""
-    import ast
-
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        found |= {name.split(".")[1] for name in names if name.startswith("ssdd.")}
-        found |= {name.split(".")[0] for name in names if name.startswith("ssdd_")}
-    known = {path.stem for path in (HERE / "ssdd").iterdir()} | {"ssdd_encoder", "ssdd_decoder", "ssdd_metrics"}
-    return (found & known) - {file.relative_to(HERE / "ssdd").parts[0].removesuffix(".py")}
-
-
-def _reached(name: str, units: dict[str, set[str]]) -> set[str]:
-    found: set[str] = set()
-    pending = [name]
-    while pending:
-        new = units.get(pending.pop(), set()) - found
-        found |= new
-        pending += new
-    return found
-
-
-def stages() -> str:
-    """The stages, with an arrow where one takes what another makes."""
-    from ssdd.pipeline_registry import register_pipelines
-
-    makers: dict[str, str] = {}
-    nodes = {node.name: node for pipeline in register_pipelines().values() for node in pipeline.nodes}.values()
-    for node in nodes:
-        makers |= {name.partition("@")[0]: node.name.partition(".")[0] for name in node.outputs}
-    graph: dict[str, set[str]] = {node.name.partition(".")[0]: set() for node in nodes}
-    for node in nodes:
-        stage = node.name.partition(".")[0]
-        graph[stage] |= {makers[n.partition("@")[0]] for n in node.inputs if n.partition("@")[0] in makers} - {stage}
-    return _drawing(graph, "stages of the pipelines", upwards=True)
-
-
-def _drawing(graph: dict[str, set[str]], title: str, upwards: bool = False) -> str:
-    """An SVG of a graph without circles: each node below all that point to it (or above, if `upwards`)."""
-    graph = _reduced(graph)
-
-    @cache
-    def floor(name: str) -> int:
-        return max((floor(other) + 1 for other in graph[name]), default=0)
-
-    floors: dict[int, list[str]] = {}
-    for name in sorted(graph):
-        floors.setdefault(floor(name), []).append(name)
-    top = max(floors)
-    width = max(len(names) for names in floors.values()) * 130
-    place: dict[str, tuple[float, float]] = {}
-    for level, names in sorted(floors.items()):
-        y = 30 + 62 * (level if upwards else top - level)
-        names.sort(key=lambda n: sum(place[o][0] for o in graph[n]) / max(len(graph[n]), 1) if level else 0)
-        # Boxes that are alone on their floor stand to the left and right in turn, so that long arrows pass beside them.
-        aside = (level % 2 - 0.5) * 0.26 if len(names) == 1 else 0
-        place |= {name: (width * ((number + 0.5) / len(names) + aside), y) for number, name in enumerate(names)}
-    parts = []
-    for name, others in graph.items():
-        for other in sorted(others):
-            (x, y), (u, v) = place[name], place[other]
-            y, v = (y - 14, v + 14) if upwards else (y + 14, v - 14)
-            middle = (y + v) / 2
-            parts.append(f'<path d="M{u:.0f} {v:.0f}C{u:.0f} {middle:.0f} {x:.0f} {middle:.0f} {x:.0f} {y:.0f}"/>')
-    for name, (x, y) in place.items():
-        parts.append(f'<rect x="{x - 58:.0f}" y="{y - 14:.0f}" width="116" height="28" rx="5"/>')
-        parts.append(f'<text x="{x:.0f}" y="{y + 1:.0f}">{name}</text>')
-    size = f'viewBox="0 0 {width} {60 + 62 * top}" style="max-width:{width}px" role="img" aria-label="{title}"'
-    return f'<svg class="diagram" xmlns="http://www.w3.org/2000/svg" {size}>{"".join(parts)}</svg>\n'
-
-
-def _reduced(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """The graph without arrows that a longer way implies.
-
-    Raises:
-        ValueError: it has a circle.
-    """
-    from graphlib import CycleError, TopologicalSorter
-
-    try:
-        order = list(TopologicalSorter(graph).static_order())
-    except CycleError as error:
-        raise ValueError(f"expected imports without a circle, got {' -> '.join(error.args[1])}") from None
-    reach: dict[str, set[str]] = {}
-    for name in order:
-        reach[name] = set().union(*({other} | reach[other] for other in graph[name]))
-    return {
-        name: {other for other in others if not any(other in reach[third] for third in others - {other})}
-        for name, others in graph.items()
-    }
-
-
-def modules() -> str:
-    """Each room of the application with its modules, each by the first line of its docstring."""
-    import ast
-
-    rows: dict[str, list[str]] = {}
-    for file in sorted((HERE / "ssdd").rglob("*.py")):
-        parts = file.relative_to(HERE / "ssdd").parts
-        about = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n")[0]
-        if file.stem != "__init__" and about:
-            rows.setdefault("/".join(parts[:-1]) or "ssdd", []).append(f"* `{file.stem}`: {about}")
-    return "\n\n".join(f"**{room}**\n\n" + "\n".join(lines) for room, lines in rows.items()) + "\n"
 
 
 GENERATORS: dict[str, Callable[[], str]] = {

@@ -95,6 +95,18 @@ def test_nothing_is_loaded_from_another_server(site):
         assert [link for link in Page(file).loaded if "//" in link] == [], file
 
 
+def lost_lists(page: str) -> list[str]:
+    """The list items that stand in a paragraph as text: Python-Markdown wants a blank line before a list."""
+    found = (re.search(r"\n\s*(?:[*+-]|\d+\.) \S.*", text) for text in re.findall(r"<p>(.*?)</p>", page, re.DOTALL))
+    return [item[0] for item in found if item]
+
+
+def test_lists_are_lists(site):
+    assert lost_lists("<p>These hold:\n* <strong>one</strong>\n* two</p><p>3 - 2\n is 1</p>") != []
+    found = {file.name: lost_lists(file.read_text("utf-8")) for file in site.rglob("*.html")}
+    assert {name: items for name, items in found.items() if items} == {}
+
+
 @pytest.mark.parametrize(
     ("words", "pages"),
     [
@@ -158,6 +170,24 @@ def test_every_parameter_has_a_row(site):
     assert len(names) > 300
     stages = ("train_encoder", "pretrain", "finetune", "distill")
     assert [n for n in names if n not in text and not (n.startswith(stages) and n.partition(".")[2] in text)] == []
+
+
+def test_every_parameter_has_values_and_a_meaning(site):
+    page = (site / "parameters.html").read_text("utf-8")
+    rows = [re.sub(r"\s+", " ", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL) if "<td>" in row]
+    assert len(rows) > 300
+    assert [row for row in rows if row.rstrip().endswith("<td></td>")] == []
+    assert [row for row in rows if re.search(r"Union|Annotated|NoneType|Literal|<td><code>&amp;", row)] == []
+    assert "Prefix each name with the stage" in page
+    epochs = next(row for row in rows if row.startswith(" <td><code>epochs</code>"))
+    assert "<code>2</code> (train_encoder); <code>1</code> (finetune); <code>5</code> (distill)" in epochs
+
+
+def test_help_texts_and_options_show_as_they_are(site):
+    page = html.unescape(re.sub(r"<[^>]+>", "", (site / "commands.html").read_text("utf-8")))
+    assert "data/<run>/" in page
+    assert re.search(r"--device\s+auto, cpu or cuda\s+auto\s", page)
+    assert "f<F>c<C>" in html.unescape(re.sub(r"<[^>]+>", "", (site / "parameters.html").read_text("utf-8")))
 
 
 def test_the_messages_of_the_page_of_errors_are_those_of_the_code():

@@ -16,11 +16,11 @@ Size = Literal["debug", "quickstart", "demo", "XS", "S", "B", "M", "L", "XL", "H
 class DecodeSweep(Frozen):
     """Decoding: every combination of the listed values; the sides of a combination alternate in one process."""
 
-    sizes: tuple[Size, ...] = ("S",)
+    sizes: tuple[Size, ...] = Field(default=("S",), description="of the decoder")
     pixels: tuple[int, ...] = Field(default=(256,), description="side of the square images")
-    batch_sizes: tuple[int, ...] = (1,)
+    batch_sizes: tuple[int, ...] = Field(default=(1,), description="images at a time")
     steps: tuple[int, ...] = Field(default=(1,), description="of the sampler")
-    dtypes: tuple[Dtype, ...] = ("float32",)
+    dtypes: tuple[Dtype, ...] = Field(default=("float32",), description="number formats")
     sides: tuple[Side, ...] = Field(default=("ssdd", "dense", "kl"), min_length=1, description="decoders compared")
     rounds: int = Field(default=5, ge=1, description="timings of each side")
 
@@ -28,27 +28,29 @@ class DecodeSweep(Frozen):
 class TrainingSweep(Frozen):
     """Training steps: ours against the dense form, checkpointing, distillation live and cached."""
 
-    size: Size = "S"
-    dtypes: tuple[Dtype, ...] = ("float32",)
+    size: Size = Field(default="S", description="of the decoder")
+    dtypes: tuple[Dtype, ...] = Field(default=("float32",), description="number formats")
     pixels: int = Field(default=128, ge=8, description="side of the square images")
-    batch_size: int = Field(default=4, ge=1)
-    checkpointing_pixels: int = Field(default=256, ge=8)
-    checkpointing_batch_size: int = Field(default=1, ge=1)
-    distillation_pixels: int = Field(default=64, ge=8)
-    distillation_batch_size: int = Field(default=4, ge=1)
-    teacher_steps: int = Field(default=TEACHER_STEPS, ge=1)
+    batch_size: int = Field(default=4, ge=1, description="images of a step")
+    checkpointing_pixels: int = Field(
+        default=256, ge=8, description="side of the images, with and without gradient checkpointing"
+    )
+    checkpointing_batch_size: int = Field(default=1, ge=1, description="images of a step there")
+    distillation_pixels: int = Field(default=64, ge=8, description="side of the images of distillation")
+    distillation_batch_size: int = Field(default=4, ge=1, description="images of a step there")
+    teacher_steps: int = Field(default=TEACHER_STEPS, ge=1, description="Euler steps of the teacher")
     rounds: int = Field(default=5, ge=1, description="timings of each side")
 
 
 class ScaleSweep(Frozen):
     """Training with one rank and with several: loading alone, steps alone, both."""
 
-    encoder: str = "f8c4"
-    size: Size = "S"
+    encoder: str = Field(default="f8c4", description="as model.encoder")
+    size: Size = Field(default="S", description="of the decoder")
     pixels: int = Field(default=128, ge=8, description="side of the square crops")
     aug_scale: float = Field(default=2.0, ge=1, le=8, description="as in training")
     batch_size: int = Field(default=4, ge=1, description="images of a step, per rank")
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="as in training")
     ranks: tuple[int, ...] = Field(default=(1, 2), min_length=1, description="numbers of processes; one GPU each")
     workers: int = Field(default=0, ge=0, description="data loader workers per process")
     steps: int = Field(default=8, ge=1, description="timed, after two more")
@@ -58,7 +60,7 @@ class BenchmarkParameters(Frozen):
     """The benchmark; the device is `runtime.device`."""
 
     threads: int | None = Field(default=None, ge=1, description="CPU threads; all cores by default")
-    decoding: tuple[DecodeSweep, ...] = (DecodeSweep(),)
+    decoding: tuple[DecodeSweep, ...] = Field(default=(DecodeSweep(),), description="each entry is measured in turn")
     training: TrainingSweep = TrainingSweep()
     scale: ScaleSweep = ScaleSweep()
     quality_rounds: int = Field(default=5, ge=1, description="of the timing behind the figure of quality and speed")

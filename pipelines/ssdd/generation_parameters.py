@@ -26,7 +26,9 @@ class LatentsParameters(Frozen):
 class GeneratorTimes(Frozen):
     """Training times of the generator, from 0 (latent) to 1 (noise)."""
 
-    distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    distribution: Literal["logit_normal", "uniform"] = Field(
+        default="logit_normal", description="uniform: mean and std have no effect"
+    )
     mean: float = Field(default=0.0, ge=-10, le=10, description="of the logit; above 0: nearer to noise")
     std: float = Field(default=1.0, gt=0, le=10, description="of the logit")
 
@@ -44,7 +46,9 @@ class GeneratorParameters(LoopParameters):
     flip: bool = Field(default=False, description="half the images mirrored, where the shards hold such latents")
     times: GeneratorTimes = GeneratorTimes()
     eval_images: int | None = Field(default=None, ge=1, description="held-out latents; all by default")
-    best_metric: Literal["flow_loss"] = "flow_loss"
+    best_metric: Literal["flow_loss"] = Field(
+        default="flow_loss", description="error of the velocity on held-out latents"
+    )
 
     @model_validator(mode="after")
     def _has_no_adversary(self) -> "GeneratorParameters":
@@ -56,7 +60,7 @@ class GeneratorParameters(LoopParameters):
 class SamplingParameters(Frozen):
     """How latents are drawn."""
 
-    method: Literal["euler", "heun"] = "euler"
+    method: Literal["euler", "heun"] = Field(default="euler", description="of the sampler")
     steps: int = Field(default=50, ge=1, le=MOST_STEPS, description="of the sampler; heun calls the network twice")
     guidance: float = Field(default=1.0, ge=0, le=100, description="classifier-free guidance; 1: none")
     shift: float = Field(default=1.0, gt=0, le=100, description="above 1: times of the sampler nearer to noise")
@@ -93,7 +97,7 @@ class SpeedOfSpaces(SamplingParameters):
     decoder: str = Field(default="M", description="size of SSDD's decoder")
     decoder_steps: tuple[int, ...] = Field(default=(1, 8), min_length=1, description="of SSDD's decoder")
     kl_width: int = Field(default=128, ge=0, le=4096, description="of the KL-VAE's decoder; 0: it is not timed")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="number format of the networks")
     timed_steps: int = Field(default=2, ge=1, le=MOST_STEPS, description="of the sampler; the time of all follows")
     rounds: int = Field(default=5, ge=1, le=1000, description="timings of each side")
     batch_size: int = Field(default=1, ge=1, le=MOST_BATCH, description="images at a time")

@@ -20,7 +20,9 @@ class OptimConfig(Frozen):
     choice. Short runs from scratch need a far higher rate with the schedule-free optimiser (1e-2).
     """
 
-    optimizer: Literal["radam_schedulefree", "adamw"] = "radam_schedulefree"
+    optimizer: Literal["radam_schedulefree", "adamw"] = Field(
+        default="radam_schedulefree", description="schedule-free RAdam is published"
+    )
     lr: float = Field(default=1e-4, gt=0, description="learning rate")
     weight_decay: float = Field(default=0.01, ge=0, description="of weights of linears, convolutions and norms")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay rates of the two moments")
@@ -45,7 +47,7 @@ class EmaConfig(Frozen):
 class GanConfig(Frozen):
     """The adversarial term; off by default, as published."""
 
-    enabled: bool = False
+    enabled: bool = Field(default=False, description="whether a discriminator trains along")
     generator_weight: float = Field(default=0.5, ge=0, description="weight of the term in the decoder's loss")
     discriminator_weight: float = Field(default=1.0, gt=0, description="factor of the discriminator's own loss")
     start_step: int = Field(default=50_000, ge=0, description="optimiser steps before the discriminator joins")
@@ -63,7 +65,9 @@ class LoopParameters(Frozen):
     epochs: int = Field(default=300, ge=1, le=1_000_000, description="more only go on from fewer")
     batch_size: int = Field(default=256, ge=1, le=MOST_BATCH, description="images of a step, over all processes")
     accumulation: int = Field(default=1, ge=1, le=MOST_BATCH, description="pieces of a batch, to save memory")
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Literal["no", "bf16", "fp16"] = Field(
+        default="bf16", description="of the networks while they train; no: float32"
+    )
     compile: bool = Field(default=False, description="compile the networks with torch.compile")
     gradient_checkpointing: bool = Field(default=False, description="less memory, more time")
     channels_last: bool = Field(default=True, description="memory layout of the networks")
@@ -71,7 +75,9 @@ class LoopParameters(Frozen):
     eval_batch_size: int = Field(default=32, ge=1, le=MOST_BATCH, description="images at a time per process")
     log_every: int = Field(default=200, ge=1, description="steps")
     best_metric: str = Field(default="rfid", description="metric of eval_metrics that chooses the best checkpoint")
-    best_is: Literal["lowest", "highest"] = "lowest"
+    best_is: Literal["lowest", "highest"] = Field(
+        default="lowest", description="which value of best_metric is the best"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="of every random draw")
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()

@@ -47,7 +47,7 @@ class LossWeights(Frozen):
 
     flow_matching: float = Field(default=1.0, ge=0, description="weight of the velocity's squared error")
     perceptual: Literal["lpips", "msgrad", "none"] = Field(default="lpips", description="msgrad needs no download")
-    perceptual_weight: float = Field(default=0.5, ge=0)
+    perceptual_weight: float = Field(default=0.5, ge=0, description="weight of the term that `perceptual` names")
     perceptual_target: Literal["teacher", "image"] = Field(
         default="teacher", description="of distillation: the teacher's image, as published, or the real one"
     )
@@ -88,7 +88,9 @@ class DataParameters(Frozen):
     neutral: ClassVar[tuple[str, ...]] = ("root",)
     texts: ClassVar[tuple[str, ...]] = ("options.column", "options.config")  # text, although `options` takes any value
 
-    kind: Literal["sample", "folder", "imagenet", "huggingface", "tar"] = "sample"
+    kind: Literal["sample", "folder", "imagenet", "huggingface", "tar"] = Field(
+        default="sample", description="where images come from; sample: those of the project"
+    )
     root: str | None = Field(default=None, description="folder of the images; for huggingface, a saved data set")
     hub: str | None = Field(default=None, description="id of a data set on the Hugging Face hub, instead of root")
     options: dict[str, Any] = Field(default={}, description="further arguments of the source, see ssdd.data")
@@ -122,7 +124,7 @@ class ModelParameters(Frozen):
         default="f8c4",
         description="F down-scale, C latent channels; diffusers: that of the autoencoder in encoder_checkpoint",
     )
-    decoder: str = "M"
+    decoder: str = Field(default="M", description="a size from XS to H; quickstart, demo and debug are smaller")
     upscale: Literal[1, 2, 4] = Field(
         default=1, description="side of the decoder's images over that of the encoder's, from stage 1 on"
     )
@@ -155,7 +157,9 @@ class PretrainParameters(StageParameters):
     An encoder of diffusers (`model.encoder=diffusers`) has no such decoder, so its decoder starts from random weights.
     """
 
-    initialize: Literal["fresh", "joint"] = "fresh"
+    initialize: Literal["fresh", "joint"] = Field(
+        default="fresh", description="fresh: random weights; joint: those that trained along with the encoder"
+    )
 
 
 class TargetParameters(Frozen):
@@ -186,7 +190,7 @@ class EvaluateParameters(Frozen):
     student_steps: tuple[Steps, ...] = Field(default=(1,), min_length=1, description="the same for the student")
     metrics: str | tuple[str, ...] = Field(default="full", description="names, or the name of a list of them")
     noise_seed: int = Field(default=0, ge=0, lt=2**63, description="of the sampler's starting noise")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="number format of the networks")
     shown: int = Field(default=8, ge=1, le=64, description="images kept to look at")
     photographs: int = Field(default=8, ge=1, le=64, description="held-out images that are also decoded whole")
     photograph_side: int = Field(default=512, ge=64, le=MOST_SIDE, description="their long side at most, pixels")

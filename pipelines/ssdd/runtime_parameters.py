@@ -13,7 +13,7 @@ MOST_THREADS = 1024  # a value beyond it is a typing error, refused before memor
 class RuntimeConfig(Frozen):
     """The machine's side of a run: it never changes a result, so it never enters a fingerprint."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one")
     threads: int | Literal["auto"] | None = Field(
         default=None,
         description="CPU threads of all processes; null: torch decides; auto: a training stage of one process on a CPU "
@@ -22,7 +22,9 @@ class RuntimeConfig(Frozen):
     processes: int = Field(default=1, ge=1, le=256, description="that train or evaluate together")
     workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        default=("tensorboard",), description="where training writes its curves"
+    )
     requeue_code: int | None = Field(
         default=None, ge=1, le=255, description="exit code of a run that SIGTERM or SIGUSR1 ended; null: 128 + signal"
     )
