@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from ssdd import deadlines, files, hardware, processes
+from ssdd.data import examiners
 from ssdd.lineage import project_folder, run_lock
+from ssdd.progress import peak_memory
 from ssdd.runs import check_run_name
 
 
@@ -165,6 +168,17 @@ def test_memory_that_the_system_does_not_tell_is_not_known(monkeypatch):
     assert cost.held_memory(lambda: None, torch.device("cpu")) is None
 
 
+def test_pictures_are_examined_in_threads_where_a_fork_is_not_safe(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with examiners._pool(SimpleNamespace(), 2) as pool:
+        assert isinstance(pool, ThreadPoolExecutor)
+
+
+def test_lines_of_progress_without_the_memory_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # its import fails
+    assert peak_memory() == ""
+
+
 def test_nothing_forks_and_nothing_reads_proc_without_an_alternative():
     root = Path(__file__).parents[1]
     folders = (root / "pipelines/ssdd", *root.glob("packages/*/src"))
@@ -174,6 +188,7 @@ def test_nothing_forks_and_nothing_reads_proc_without_an_alternative():
     for file in sources:
         text = file.read_text("utf-8")
         assert "os.fork(" not in text, file
-        assert '"fork"' not in text, file
+        assert '"fork"' not in text or file.name == "examiners.py", file  # threads elsewhere, see above
         for module in ("resource", "pwd", "grp", "termios"):
-            assert f"import {module}\n" not in text, file
+            alternative = file.name == "progress.py" and module == "resource"
+            assert f"import {module}\n" not in text or alternative, file
