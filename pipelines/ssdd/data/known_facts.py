@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ssdd.data.source import ImageFacts
 from ssdd.sqlite_caches import open_cache, portions, write_down
+from ssdd.texts import utf8
 
 _COLUMNS = "path, version, width, height, size, sha256, note"
 _TABLES = (
@@ -37,7 +38,7 @@ class KnownFacts:
         self._place = 0
         if self._database is not None:
             try:
-                self._place = _number(self._database, place, method, anew)
+                self._place = _number(self._database, utf8(place), method, anew)  # of a folder of any name
             except sqlite3.Error:
                 self.close()
 
