@@ -1,4 +1,4 @@
-"""How the manual is put together: parts of the READMEs, tables from the typed parameters and commands, and diagrams.
+"""The parts of the manual, put together: sections of the READMEs, tables of parameters and commands, diagrams.
 
 A page names what it takes by a line of its own, which is a plain link for those who read the source:
 

@@ -115,6 +115,8 @@ class KLAutoencoder(nn.Module):
         decoder: of its latents.
     """
 
+    upscale = 1  # of images by the decoder
+
     def __init__(self, encoder: AnyEncoder, decoder: KLDecoder) -> None:
         super().__init__()
         space = (encoder.config.latent_channels, encoder.config.downscale)

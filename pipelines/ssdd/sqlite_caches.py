@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 
@@ -36,6 +36,31 @@ def open_cache(path: Path, statements: Sequence[str]) -> sqlite3.Connection | No
             with contextlib.suppress(OSError):
                 path.unlink()
     return None
+
+
+class Cache:
+    """An open cache file; `_database` is None where there is none.
+
+    Args:
+        path: the file; None for no cache.
+        statements: see `open_cache`.
+    """
+
+    def __init__(self, path: Path | None, statements: Sequence[str]) -> None:
+        self._database = open_cache(path, statements) if path is not None else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Saves what was added and closes the file."""
+        if self._database is not None:
+            write_down(self._database)
+            self._database.close()
+            self._database = None
 
 
 def write_down(database: sqlite3.Connection | None) -> None:

@@ -14,11 +14,6 @@ def shrink(x: Tensor, times: int) -> Tensor:
     return small.clamp(-1, 1).to(x.dtype)
 
 
-def as_encoded(x: Tensor, model: object) -> Tensor:
-    """Shrinks images (B, 3, H, W) to the size that a model's encoder takes; only SSDD's decoders enlarge."""
-    return shrink(x, getattr(model, "upscale", 1))
-
-
 def enlarge(x: Tensor, times: int) -> Tensor:
     """Enlarges images (B, 3, H, W) s times, bicubic: what a decoder that enlarges has to beat."""
     return F.interpolate(x, scale_factor=times, mode="bicubic")

@@ -62,7 +62,7 @@ def measure_scale(sweep: ScaleSweep, runtime: RuntimeConfig) -> list[Row]:
         for ranks in sweep.ranks:
             for what, data in (("steps", kept), ("loading and steps", images)):
                 place = Path(folder) / f"{what}-{ranks}"
-                rows.append({"what": what, **_train(sweep, runtime, data, ranks, place)})
+                rows.append(_train(what, sweep, runtime, data, ranks, place))
     return rows
 
 
@@ -82,7 +82,7 @@ def loading_rate(images: ImageDataset, sweep: ScaleSweep) -> Row:
     return _row("loading", 1, sweep, seconds, seconds)
 
 
-def _train(sweep: ScaleSweep, runtime: RuntimeConfig, data: Any, ranks: int, folder: Path) -> Row:
+def _train(what: str, sweep: ScaleSweep, runtime: RuntimeConfig, data: Any, ranks: int, folder: Path) -> Row:
     """Trains for a few steps with the loop of all stages, and returns the mean of the steps."""
     stage = StageParameters(
         epochs=_epochs(sweep, ranks),
@@ -109,9 +109,7 @@ def _train(sweep: ScaleSweep, runtime: RuntimeConfig, data: Any, ranks: int, fol
     )
     rows = read_rows(run_job(job).timings)[WARM_UP:]
     seconds, data_seconds = (statistics.mean(row[name] for row in rows) for name in ("seconds", "data_seconds"))
-    found = _row("", ranks, sweep, seconds, data_seconds)
-    del found["what"]
-    return found
+    return _row(what, ranks, sweep, seconds, data_seconds)
 
 
 def _row(what: str, ranks: int, sweep: ScaleSweep, seconds: float, data_seconds: float) -> Row:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssdd.data.source import ImageFacts
-from ssdd.sqlite_caches import open_cache, portions, write_down
+from ssdd.sqlite_caches import Cache, portions, write_down
 from ssdd.texts import utf8
 
 _COLUMNS = "path, version, width, height, size, sha256, note"
@@ -23,7 +23,7 @@ _TABLES = (
 )
 
 
-class KnownFacts:
+class KnownFacts(Cache):
     """Facts of the images of one source, in a cache file that several sources share.
 
     Args:
@@ -34,26 +34,13 @@ class KnownFacts:
     """
 
     def __init__(self, file: Path | None, place: str = "", method: str = "", anew: bool = False) -> None:
-        self._database = open_cache(file, _TABLES) if file is not None else None
+        super().__init__(file, _TABLES)
         self._place = 0
         if self._database is not None:
             try:
                 self._place = _number(self._database, utf8(place), method, anew)  # of a folder of any name
             except sqlite3.Error:
                 self.close()
-
-    def __enter__(self) -> "KnownFacts":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._database is not None:
-            write_down(self._database)
-            self._database.close()
-            self._database = None
 
     def recall(self, versions: Mapping[str, str]) -> dict[str, ImageFacts]:
         """Returns the known facts of images by their names.

@@ -23,7 +23,11 @@ Kind = Literal["ssdd", "kl", "feed_forward", "diffusers"]
 
 
 class Tokenizer(Protocol):
-    """What all kinds have in common."""
+    """The methods that all kinds have in common."""
+
+    @property
+    def upscale(self) -> int:
+        """S' / S: how many times as large the decoder's images are as the encoder's."""
 
     def encode(self, x: Tensor) -> Any:
         """Images (B, 3, S, S) in [-1, 1] -> posterior, of which `mode()` is the latent."""

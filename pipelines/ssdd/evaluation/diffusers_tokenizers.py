@@ -48,6 +48,8 @@ class DiffusersTokenizer(nn.Module):
         network: of one of `CLASSES`.
     """
 
+    upscale = 1  # of images by the decoder
+
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssdd.autoencoder import SSDD
 from ssdd.noise import sample_noise, sample_seeds
-from ssdd.upscaling import as_encoded
+from ssdd.upscaling import shrink
 
 
 def image_noise(seed: int, images: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -40,7 +40,7 @@ def reconstruct(
     Raises:
         ValueError: a latent or an image is not finite.
     """
-    z = model.encode(as_encoded(x, model)).mode()
+    z = model.encode(shrink(x, model.upscale)).mode()
     noise = image_noise(seed, images, x.shape[1:], x.device)
     for count in steps:
         yield count, model.decode(z, steps=count, noise=noise, check_finite=True).float()

@@ -21,7 +21,7 @@ from ssdd.imaging.canvas import pad, picture_noise, to_images
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
 from ssdd.processes import choose_device, use_threads
 from ssdd.progress import bar
-from ssdd.upscaling import as_encoded
+from ssdd.upscaling import shrink
 from ssdd_metrics import MetricSuite, to_uint8
 from ssdd_metrics.registry import METRICS, metric_names
 
@@ -140,7 +140,7 @@ def _load(checkpoint: Path, device: torch.device) -> SSDD:
 def _decoding(model: SSDD, steps: int, seed: int) -> Code:
     def decode(x: Tensor, name: str) -> Tensor:
         noise = picture_noise(seed, [name], (3, x.shape[2], x.shape[3])).to(x.device)
-        return model.reconstruct(as_encoded(x, model), steps, noise=noise, check_finite=True).float()
+        return model.reconstruct(shrink(x, model.upscale), steps, noise=noise, check_finite=True).float()
 
     return decode
 

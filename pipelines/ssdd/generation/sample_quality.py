@@ -43,7 +43,7 @@ GFID = "gfid"  # the name of `rfid` where the images are generated
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What samples are measured against.
+    """The images that samples are measured against.
 
     Args:
         references: statistics of the held-out images, by metric.

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from ssdd.files import sha256_file
-from ssdd.sqlite_caches import open_cache, portions, write_down
+from ssdd.sqlite_caches import Cache, portions, write_down
 
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use, FAT's, ticks every two seconds
 _BATCH = 2048  # files of a folder that are looked up, or read, at a time; bounds the memory of a large folder
@@ -31,7 +31,7 @@ _TABLES = (
 _Signature = tuple[int, int, int, int]
 
 
-class Hashes:
+class Hashes(Cache):
     """SHA-256 of files and folders, through a cache file.
 
     Args:
@@ -39,20 +39,7 @@ class Hashes:
     """
 
     def __init__(self, cache: Path | None = None) -> None:
-        self._database = open_cache(cache, _TABLES) if cache is not None else None
-
-    def __enter__(self) -> "Hashes":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Saves the new hashes and closes the cache file."""
-        if self._database is not None:
-            write_down(self._database)
-            self._database.close()
-            self._database = None
+        super().__init__(cache, _TABLES)
 
     def of(self, path: Path) -> str | None:
         """Returns the hash of a file's content, or of a folder's names and contents; None where there is neither.
