@@ -77,6 +77,22 @@ def quality_speed_figure(table: Any, pixels: int) -> Any:
     return figure
 
 
+def metric_panels(table: Any, title: str = "") -> tuple[list[Any], Any]:
+    """Returns the metrics that reports show and the table has, and an empty figure with a panel for each.
+
+    Args:
+        table: rows with figures by the metric's name.
+        title: before the name of each metric.
+    """
+    from plotly.subplots import make_subplots
+
+    from ssdd_metrics.registry import reported_metrics
+
+    metrics = [metric for metric in reported_metrics(table.columns) if table[metric.name].notna().any()]
+    titles = [f"{title}{metric.title}<br>{metric.direction}" for metric in metrics]
+    return metrics, make_subplots(rows=1, cols=len(metrics) or 1, subplot_titles=titles)
+
+
 def cost_figure(costs: Any) -> Any:
     """Draws the held-out quality on the way of each training over what it had cost by then.
 
@@ -87,13 +103,8 @@ def cost_figure(costs: Any) -> Any:
         A plotly figure with a panel for each metric that reports show.
     """
     from plotly.graph_objects import Scatter
-    from plotly.subplots import make_subplots
 
-    from ssdd_metrics.registry import reported_metrics
-
-    panels = [metric for metric in reported_metrics(costs.columns) if costs[metric.name].notna().any()]
-    titles = [f"held-out {metric.title}<br>{metric.direction}" for metric in panels]
-    figure = make_subplots(rows=1, cols=len(panels) or 1, subplot_titles=titles)
+    panels, figure = metric_panels(costs, "held-out ")
     for column, metric in enumerate(panels, 1):
         for side, rows in costs.dropna(subset=[metric.name]).groupby("side", sort=False):
             trace = Scatter(

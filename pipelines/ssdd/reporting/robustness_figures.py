@@ -5,7 +5,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssdd.reporting.comparison_figures import LEGEND, SHADES
+from ssdd.reporting.comparison_figures import LEGEND, SHADES, metric_panels
 
 CELL, GAP, HEADER, MARGIN = 128, 4, 28, 150  # pixels of the sheet of pictures
 SHOWN = 2  # images of each decoder
@@ -21,13 +21,8 @@ def robustness_curves(table: Any) -> Any:
         A plotly figure with a panel for each metric that reports show.
     """
     from plotly.graph_objects import Scatter
-    from plotly.subplots import make_subplots
 
-    from ssdd_metrics.registry import reported_metrics
-
-    panels = [metric for metric in reported_metrics(table.columns) if table[metric.name].notna().any()]
-    titles = [f"{metric.title}<br>{metric.direction}" for metric in panels]
-    figure = make_subplots(rows=1, cols=len(panels) or 1, subplot_titles=titles)
+    panels, figure = metric_panels(table)
     for column, metric in enumerate(panels, 1):
         for (model, steps), rows in table.groupby(["model", "steps"], sort=False):
             low, high = (f"{metric.name}_{end}" for end in ("low", "high"))
