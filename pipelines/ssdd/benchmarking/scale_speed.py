@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from ssdd.benchmark_parameters import ScaleSweep
-from ssdd.data.dead_leaves import paint_dead_leaves
+from ssdd.benchmarking.loader_speed import HEIGHT, WIDTH, write_photographs
 from ssdd.data.image_dataset import ImageDataset
 from ssdd.data.image_index import index_images
 from ssdd.data.image_sets import open_source
@@ -20,7 +20,6 @@ from ssdd.parameters import EmaConfig, LossWeights, RuntimeConfig, StageParamete
 from ssdd.training.history import read_rows
 from ssdd.training.jobs import TrainingJob, run_job
 
-PICTURE = (500, 375)  # pixels, as most of ImageNet
 PICTURES = 32  # files; more would only wait longer for the same work
 WARM_UP = 2  # steps that allocate and choose algorithms
 
@@ -139,15 +138,7 @@ def _count(sweep: ScaleSweep) -> int:
 
 
 def _pictures(folder: Path, sweep: ScaleSweep) -> ImageDataset:
-    """Writes JPEG files with the content of few photographs, which many names share, and opens them."""
-    folder.mkdir(parents=True)
-    for number in range(_count(sweep)):
-        path = folder / f"{number:06d}.jpg"
-        if number < PICTURES:
-            paint_dead_leaves(0, number, PICTURE[0]).crop((0, 0, *PICTURE)).save(path, quality=90)
-        else:
-            path.write_bytes((folder / f"{number % PICTURES:06d}.jpg").read_bytes())
-    source = open_source("folder", str(folder))
+    source = open_source("folder", str(write_photographs(folder, _count(sweep))))
     index = index_images(source, held_out=0, progress=False).index
     return ImageDataset(index, source, TrainTransform(im_size=sweep.pixels, aug_scale=sweep.aug_scale), split="train")
 
@@ -162,7 +153,7 @@ def scale_page(machine: dict[str, Any], rows: Any) -> str:
     titles = ["what", "ranks", "workers", "size", "pixels", "batch", "s", "waiting for data", "images/s"]
     lines = [
         f"Machine: {machine['device']}, {machine['cores']} cores, torch {machine['torch']}.",
-        f"Pictures of {PICTURE[0]} x {PICTURE[1]} pixels, JPEG. Seconds of one step, the mean of several.",
+        f"Pictures of {WIDTH} x {HEIGHT} pixels, JPEG. Seconds of one step, the mean of several.",
         "",
         f"| {' | '.join(titles)} |",
         f"| {' | '.join('---' for _ in titles)} |",
