@@ -191,7 +191,7 @@ HOUSE = """
     runs  benchmark_parameters  pack_parameters
     noise  parameters  upscaling
     runtime_parameters
-    errors  suggestions  loop_parameters  old_parameters  deadlines  progress  launchers
+    errors  suggestions  loop_parameters  old_parameters  deadlines  progress  launchers  meeting
     files  texts  hardware  sqlite_caches
 """
 

@@ -17,6 +17,7 @@ import torch
 
 from ssdd.deadlines import Deadline
 from ssdd.files import WINDOWS
+from ssdd.meeting import init_method
 from ssdd.parameters import RuntimeConfig
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def join_group() -> tuple[int, int]:
         return 0, 1
     if not torch.distributed.is_initialized():
         # gloo too, where there are GPUs: `gather` and `wait_for_all` exchange objects and tensors on the CPU
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, init_method=init_method())
     return torch.distributed.get_rank(), processes
 
 

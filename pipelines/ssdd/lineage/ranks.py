@@ -18,6 +18,7 @@ from kedro.pipeline.node import Node
 
 from ssdd.lineage.catalog_entries import get_dataset, in_memory
 from ssdd.lineage.running_node import RunningNode, set_running_node
+from ssdd.meeting import agree
 
 TAG = "distributed"
 _LONGEST = timedelta(days=30)  # rank 0 may be busy so long between two joint nodes; torch's default is 5 minutes
@@ -107,22 +108,18 @@ def _store() -> Any:
     import torch.distributed as distributed
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     hosts = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    here = f"here/{rank()}"
-    everyone = [f"here/{other}" for other in range(world_size())]
     try:
         # PyTorch's own group shares the store that its first rank hosts, because both are multi-tenant.
         server = distributed.TCPStore(
             address, port, is_master=hosts, wait_for_workers=False, multi_tenant=hosts, timeout=_ARRIVAL
         )
-        store = distributed.PrefixStore(f"lineage/{attempt}", server)
-        store.set(here, "")
-        store.wait(everyone, _ARRIVAL)
+        name = agree(distributed.PrefixStore("lineage", server), rank(), world_size(), _ARRIVAL)
     except (distributed.DistStoreError, distributed.DistNetworkError) as error:
         raise ValueError(
             f"expected {world_size()} ranks to meet at {address}:{port}, got: {str(error).splitlines()[0]}; start all "
             "of them, set MASTER_ADDR to the machine of rank 0 and MASTER_PORT to a free port there"
         ) from error
+    store = distributed.PrefixStore(f"lineage/{name}", server)
     store.set_timeout(_LONGEST)
     return store

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from ssdd.data.step_sampler import StepSampler
+from ssdd.meeting import init_method
 from ssdd.parameters import LoopParameters, RuntimeConfig
 from ssdd.processes import choose_device
 from ssdd.progress import TrainingBar
@@ -147,7 +148,8 @@ def _accelerator(stage: LoopParameters, runtime: RuntimeConfig, folder: Path) ->
         log_with=list(runtime.trackers) or None,
         project_dir=str(folder),
         kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=fixed_buckets, gradient_as_bucket_view=True)
+            InitProcessGroupKwargs(init_method=init_method()),
+            DistributedDataParallelKwargs(find_unused_parameters=fixed_buckets, gradient_as_bucket_view=True),
         ],
     )
 
