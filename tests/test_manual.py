@@ -183,6 +183,16 @@ def test_every_parameter_has_values_and_a_meaning(site):
     assert "<code>2</code> (train_encoder); <code>1</code> (finetune); <code>5</code> (distill)" in epochs
 
 
+def test_every_change_of_an_environment_has_a_row(site):
+    page = re.sub(r"\s+", " ", html.unescape((site / "experiments.html").read_text("utf-8")))
+    for environment in sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "base"):
+        assert f"--env={environment}</code>" in page
+    epochs = re.findall(r"<td><code>epochs</code></td> <td>([^<]*)</td> <td>(.*?)</td> <td>(.*?)</td>", page)
+    assert ("finetune", "<code>1</code>", "<code>200</code>") in epochs
+    assert re.search(r"<td><code>decoding</code></td> <td>benchmark</td> <td>.*?</td> <td>listed below</td>", page)
+    assert "<td><code>teacher_targets.cached</code></td>" not in page  # only within its group
+
+
 def test_help_texts_and_options_show_as_they_are(site):
     page = html.unescape(re.sub(r"<[^>]+>", "", (site / "commands.html").read_text("utf-8")))
     assert "data/<run>/" in page
