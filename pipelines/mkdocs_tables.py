@@ -203,7 +203,8 @@ def escaped(text: str) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
+    wide = (*head[:-1], f"{head[-1]} {{ .meaning }}")  # a class, by the extension attr_list
+    lines = [wide if len(head) > 3 else head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(map(escaped, line))} |\n" for line in lines)
 
 
