@@ -28,14 +28,14 @@ def site(tmp_path_factory) -> Path:
     pytest.importorskip("mkdocs", reason="needs the group docs")
     pytest.importorskip("material", reason="needs the group docs")
     folder = tmp_path_factory.mktemp("manual")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "pipelines/mkdocs.yml", "-d", str(folder)]
-    quiet = {
-        **os.environ,
-        "NO_MKDOCS_2_WARNING": "1",
-        "http_proxy": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-    }
-    done = subprocess.run(build, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=600)
+    (build,) = re.findall(r"^```sh\n(uv run .*)\n```", (DOCS / "contribute.md").read_text("utf-8"), re.MULTILINE)
+    uv = os.environ.get("UV") or shutil.which("uv")
+    assert uv, "expected uv on the path: pip install uv"
+    here = {"UV_PROJECT_ENVIRONMENT": sys.prefix, "UV_NO_SYNC": "1", "UV_OFFLINE": "1", "NO_MKDOCS_2_WARNING": "1"}
+    quiet = {**os.environ, **here, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [uv, *build.split()[1:], "-d", str(folder)], cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return folder
 

@@ -10,9 +10,9 @@ What is not as at a user's:
 * `pytest` is told by PYTEST_ADDOPTS to run one file of tests.
 * `kedro viz run`, a server, is stopped once it has answered.
 * `photos` and `imagenet` are made here.
-* A line that an earlier page has, or that `.ci/run` runs by itself (perhaps with more options), is not repeated. Blocks
-  marked `text` are not run: they need something of others, or a published package. Of the manual's own pages, only
-  blocks are run.
+* A line that an earlier page has, that `.ci/run` runs by itself (perhaps with more options), or that test_manual.py runs,
+  is not repeated. Blocks marked `text` are not run: they need something of others, or a published package. Of the
+  manual's own pages, only blocks are run.
 * `ssdd doctor` may say that the command is of another installation than the copy, which is so here.
 """
 
@@ -282,7 +282,7 @@ def quick_environment(folder: Path, warm) -> Path:
 def repeated() -> set[str]:
     """Lines that need not run: CI runs them itself, and those that have run here join them."""
     run = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
-    return {line.split(" -")[0] for line in run} | set(run)
+    return {line.split(" -")[0] for line in run} | {*run, *commands("pipelines/docs/contribute.md")}
 
 
 def run_all(lines: list[str], folder: Path, shell, repeated: set[str]) -> None:
@@ -343,7 +343,6 @@ RESULTS = {
         "reconstructed/rejected.csv",
         "decoded/nested/1.png",
         "latents.safetensors",
-        "build/manual/index.html",
     ),
     "manual": (
         "stats.json",
