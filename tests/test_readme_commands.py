@@ -10,8 +10,8 @@ What is not as at a user's:
 * `pytest` is told by PYTEST_ADDOPTS to run one file of tests.
 * `kedro viz run`, a server, is stopped once it has answered.
 * `photos` and `imagenet` are made here.
-* A line that an earlier page has, that `.ci/run` runs by itself (perhaps with more options), or that test_manual.py runs,
-  is not repeated. Blocks marked `text` are not run: they need something of others, or a published package. Of the
+* A line that an earlier page has, that `.ci/run` runs by itself (perhaps with more options), or that test_manual.py
+  runs, is not repeated. Blocks marked `text` are not run: they need something of others, or a published package. Of the
   manual's own pages, only blocks are run.
 * `ssdd doctor` may say that the command is of another installation than the copy, which is so here.
 """
