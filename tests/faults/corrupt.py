@@ -23,7 +23,7 @@ from ssdd.lineage.fingerprint import Fingerprints
 from ssdd.lineage.plan import plan
 from ssdd.lineage.stamps import read_stamp
 from ssdd.lineage.state_folders import state_kind
-from ssdd.training.resume_state import StateStore
+from ssdd.training.state_store import StateStore
 from ssdd.training.teacher_targets import sound_shards
 
 ARTEFACTS = {  # by kind; each kind is altered equally often
