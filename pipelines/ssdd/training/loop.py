@@ -68,10 +68,8 @@ def train(
     accelerator = _accelerator(stage, runtime, folder)
     sampler = _sampler(images, stage, accelerator)
     last_step = stage.epochs * sampler.steps_per_epoch
-    sharded = runtime.sharding == "optimizer" and accelerator.num_processes > 1
-    state = _new_state(step, stage, accelerator, sharded)
-    writers = (accelerator.process_index, accelerator.num_processes) if sharded else ()
-    store = StateStore(folder, fingerprint, *writers)
+    store = StateStore(folder, fingerprint, *_part(runtime, accelerator))
+    state = _new_state(step, stage, accelerator, sharded=store.ranks > 1)
     _resume(store, state, last_step, accelerator, title)
     networks = _prepare(step, state, accelerator, stage.compile)
     ledger = Ledger(accelerator, stage, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
@@ -156,6 +154,13 @@ def _accelerator(stage: LoopParameters, runtime: RuntimeConfig, folder: Path) ->
             DistributedDataParallelKwargs(find_unused_parameters=fixed_buckets, gradient_as_bucket_view=True),
         ],
     )
+
+
+def _part(runtime: RuntimeConfig, accelerator: Accelerator) -> tuple[int, int]:
+    """Returns which part of the state this process holds and writes, and of how many: a rank and the ranks, or all."""
+    if runtime.sharding == "none":
+        return 0, 1
+    return accelerator.process_index, accelerator.num_processes
 
 
 def _new_state(
