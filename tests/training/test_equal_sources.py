@@ -126,16 +126,19 @@ SOURCES = [
     ("huggingface", "parquet"),
     ("folder", "s3://equal/files"),
     ("tar", "s3://equal/shards"),
+    ("tar", "http://shards/train-{0..1}.tar"),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "place"), SOURCES)
 def test_killed_on_any_source_a_run_resumes_to_the_same_bytes(
-    store, run_toy, places, results, undisturbed, kind, place, tmp_path
+    store, web_server, run_toy, places, results, undisturbed, kind, place, tmp_path
 ):
     """The bytes of all files, and so the losses in the history, are those of an undisturbed run from single files."""
     root = place if place.startswith("s3:") else str(places / place)
+    if place.startswith("http:"):
+        root = place.replace("http:/", web_server(places).url)
     step = random.Random(f"{SEED} {kind} {place}").randrange(5, 12)
     drawn = f"SSDD_FAULT_SEED={SEED}, killed at {step}"
     codes, output = run_toy(tmp_path, images_options(kind, root, environment=store, kill_all_at=step))
