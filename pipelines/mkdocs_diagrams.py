@@ -97,8 +97,10 @@ def _drawing(graph: dict[str, set[str]], title: str, upwards: bool = False) -> s
     for name, (x, y) in place.items():
         parts.append(f'<rect x="{x - 58:.0f}" y="{y - 14:.0f}" width="116" height="28" rx="5"/>')
         parts.append(f'<text x="{x:.0f}" y="{y + 1:.0f}">{name}</text>')
-    size = f'viewBox="0 0 {width} {60 + 62 * top}" style="max-width:{width}px" role="img" aria-label="{title}"'
-    return f'<svg class="diagram" xmlns="http://www.w3.org/2000/svg" {size}>{"".join(parts)}</svg>\n'
+    style = f"min-width:{min(width, 640)}px;max-width:{width}px"
+    size = f'viewBox="0 0 {width} {60 + 62 * top}" style="{style}" role="img" aria-label="{title}"'
+    drawn = f'<svg class="diagram" xmlns="http://www.w3.org/2000/svg" {size}>{"".join(parts)}</svg>'
+    return f'<div class="wide">{drawn}</div>\n'
 
 
 def _reduced(graph: dict[str, set[str]]) -> dict[str, set[str]]:

@@ -5,10 +5,10 @@ A page names what it takes by a line of its own, which is a plain link for those
     [Included: Use a model](../../README.md#use-a-model)
     [Generated: parameters](../ssdd/parameters.py)
 
-The first takes the section below that heading, without an anchor the whole file, and with the anchor `rest` all
-sections that no page takes by name; of `packages#rest`, all pages of the packages that none takes. A whole file has its
-headings below the one under which it stands. A section stands beside those of the page; directly below a heading of the
-page, it has that one instead of its own. Links are led to the pages of the manual; links to other files become text.
+The first takes the section below that heading, without an anchor the whole file; of `packages#rest`, all pages of the
+packages that no page takes. A whole file has its headings below the one under which it stands. A section stands beside
+those of the page; directly below a heading of the page, it has that one instead of its own. Links are led to the pages
+of the manual; links to other files become text.
 """
 
 import os
@@ -22,7 +22,7 @@ from markdown.extensions.toc import slugify
 from mkdocs.structure.files import File
 
 from mkdocs_diagrams import architecture, modules, stages
-from mkdocs_tables import commands, parameters
+from mkdocs_tables import commands, environments, parameters
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -82,9 +82,6 @@ def _lines(file: Path) -> Iterator[str]:
 
 def _part(file: Path, anchor: str | None) -> str:
     sections = _sections(file)
-    if anchor == "rest":
-        taken = {slug for other, slug in _taken() if other == file}
-        return "".join(text for slug, text in sections.items() if slug and slug not in taken)
     if anchor is not None:
         if anchor not in sections:
             raise ValueError(f"{file} has no section {anchor!r}; it has {list(sections)}")
@@ -145,7 +142,7 @@ def _page_of(file: Path, anchor: str) -> str | None:
         return None
     if file in _free_pages():
         return f"{taken[ROOT / 'packages', 'rest']}#{anchor or slugify(_title(file), '-')}"
-    page = taken.get((file, slugs[anchor])) or taken.get((file, "")) or (taken.get((file, "rest")) if anchor else None)
+    page = taken.get((file, slugs[anchor])) or taken.get((file, ""))
     if page is None and not anchor:
         page = next((name for (other, _), name in taken.items() if other == file), None)
     return page and f"{page}#{anchor}".rstrip("#")
@@ -193,6 +190,7 @@ def _api_page(file: Path) -> str | None:
 GENERATORS: dict[str, Callable[[], str]] = {
     "architecture": architecture,
     "commands": commands,
+    "environments": environments,
     "modules": modules,
     "parameters": parameters,
     "stages": stages,

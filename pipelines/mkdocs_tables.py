@@ -21,7 +21,7 @@ KEDRO = (
 
 def parameters() -> str:
     """A table for each group of parameters, from its typed model; the groups of one model share a table."""
-    conf = _quickstart()
+    conf = _values("base")
     groups: dict[Any, list[str]] = {}
     for name, kind in parameter_types().items():
         groups.setdefault(kind, []).append(name)
@@ -42,12 +42,60 @@ def parameters() -> str:
     return "\n".join([f"## Single values\n\n{_table(('parameter', 'quickstart', 'meaning'), alone)}", *tables])
 
 
-def _quickstart() -> dict[str, Any]:
-    """The parameters of a plain run: anchors merged, `${globals:...}` replaced."""
-    known = yaml.safe_load((CONF / "globals.yml").read_text(encoding="utf-8"))
-    text = (CONF / "parameters.yml").read_text(encoding="utf-8")
-    text = re.sub(r"\$\{globals:(\w+)\}", lambda found: yaml.safe_dump(known[found[1]]).split("\n")[0], text)
-    return dict(yaml.safe_load(text))
+def environments() -> str:
+    """For each environment beside `base`, a table of what differs from the quickstart."""
+    base = _values("base")
+    parts = []
+    for folder in sorted(path for path in CONF.parent.iterdir() if path.is_dir() and path != CONF):
+        values = _values(folder.name)
+        comment = re.match(r"(?:#.*\n)+", (folder / "parameters.yml").read_text(encoding="utf-8"))
+        about = re.sub(r"(?m)^# ?", "", comment[0]) if comment else ""
+        rows, long = _changes(base, values)
+        table = _table(("parameter", "of", "quickstart", folder.name, "meaning"), rows)
+        blocks = [f"`{name}`:\n\n```yaml\n{text}```\n" for name, text in long.items()]
+        parts.append("\n".join([f"### `--env={folder.name}`\n\n{about}\n{table}", *blocks]))
+    return "\n".join(parts)
+
+
+def _changes(base: dict[str, Any], values: dict[str, Any]) -> tuple[list[tuple[str, ...]], dict[str, str]]:
+    """Rows of the parameters that differ, one for all groups alike, and the YAML of those too long for a row."""
+    known = parameter_types()
+    if unknown := values.keys() - known.keys() - {n for n, value in base.items() if not isinstance(value, dict)}:
+        raise ValueError(f"expected groups of parameters, got {sorted(unknown)}")
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}  # name, value and meaning -> values of the quickstart
+    long = {}
+    for group, kind in known.items():
+        if not hasattr(kind, "model_fields"):
+            continue
+        sides = ({group: side.get(group, {})} for side in (base, values))
+        for (name, field, old), (_, _, new) in zip(*(_fields(kind, side, "") for side in sides), strict=True):
+            if _yaml(old[group]) == _yaml(new[group]):
+                continue
+            shown = _code(new[group], "listed below")
+            found.setdefault((f"`{name}`", shown, field.description or ""), {})[group] = old[group]
+            if not shown.startswith("`"):
+                long[f"{group}.{name}"] = yaml.safe_dump(_plain(new[group]), default_flow_style=None, width=1000)
+    rows = [(name, ", ".join(old), _each(old), new, meaning) for (name, new, meaning), old in found.items()]
+    alone = (n for n, value in base.items() if not isinstance(value, dict) and values[n] != value)
+    return [*((f"`{n}`", "", _code(base[n]), _code(values[n]), "") for n in alone), *rows], long
+
+
+def _each(values: dict[str, Any]) -> str:
+    """The value of all stages, or each value with its stages."""
+    same: dict[str, list[str]] = {}
+    for stage, value in values.items():
+        same.setdefault(_code(value), []).append(stage)
+    return next(iter(same)) if len(same) == 1 else "; ".join(f"{v} ({', '.join(stages)})" for v, stages in same.items())
+
+
+def _values(environment: str) -> dict[str, Any]:
+    """The parameters of a run in an environment, as Kedro reads them."""
+    from kedro.config import OmegaConfigLoader
+
+    from ssdd.settings import CONFIG_LOADER_ARGS
+
+    arguments = {**CONFIG_LOADER_ARGS, "default_run_env": environment}
+    return dict(OmegaConfigLoader(str(CONF.parent), env=environment, **arguments)["parameters"])
 
 
 @cache
@@ -63,33 +111,44 @@ def parameter_types() -> dict[str, Any]:
     return {name: found[name] for name in sorted(names, key=lambda n: order.index(n) if n in order else len(order))}
 
 
+def _fields(kind: Any, used: dict[str, Any], before: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Name, field and value for each stage of each parameter of a model, with its parts; groups may be dicts."""
+    for name, field in kind.model_fields.items():
+        values = {stage: _value(group, name, field) for stage, group in used.items()}
+        if hasattr(field.annotation, "model_fields"):
+            yield from _fields(field.annotation, values, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", field, values
+
+
+def _value(group: Any, name: str, field: Any) -> Any:
+    if not isinstance(group, dict):
+        return getattr(group, name)
+    return group[name] if name in group else field.get_default(call_default_factory=True)
+
+
 def _rows(kind: Any, used: dict[str, Any], before: str) -> Iterator[tuple[str, ...]]:
     """Name, values, default, values in the quickstart and meaning of each parameter of a model, with its parts."""
-    for name, field in kind.model_fields.items():
-        values = {stage: getattr(group, name) for stage, group in used.items()}
-        if hasattr(field.annotation, "model_fields"):
-            yield from _rows(field.annotation, values, f"{before}{name}.")
-            continue
+    for name, field, values in _fields(kind, used, before):
         default = "" if field.is_required() else _code(field.get_default(call_default_factory=True))
-        same: dict[str, list[str]] = {}
-        for stage, value in values.items():
-            same.setdefault(_code(value), []).append(stage)
-        each = "; ".join(f"{value} ({', '.join(stages)})" for value, stages in same.items())
-        quickstart = next(iter(same)) if len(same) == 1 else each
         yield (
-            f"`{before}{name}`",
+            f"`{name}`",
             in_words(field.annotation, field.metadata),
             default,
-            quickstart,
+            _each(values),
             field.description or "",
         )
 
 
-def _code(value: Any) -> str:
-    """A value as YAML has it, in backticks."""
+def _code(value: Any, otherwise: str = "a list, see `conf/base/parameters.yml`") -> str:
+    """A value as YAML has it, in backticks, unless it is too long."""
+    plain = _yaml(value)
+    return f"`{plain}`" if len(plain) <= LONGEST else otherwise
+
+
+def _yaml(value: Any) -> str:
     plain = re.sub(r"\n\.\.\.\n$|\n$", "", yaml.safe_dump(_plain(value), default_flow_style=True, width=1000))
-    plain = f"{value:g}" if isinstance(value, float) else plain.strip("'")
-    return f"`{plain}`" if len(plain) <= LONGEST else "a list, see `conf/base/parameters.yml`"
+    return f"{value:g}" if isinstance(value, float) else plain.strip("'")
 
 
 def _plain(value: Any) -> Any:
@@ -144,7 +203,8 @@ def escaped(text: str) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
+    wide = (*head[:-1], f"{head[-1]} {{ .meaning }}")  # a class, by the extension attr_list
+    lines = [wide if len(head) > 3 else head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(map(escaped, line))} |\n" for line in lines)
 
 

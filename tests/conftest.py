@@ -55,7 +55,7 @@ benchmark:
   threads: 1
   training:
     {{size: debug, pixels: 16, batch_size: 2, checkpointing_pixels: 16, distillation_pixels: 16, rounds: 1}}
-  scale: {{encoder: f4c4, size: debug, pixels: 16, batch_size: 16, steps: 1}}
+  scale: {{encoder: debug, size: debug, pixels: 16, batch_size: 16, steps: 1, photographs: 32}}
   quality_rounds: 2
 runtime: {{threads: 1, trackers: []}}
 """

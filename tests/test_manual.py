@@ -28,14 +28,14 @@ def site(tmp_path_factory) -> Path:
     pytest.importorskip("mkdocs", reason="needs the group docs")
     pytest.importorskip("material", reason="needs the group docs")
     folder = tmp_path_factory.mktemp("manual")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "pipelines/mkdocs.yml", "-d", str(folder)]
-    quiet = {
-        **os.environ,
-        "NO_MKDOCS_2_WARNING": "1",
-        "http_proxy": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-    }
-    done = subprocess.run(build, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=600)
+    (build,) = re.findall(r"^```sh\n(uv run .*)\n```", (DOCS / "contribute.md").read_text("utf-8"), re.MULTILINE)
+    uv = os.environ.get("UV") or shutil.which("uv")
+    assert uv, "expected uv on the path: pip install uv"
+    here = {"UV_PROJECT_ENVIRONMENT": sys.prefix, "UV_NO_SYNC": "1", "UV_OFFLINE": "1", "NO_MKDOCS_2_WARNING": "1"}
+    quiet = {**os.environ, **here, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [uv, *build.split()[1:], "-d", str(folder)], cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return folder
 
@@ -156,7 +156,10 @@ def test_a_browser_shows_each_page_as_wide_as_its_window(site, browse, tmp_path,
         assert corner < 100 if scheme == "dark" else corner > 200
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in (DOCS / page).read_text("utf-8")])
+ALONE = [p for p in PAGES if "```python" in (DOCS / p).read_text("utf-8") and p != "generation.md"]
+
+
+@pytest.mark.parametrize("page", ALONE)  # generation.md goes on from its commands: see test_readme_commands.py
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
@@ -181,6 +184,16 @@ def test_every_parameter_has_values_and_a_meaning(site):
     assert "Prefix each name with the stage" in page
     epochs = next(row for row in rows if row.startswith(" <td><code>epochs</code>"))
     assert "<code>2</code> (train_encoder); <code>1</code> (finetune); <code>5</code> (distill)" in epochs
+
+
+def test_every_change_of_an_environment_has_a_row(site):
+    page = re.sub(r"\s+", " ", html.unescape((site / "experiments.html").read_text("utf-8")))
+    for environment in sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != "base"):
+        assert f"--env={environment}</code>" in page
+    epochs = re.findall(r"<td><code>epochs</code></td> <td>([^<]*)</td> <td>(.*?)</td> <td>(.*?)</td>", page)
+    assert ("finetune", "<code>1</code>", "<code>200</code>") in epochs
+    assert re.search(r"<td><code>decoding</code></td> <td>benchmark</td> <td>.*?</td> <td>listed below</td>", page)
+    assert "<td><code>teacher_targets.cached</code></td>" not in page  # only within its group
 
 
 def test_help_texts_and_options_show_as_they_are(site):

@@ -10,8 +10,9 @@ What is not as at a user's:
 * `pytest` is told by PYTEST_ADDOPTS to run one file of tests.
 * `kedro viz run`, a server, is stopped once it has answered.
 * `photos` and `imagenet` are made here.
-* A line that an earlier page has, or that `.ci/run` runs by itself, is not repeated. Blocks marked `text` are not run:
-  they need something of others, or a published package. Of the manual's own pages, only blocks are run.
+* A line that an earlier page has, that `.ci/run` runs by itself (perhaps with more options), or that test_manual.py
+  runs, is not repeated. Blocks marked `text` are not run: they need something of others, or a published package. Of the
+  manual's own pages, only blocks are run.
 * `ssdd doctor` may say that the command is of another installation than the copy, which is so here.
 """
 
@@ -22,6 +23,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 import venv
 import zipfile
@@ -36,8 +38,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ssdd-encoder", "ssdd-decoder", "ssdd-metrics")
-READMES = ("README.md", "pipelines/README.md", "CONTRIBUTING.md", *(f"packages/{name}/README.md" for name in PACKAGES))
-MANUAL = tuple(str(page.relative_to(ROOT)) for page in sorted((ROOT / "pipelines/docs").rglob("*.md")))
+READMES = ("README.md", "CONTRIBUTING.md", *(f"packages/{name}/README.md" for name in PACKAGES))
+PAGES = sorted((ROOT / "pipelines/docs").rglob("*.md"))
+MANUAL = ("pipelines/README.md", *(str(page.relative_to(ROOT)) for page in PAGES))
 PROGRAMS = ("uv", "pip", "kedro", "ssdd", "python", "pytest", "git", "torchrun")
 STAGE = {
     "epochs": 1,
@@ -80,6 +83,8 @@ SMALL = {
         "limit": 2,
         "teacher_steps": [8, 1],
         "metrics": ["psnr", "ssim_gaussian", "frechet_random_conv"],
+        "photographs": 1,
+        "photograph_side": 64,
     },
     "benchmark": {
         "threads": 1,
@@ -95,16 +100,28 @@ SMALL = {
             "teacher_steps": 1,
             "rounds": 1,
         },
-        "scale": {"encoder": "f4c4", "size": "debug", "pixels": 16, "batch_size": 2, "ranks": [1], "steps": 1},
+        "scale": {
+            "encoder": "debug",
+            "size": "debug",
+            "pixels": 16,
+            "batch_size": 8,
+            "ranks": [1],
+            "steps": 1,
+            "photographs": 32,
+        },
         "quality_rounds": 1,
     },
     "runtime": {"workers": 0, "threads": 1, "trackers": []},
 }
+AFTER_COMMANDS = ("pipelines/docs/generation.md",)  # its Python goes on from its commands; that of others is alone
 BENCHMARK = {'"--side", type=int, default=256': '"--side", type=int, default=64', "rand(3000, 2048)": "rand(99, 32)"}
 BENCHMARK |= {
     f'"--{name}", type=int, default={n}': f'"--{name}", type=int, default=1'
     for name, n in (("batch", 32), ("repeats", 5))
 }
+# The commands train and evaluate at 256 px, where a step of one image takes a second.
+IMAGENET = {name: {"batch_size": 2, "eval_images": 1} for name in ("train_encoder", "pretrain", "finetune", "distill")}
+IMAGENET |= {"evaluate": {"teacher_steps": [2, 1], "limit": 1}}
 SMALL_SAMPLE = {"train_images": 8, "validation_images": 4, "crop_min": 64, "crop_max": 96, "canvases": 1}
 
 
@@ -130,7 +147,7 @@ def house(tmp_path_factory) -> Path:
     for name, more in (
         ("base", {"data": {"sample": SMALL_SAMPLE}}),
         ("demo", {"data": {"sample": SMALL_SAMPLE}}),
-        ("imagenet", {"evaluate": {"teacher_steps": [2, 1]}}),
+        ("imagenet", IMAGENET),
     ):
         file = folder / "conf" / name / "parameters.yml"
         file.write_text(yaml.safe_dump(merged(merged(yaml.safe_load(file.read_text()), SMALL), more)))
@@ -144,7 +161,7 @@ def house(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     for number in range(10):
         save_picture(folder / f"photos/{'nested/' * (number % 2)}{number}.jpg", rng)
-    for number in range(5):
+    for number in range(2):
         for split in ("train", "val"):
             save_picture(folder / f"imagenet/{split}/n01440764/{number}.jpg", rng)
     (folder / "photos/broken.jpg").write_bytes(b"this is a text")
@@ -264,7 +281,8 @@ def quick_environment(folder: Path, warm) -> Path:
 @pytest.fixture(scope="module")
 def repeated() -> set[str]:
     """Lines that need not run: CI runs them itself, and those that have run here join them."""
-    return set((ROOT / ".ci/run").read_text(encoding="utf-8").splitlines())
+    run = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    return {line.split(" -")[0] for line in run} | {*run, *commands("pipelines/docs/contribute.md")}
 
 
 def run_all(lines: list[str], folder: Path, shell, repeated: set[str]) -> None:
@@ -272,6 +290,7 @@ def run_all(lines: list[str], folder: Path, shell, repeated: set[str]) -> None:
     for line in lines:
         if line in repeated:
             continue
+        start = time.perf_counter()
         process = shell(line, folder)
         if "viz run" in line:
             answers_and_stops(process)
@@ -280,6 +299,7 @@ def run_all(lines: list[str], folder: Path, shell, repeated: set[str]) -> None:
         is_told = "doctor" in line and "of another installation" in said
         assert process.returncode == 0 or is_told, f"{line}\n{said[-6000:]}"
         assert "Traceback" not in said, f"{line}\n{said[-6000:]}"
+        print(f"{time.perf_counter() - start:.1f} s: {line}")  # pytest -rP shows it
 
 
 @pytest.mark.parametrize("readme", READMES)
@@ -300,12 +320,17 @@ def test_every_command_line_works(readme, house, shell, repeated):
         assert "/environment" in said, said  # the wheel's, not the repository's
 
 
-def test_every_command_line_of_the_manual_works(house, shell, repeated):
-    pages = [line for page in MANUAL for line in commands(page)]
-    assert len(pages) > 5
+def test_every_command_line_of_the_manual_works(house, shell, repeated, warm):
     # a page may go on from the runs of the README, which are there if its test has run
-    run_all([*commands("README.md"), *pages], house, shell, repeated)
-    assert (house / "build/manual/index.html").is_file()
+    lines = [line for page in ("README.md", *MANUAL) for line in commands(page)]
+    assert len(lines) > 40
+    run_all(list(dict.fromkeys(lines)), house, shell, repeated)
+    for result in RESULTS["manual"]:
+        assert (house / result).is_file(), result
+    for page in AFTER_COMMANDS:
+        blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+        (house / "page.py").write_text("\n".join(blocks))
+        subprocess.run(warm.command(str(house / "page.py")), cwd=house, check=True, timeout=600)
 
 
 RESULTS = {
@@ -318,11 +343,11 @@ RESULTS = {
         "reconstructed/rejected.csv",
         "decoded/nested/1.png",
         "latents.safetensors",
+    ),
+    "manual": (
         "stats.json",
         "card.md",
         "exported/decoder.onnx",
-    ),
-    "pipelines/README.md": (
         "data/imagenet/report/report.html",
         "data/at256/models/distilled_best.safetensors",
         "data/compared/evaluation/metrics.csv",
@@ -360,4 +385,6 @@ def test_commands_are_found():
     found = commands("README.md")
     assert found[0] == "pip install uv && uv run kedro run --pipeline=distill"
     assert any(line.startswith("uv run ssdd reconstruct") for line in found)
-    assert any("--env=imagenet" in line for line in commands("pipelines/README.md"))
+    assert any("--env=imagenet" in line for line in commands("pipelines/docs/recipe.md"))
+    inline = re.findall(r"`(?:uv|kedro) run [^`]+`", (ROOT / "pipelines/README.md").read_text(encoding="utf-8"))
+    assert inline == []  # of the manual's pages, only blocks are run

@@ -1,4 +1,4 @@
-"""The table of published parameters in pipelines/README.md: names exist and are typed, defaults are those of conf."""
+"""The table of published parameters in the manual: names exist and are typed, defaults are those of conf."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ PUBLISHED += ["data root", "batch size", "sampler steps, while training", "sampl
 
 def rows() -> dict[str, tuple[str, str]]:
     """Published name -> what stands in the other two columns."""
-    text = (ROOT / "pipelines/README.md").read_text(encoding="utf-8")
+    text = (ROOT / "pipelines/docs/recipe.md").read_text(encoding="utf-8")
     table = text.split("| published | here | default |\n|---|---|---|\n")[1].split("\n\n")[0]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     return {name: (here, default) for name, here, default in cells}

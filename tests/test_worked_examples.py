@@ -33,7 +33,7 @@ def changed(project: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Any
     change = examples()[request.param]
     assert len(re.findall(r"^\+\+\+ ", change, re.MULTILINE)) <= 3, "an example changes at most three files"
     subprocess.run(["git", "apply", "-"], cwd=tmp_path / "project", input=change, text=True, check=True)
-    return type(project)(tmp_path / "project")
+    return type(project)(tmp_path / "project", project.warm)
 
 
 @pytest.mark.parametrize("changed", ["A new loss"], indirect=True)

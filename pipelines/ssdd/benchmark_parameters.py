@@ -54,6 +54,7 @@ class ScaleSweep(Frozen):
     ranks: tuple[int, ...] = Field(default=(1, 2), min_length=1, description="numbers of processes; one GPU each")
     workers: int = Field(default=0, ge=0, description="data loader workers per process")
     steps: int = Field(default=8, ge=1, description="timed, after two more")
+    photographs: int = Field(default=128, ge=32, description="that the loader alone reads in a pass")
 
 
 class BenchmarkParameters(Frozen):

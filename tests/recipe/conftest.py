@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,12 +107,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kedro(project: Path) -> Kedro:
-    """Runs a kedro command in the project."""
+def kedro(project: Path, warm: Any) -> Kedro:
+    """Runs a kedro command in the project: the first as a user starts it, the others in a process that is warm."""
+    started = False
 
     def call(*arguments: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
+        nonlocal started
+        program = ["-m", "kedro", *arguments]
+        command = warm.command(*program) if started else [sys.executable, *program]
+        started = True
         return subprocess.run(
-            [sys.executable, "-m", "kedro", *arguments],
+            command,
             cwd=project,
             env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             capture_output=True,

@@ -10,10 +10,10 @@ from ssdd.training.history import read_rows
 from ssdd.training.jobs import TrainingJob, cache_targets, run_job
 
 STAGE = StageParameters(
-    epochs=3,
+    epochs=2,
     batch_size=8,
     precision="no",
-    eval_every=3,
+    eval_every=2,
     best_metric="psnr",
     best_is="highest",
     eval_metrics=("psnr", "ssim_gaussian"),
@@ -44,24 +44,24 @@ def test_cached_targets_teach_as_well_as_a_live_teacher(tmp_path):
     cached = dataclasses.replace(
         first,
         kind="distillation",
-        images=ImageDataset(index, source, TrainTransform(im_size=32), split="train", limit=192),
+        images=ImageDataset(index, source, TrainTransform(im_size=32), split="train", limit=96),
         encoder=None,
         decoder=None,
         checkpoint=run_job(first).last,
         stage=STAGE.model_copy(update={"optim": OptimConfig(lr=0.002), "eval_steps": 1}),
-        targets=TargetParameters(teacher_steps=8, cached=True, shard_size=64),
+        targets=TargetParameters(teacher_steps=4, cached=True, shard_size=32),
         targets_folder=tmp_path / "targets",
         targets_fingerprint="t",
         folder=tmp_path / "cached",
     )
     cache_targets(cached)
-    live = dataclasses.replace(cached, folder=tmp_path / "live", targets=TargetParameters(teacher_steps=8))
-    idle = STAGE.model_copy(update={"optim": OptimConfig(lr=1e-9), "epochs": 1, "eval_steps": 1})
-    before = dataclasses.replace(live, folder=tmp_path / "idle", stage=idle)
+    live = dataclasses.replace(cached, folder=tmp_path / "live", targets=TargetParameters(teacher_steps=4))
+    idle = STAGE.model_copy(update={"optim": OptimConfig(lr=1e-9), "eval_steps": 1})
+    before = dataclasses.replace(cached, folder=tmp_path / "idle", stage=idle)
     found = {}
     for name, job in {"before": before, "cached": cached, "live": live}.items():
         found[name] = next(row for row in read_rows(run_job(job).history) if row["split"] == "eval")
     for name in ("cached", "live"):
-        assert found[name]["psnr"] > found["before"]["psnr"] + 0.15, found
+        assert found[name]["psnr"] > found["before"]["psnr"] + 0.5, found
     assert found["cached"]["psnr"] == pytest.approx(found["live"]["psnr"], abs=0.2), found
     assert found["cached"]["ssim_gaussian"] == pytest.approx(found["live"]["ssim_gaussian"], abs=0.02), found

@@ -57,7 +57,8 @@ def benchmark_loader(machine: dict[str, Any], benchmark: BenchmarkParameters, ru
     from ssdd.benchmarking.machine import prepare_device
 
     prepare_device(runtime.device, 1)
-    return pandas.DataFrame(loader_rate(im_size=benchmark.scale.pixels, show=runtime.display))
+    scale = benchmark.scale
+    return pandas.DataFrame(loader_rate(im_size=scale.pixels, images=scale.photographs, show=runtime.display))
 
 
 def write_scale(machine: dict[str, Any], scale_benchmark: Any) -> str:
