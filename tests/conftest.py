@@ -1,6 +1,8 @@
 """The real project in a folder of its own, with an environment `tiny` that runs in seconds."""
 
 import collections
+import functools
+import http.server
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -317,3 +320,58 @@ def browse(tmp_path: Path) -> Callable[..., str]:
         return done.stdout
 
     return open_page
+
+
+class WebServer:
+    """A web server of a folder on this machine, with index pages and byte ranges.
+
+    `faults` holds what the next requests get instead of their files: a status, or `cut` for half of the bytes.
+    """
+
+    def __init__(self, folder: Path, ranges: bool = True) -> None:
+        self.faults: list[int | str] = []
+        server = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *told: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                fault = server.faults.pop(0) if server.faults else None
+                file, part = Path(self.translate_path(self.path)), self.headers.get("Range")
+                if isinstance(fault, int):
+                    self.send_error(fault)
+                elif file.is_file():
+                    data = file.read_bytes()
+                    if part is not None and ranges:
+                        first, last = re.findall(r"bytes=(\d+)-(\d*)", part)[0]
+                        data = data[int(first) : int(last) + 1 if last else None]
+                    self.send_response(206 if part is not None and ranges else 200)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
+                else:
+                    super().do_GET()
+
+        handler = functools.partial(Handler, directory=str(folder))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="session")
+def web_server() -> Iterator[Callable[..., WebServer]]:
+    """Starts web servers; they end with the session."""
+    started: list[WebServer] = []
+
+    def start(folder: Path, **options: Any) -> WebServer:
+        started.append(WebServer(folder, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()

@@ -20,6 +20,10 @@ class RuntimeConfig(Frozen):
         "measures whether one or all cores are faster, everything else does as with null",
     )
     processes: int = Field(default=1, ge=1, le=256, description="that train or evaluate together")
+    sharding: Literal["none", "optimizer"] = Field(
+        default="none",
+        description="what is divided among the processes of a training stage; optimizer: moments and moving average",
+    )
     workers: int = Field(default=4, ge=0, le=256, description="data loader workers per process")
     save_every: int = Field(default=1000, ge=1, description="steps between two resume states")
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(

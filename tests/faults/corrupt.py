@@ -23,7 +23,7 @@ from ssdd.lineage.fingerprint import Fingerprints
 from ssdd.lineage.plan import plan
 from ssdd.lineage.stamps import read_stamp
 from ssdd.lineage.state_folders import state_kind
-from ssdd.training.resume_state import StateStore
+from ssdd.training.state_store import StateStore
 from ssdd.training.teacher_targets import sound_shards
 
 ARTEFACTS = {  # by kind; each kind is altered equally often
@@ -62,6 +62,9 @@ class Restored:
     """Stands for a training state; remembers what it was restored from."""
 
     step, best = -1, ""
+
+    def wants(self, name: str) -> bool:
+        return False  # no tensor is looked at
 
     def restore(self, tensors: dict, document: dict) -> None:
         self.step, self.best = document["progress"]["step"], document["progress"]["best"]["file"]

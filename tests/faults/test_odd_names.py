@@ -192,13 +192,13 @@ def test_a_full_disk_is_no_name(monkeypatch, tmp_path):
 
     import numpy as np
 
-    from ssdd.imaging import encode_decode
+    from ssdd.imaging import picture_writer
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(encode_decode, "atomic_write", full)
-    with encode_decode.PictureWriter(tmp_path, {"a": "a.png"}) as writer:
+    monkeypatch.setattr(picture_writer, "atomic_write", full)
+    with picture_writer.PictureWriter(tmp_path, {"a": "a.png"}) as writer:
         with pytest.raises(OSError, match="No space"):
             writer.write(["a"], [np.zeros((8, 8, 3), np.uint8)])
         assert not writer.rejected

@@ -24,10 +24,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ssdd import noise as draws
+from ssdd.data import index_images
+from ssdd.data.image_sets import open_images, training_images
 from ssdd.evaluation.periodic import Evaluation
-from ssdd.parameters import RuntimeConfig, StageParameters
+from ssdd.parameters import DataParameters, RuntimeConfig, StageParameters
 from ssdd.processes import launch
+from ssdd.training import loop
 from ssdd.training.interface import StepLosses, TrainingStep
+from ssdd.training.jobs import TrainingJob, run_job
 from ssdd.training.loop import train
 
 
@@ -79,7 +83,27 @@ class ToyStep(TrainingStep):
         return StepLosses(mse + 0.1 * edge, {"mse": mse, "edge": edge})
 
 
+def run_images(folder, options):
+    """Trains small networks on the images of a source."""
+    data, stage = DataParameters(**options["data"]), StageParameters.model_validate(options["config"])
+    made = loop._step
+
+    def step(networks, ledger, batch, interrupts):
+        if ledger.state.progress.step == options.get("kill_all_at"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return made(networks, ledger, batch, interrupts)
+
+    loop._step = step
+    images = training_images(index_images(open_images(data), progress=False, held_out=0.1).index, data, stage)
+    return run_job(TrainingJob(kind="autoencoder", encoder="debug", decoder="debug", images=images, stage=stage,
+                               runtime=RuntimeConfig.model_validate(options["runtime"]), folder=Path(folder),
+                               fingerprint="f"))
+
+
 def run(folder, options):
+    os.environ.update(options.get("environment", {}))
+    if "data" in options:
+        return run_images(folder, options)
     step = ToyStep(options)
 
     def export(path):

@@ -1,7 +1,9 @@
-"""The same images from files, tar shards, Parquet and an object store: the same losses, to the bit."""
+"""The same images from files, shards, Parquet and an object store: the same losses, to the bit, also after a kill."""
 
 import io
 import logging
+import os
+import random
 import tarfile
 
 import datasets
@@ -78,9 +80,9 @@ def expected(places, tmp_path_factory):
     return found
 
 
-@pytest.fixture
-def store(places, monkeypatch, tmp_path):
-    """The address of an S3 server on this machine, with the files and the shards."""
+@pytest.fixture(scope="module")
+def store(places, tmp_path_factory):
+    """The environment of an S3 server on this machine that has the files and the shards in s3://equal."""
     import boto3
     from moto.server import ThreadedMotoServer
 
@@ -88,23 +90,63 @@ def store(places, monkeypatch, tmp_path):
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("SSDD_REMOTE_CACHE", str(tmp_path / "cache"))
-    client = boto3.client("s3", endpoint_url=endpoint)
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"), "us-east-1")
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
     client.create_bucket(Bucket="equal")
     for file in (*places.glob("files/*"), *places.glob("shards/*")):
         client.upload_file(str(file), "equal", file.relative_to(places).as_posix())
-    yield "s3://equal"
+    yield {**keys, "AWS_ENDPOINT_URL": endpoint, "SSDD_REMOTE_CACHE": str(tmp_path_factory.mktemp("cache"))}
     server.stop()
 
 
+def images_options(kind: str, root: str, **changes) -> dict:
+    runtime = {"device": "cpu", "workers": 0, "save_every": 2, "trackers": [], "progress": "none", "threads": 1}
+    return {
+        "data": {"kind": kind, "root": root},
+        "config": STAGE.model_dump(mode="json") | {"epochs": 4},
+        "runtime": runtime,
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run_toy, places, results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    codes, output = run_toy(folder, images_options("folder", str(places / "files")))
+    assert codes == [0], output
+    return results(folder)
+
+
+SEED = int(os.environ.get("SSDD_FAULT_SEED", "0"))
+SOURCES = [
+    ("folder", "files"),
+    ("tar", "shards"),
+    ("huggingface", "parquet"),
+    ("folder", "s3://equal/files"),
+    ("tar", "s3://equal/shards"),
+    ("tar", "http://shards/train-{0..1}.tar"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "folder"), [("folder", "files"), ("tar", "shards")])
-def test_losses_are_the_same_from_an_object_store(store, expected, kind, folder, tmp_path):
-    data = DataParameters(kind=kind, root=f"{store}/{folder}")
-    assert losses(data, tmp_path / "run") == expected
+@pytest.mark.parametrize(("kind", "place"), SOURCES)
+def test_killed_on_any_source_a_run_resumes_to_the_same_bytes(
+    store, web_server, run_toy, places, results, undisturbed, kind, place, tmp_path
+):
+    """The bytes of all files, and so the losses in the history, are those of an undisturbed run from single files."""
+    root = place if place.startswith("s3:") else str(places / place)
+    if place.startswith("http:"):
+        root = place.replace("http:/", web_server(places).url)
+    step = random.Random(f"{SEED} {kind} {place}").randrange(5, 12)
+    drawn = f"SSDD_FAULT_SEED={SEED}, killed at {step}"
+    codes, output = run_toy(tmp_path, images_options(kind, root, environment=store, kill_all_at=step))
+    assert codes == [-9], f"{drawn}: {output}"
+    assert list(tmp_path.glob("state-*")), drawn
+    codes, output = run_toy(tmp_path, images_options(kind, root, environment=store))
+    assert codes == [0], f"{drawn}: {output}"
+    assert results(tmp_path) == undisturbed, drawn
 
 
 @pytest.mark.parametrize(("kind", "folder"), [("tar", "shards"), ("huggingface", "parquet")])

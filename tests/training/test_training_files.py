@@ -25,7 +25,8 @@ from ssdd.training.ema import Ema
 from ssdd.training.history import read_rows, read_timings, write_rows, write_timings
 from ssdd.training.interface import StepLosses, TrainingStep
 from ssdd.training.optim import build_optimizer
-from ssdd.training.resume_state import Best, StateStore, TrainingState
+from ssdd.training.resume_state import Best, TrainingState
+from ssdd.training.state_store import StateStore
 from ssdd.training.teacher_targets import CachedTargets, clean_targets, sound_shards, write_targets
 from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_decoder.distill import teacher_target

@@ -2,11 +2,16 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ssdd.commands import options
+
+if TYPE_CHECKING:
+    from ssdd.data.image_index import IndexedImages
+    from ssdd.data.source import Source
+    from ssdd.imaging.shared_files import Share
 
 
 @click.command(short_help="Images to latents.")
@@ -54,7 +59,7 @@ def encode(
     multiples of the down-scale factor.
 
     Memory does not grow with the number of images. Unreadable files are skipped and listed on the screen; the command
-    fails only if no file can be read.
+    fails only if no file can be read. Ranks of torchrun, srun or mpirun share the images; the latents are the same.
 
     \b
     ssdd encode photos/ -o latents.safetensors --model distilled.safetensors
@@ -72,12 +77,12 @@ def encode(
 
 
 def _encode_shards(images: tuple[Path, ...], output: Path, file: Path, device: str, **parameters: Any) -> None:
-    from ssdd.data.image_index import index_images
     from ssdd.generation.latent_images import images_of
     from ssdd.generation.latent_manifest import read_manifest
     from ssdd.generation.latent_shards import LatentJob, write_latents
     from ssdd.generation_parameters import LatentsParameters
-    from ssdd.imaging.picture_files import THREADS, NamedImages
+    from ssdd.imaging.picture_files import NamedImages
+    from ssdd.imaging.shared_files import Share
     from ssdd.parameters import RuntimeConfig
     from ssdd.processes import choose_device
 
@@ -85,16 +90,34 @@ def _encode_shards(images: tuple[Path, ...], output: Path, file: Path, device: s
         raise ValueError(f"expected a folder for the shards, got the file {output}: choose another name")
     choose_device(device)  # refused before any image is read
     source, chosen = NamedImages(images), LatentsParameters(**parameters)
-    # The user chose these images, so none is held out, and any number of rejected files is only reported.
-    found = index_images(source, held_out=0, max_rejected=1, workers=THREADS)
-    options.report_rejected(list(found.rejected.itertuples()))
+    share = Share.of_launcher()
+    found = _examined(source, share)
+    if share.leads:
+        options.report_rejected(list(found.rejected.itertuples()))
     runtime = RuntimeConfig.model_validate({"device": device, "workers": 0})
     of_splits = images_of(found.index, source, chosen.im_size)
     write_latents(LatentJob(encoder=file, images=of_splits, parameters=chosen, folder=output, runtime=runtime))
+    if not share.leads:
+        return
     manifest = read_manifest(output)
     count = options.count(sum(manifest.images.values()))
     number = f"{len(manifest.shards)} shard{'' if len(manifest.shards) == 1 else 's'}"
     options.say(f"{output}: {count} in {number}, {len(found.rejected)} skipped")
+
+
+def _examined(source: "Source", share: "Share") -> "IndexedImages":
+    """Returns the usable images and the others; the ranks share the reading, and all have the result."""
+    from ssdd.data.examiners import Examiners
+    from ssdd.data.image_index import index_images
+    from ssdd.imaging.picture_files import THREADS
+
+    if not share.leads:
+        with Examiners(source, THREADS, share.rank, share.ranks) as examiners:
+            examiners.serve()
+        return share.together([])[0]
+    # The user chose these images, so none is held out, and any number of rejected files is only reported.
+    found = index_images(source, held_out=0, max_rejected=1, workers=THREADS, ranks=share.ranks)
+    return share.together([found])[0]
 
 
 def _encode_file(
@@ -116,18 +139,23 @@ def _encode_file(
     from ssdd.imaging.encode_decode import encode_images
     from ssdd.imaging.large_pictures import Tiling
     from ssdd.imaging.latent_files import LatentHeader, LatentWriter
+    from ssdd.imaging.shared_files import Share
     from ssdd.processes import choose_device
     from ssdd.texts import utf8
 
     if output.is_dir():
         raise ValueError(f"expected a file for the latents, got the folder {output}: name a file, or add --shards")
-    encoder = load_encoder(file).to(choose_device(device), getattr(torch, precision))
+    share = Share.of_launcher()
+    encoder = load_encoder(file).to(choose_device(device, share.rank), getattr(torch, precision))
     output.parent.mkdir(parents=True, exist_ok=True)
     # Next to the output: /tmp is often small or in memory, and the latents of many images are large.
     with tempfile.TemporaryFile(dir=output.parent) as spool:
         writer = LatentWriter(spool)
         tiling = Tiling(**windows)
-        rejected = encode_images(encoder, images, writer.add, batch_size, tiling=tiling)
+        rejected = encode_images(encoder, images, writer.add, batch_size, tiling=tiling, share=share)
+        writer.bring_together(output, share)
+        if not share.leads:
+            return
         options.report_rejected(rejected)
         if not writer.sizes:
             raise click.ClickException(f"none of {len(rejected)} files could be read; {output} was not written")

@@ -1,6 +1,7 @@
 """`ssdd reconstruct`: a folder of images through encoder and decoder."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,6 +38,8 @@ def reconstruct(
     folder; the command fails only if no file can be read. The noise of each image depends only on the seed and the
     image's name.
 
+    Ranks of torchrun, srun or mpirun share the images; the results are the same.
+
     \b
     ssdd reconstruct photos/ -o reconstructed/ --model distilled.safetensors --steps 1
     """
@@ -45,11 +48,16 @@ def reconstruct(
     from ssdd import SSDD
     from ssdd.imaging.encode_decode import REJECTED_FILE, reconstruct_folder
     from ssdd.imaging.large_pictures import Tiling
+    from ssdd.imaging.shared_files import Share
     from ssdd.processes import choose_device
 
+    share = Share.of_launcher()
+    chosen: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
     tiling = Tiling(tile=tile, attention_window=attention_window)
-    network = SSDD.from_pretrained(model).to(choose_device(device), getattr(torch, precision))
-    done = reconstruct_folder(network, folder, output, steps=steps, seed=seed, batch_size=batch_size, tiling=tiling)
+    network = SSDD.from_pretrained(model).to(choose_device(device, share.rank), getattr(torch, precision))
+    done = reconstruct_folder(network, folder, output, **chosen, tiling=tiling, share=share)
+    if not share.leads:
+        return
     options.report_rejected(done.rejected, f" in {output / REJECTED_FILE}")
     if not done.written:
         raise click.ClickException(

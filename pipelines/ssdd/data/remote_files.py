@@ -22,6 +22,10 @@ WAIT = 0.5  # seconds before the second try; each further one waits twice as lon
 CACHE = "SSDD_REMOTE_CACHE"  # environment: the cache's folder
 CACHE_GB = "SSDD_REMOTE_CACHE_GB"  # its largest size; 0 for no cache
 _DEFAULT_GB = 10.0
+EXTRAS = {"s3": "s3", "gs": "gs", "gcs": "gs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+EXTRAS |= {"http": "http", "https": "http"}
+"""Scheme of an address -> the extra of this package that brings fsspec's part for it."""
+
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 
@@ -38,7 +42,7 @@ class RemoteFiles:
     """The files below an address. It is picklable, and each process opens a connection of its own.
 
     Args:
-        url: of a folder, such as `s3://bucket/images`, `gs://...`, `az://...` or `https://...`.
+        url: of a folder, such as `s3://bucket/images`, `gs://bucket/images` or `abfs://container/images`.
 
     Raises:
         ValueError: the address holds credentials, or no package for its kind is installed.
@@ -74,10 +78,14 @@ class RemoteFiles:
             found = self._try(lambda fs: fs.find(root, detail=True), self.url)
         except FileNotFoundError:
             found = {}
-        files = {path[len(root) + 1 :]: _version(facts) for path, facts in found.items()}
+        files = {path[len(root) + 1 :]: version_of(facts) for path, facts in found.items()}
         if not files:
             raise ValueError(f"expected files at {self.url}, found none: check the address")
         return dict(sorted(files.items()))
+
+    def where(self, name: str) -> str:
+        """Returns the address of a file."""
+        return f"{self.url}/{name}"
 
     def read(
         self,
@@ -100,14 +108,19 @@ class RemoteFiles:
             RemoteError: the store does not answer.
         """
         end = None if count is None else (start or 0) + count
-        kept = self._place(f"{self.url}/{name} {version} {start} {end}") if version is not None else None
+        where = self.where(name)
+        kept = self._place(f"{where} {version} {start} {end}") if version is not None else None
         if kept is not None and not fresh:
             with contextlib.suppress(OSError):
-                data = kept.read_bytes()
+                found = kept.read_bytes()
                 os.utime(kept)  # the files used last stay longest
-                return data
-        where = f"{self.url}/{name}"
-        data = self._try(lambda fs: fs.cat_file(where, start=start, end=end), where)
+                return found
+        data: bytes = self._try(lambda fs: fs.cat_file(where, start=start, end=end), where)
+        if count is not None and len(data) > count:
+            raise RemoteError(
+                f"expected {count} bytes of {where}, got {len(data)}: its server sends whole files only; "
+                "copy the shards to this machine, or to a server that knows byte ranges"
+            )
         if kept is not None:
             self._keep(kept, data)
         return data
@@ -123,8 +136,10 @@ class RemoteFiles:
             except Exception as error:  # each store has errors of its own
                 if number + 1 == TRIES:
                     # Without the error's text, which may hold a signed address.
+                    status = getattr(error, "status", None)  # of a web server
+                    kind = f"{type(error).__name__} {status}" if isinstance(status, int) else type(error).__name__
                     raise RemoteError(
-                        f"cannot read {where}: {TRIES} tries failed, the last one with {type(error).__name__}; check "
+                        f"cannot read {where}: {TRIES} tries failed, the last one with {kind}; check "
                         "the network and the address, and run again: what was read so far is kept"
                     ) from None
                 time.sleep(WAIT * 2**number)
@@ -137,7 +152,9 @@ class RemoteFiles:
             try:
                 filesystem = fsspec.filesystem(self.scheme, skip_instance_cache=True, use_listings_cache=False)
             except (ImportError, ValueError) as error:
-                raise ValueError(f"cannot open {self.scheme}:// addresses: {error}") from error
+                extra = EXTRAS.get(self.scheme)
+                advice = f"; pip install 'ssdd[{extra}]'" if extra and isinstance(error, ImportError) else ""
+                raise ValueError(f"cannot open {self.scheme}:// addresses: {error}{advice}") from error
             self._opened = (os.getpid(), filesystem)
         return self._opened[1]
 
@@ -184,13 +201,14 @@ def _limit() -> float:
     return float(os.environ.get(CACHE_GB) or _DEFAULT_GB) * 1e9
 
 
-def _version(facts: dict[str, Any]) -> str:
+def version_of(facts: dict[str, Any]) -> str:
     """Returns size and tag, or time, of a file, as its store lists them."""
     tag = (
         facts.get("ETag")
         or facts.get("etag")
         or facts.get("md5Hash")
         or facts.get("LastModified")
+        or facts.get("Last-Modified")
         or facts.get("mtime")
     )
     return f"{facts.get('size')} {tag or ''}"

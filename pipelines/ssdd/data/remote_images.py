@@ -1,4 +1,4 @@
-"""Images in an object store: single files, or tar shards. The store is listed once, when the source is opened."""
+"""Images in an object store or on a web server: single files, or tar shards. It is listed once, when it is opened."""
 
 import io
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from typing import Any, BinaryIO, cast
 
 from ssdd.data.decoding import MAX_PIXELS, BadImage, Reason
 from ssdd.data.image_folders import SUFFIXES, first_folder
-from ssdd.data.remote_files import RemoteFiles
 from ssdd.data.source import TRAIN, Listing, Source
 from ssdd.data.tar_images import TarImages
+from ssdd.data.web_files import open_files
 
 
 class RemoteFolder(Source):
@@ -25,7 +25,7 @@ class RemoteFolder(Source):
 
     def __init__(self, root: str, *, max_pixels: int = MAX_PIXELS) -> None:
         super().__init__(max_pixels=max_pixels)
-        self.files = RemoteFiles(root)
+        self.files = open_files(root)
         self._versions: dict[str, str] = {}
 
     def __repr__(self) -> str:
@@ -60,7 +60,7 @@ class RemoteTar(TarImages):
     """The images of all `.tar` files below an address; each image is one ranged read.
 
     Args:
-        root: the address.
+        root: the address; braces may number the shards, as in `https://host/set/train-{000..127}.tar`.
         max_pixels: larger pictures are refused as decompression bombs.
 
     Raises:
@@ -70,11 +70,13 @@ class RemoteTar(TarImages):
 
     def __init__(self, root: str, *, max_pixels: int = MAX_PIXELS) -> None:
         Source.__init__(self, max_pixels=max_pixels)
-        self.files = RemoteFiles(root)
+        self.files = open_files(root)
         self._versions = {name: version for name, version in self.files.listing().items() if name.endswith(".tar")}
         self.shards = list(self._versions)
         if not self.shards:
             raise ValueError(f"expected tar files at {self.files.url}, found none: check the address")
+        for shard in (shard for shard, version in self._versions.items() if version.startswith("None")):
+            raise ValueError(f"expected the size of {self.files.where(shard)}, its server does not tell it: copy it")
 
     def __repr__(self) -> str:
         return f"RemoteTar({self.files.url!r})"

@@ -55,6 +55,6 @@ def _listing(url: str | None) -> str:
     """Returns the names, sizes and tags of all files at an address."""
     if url is None:
         return "no folder"
-    from ssdd.data.remote_files import RemoteFiles
+    from ssdd.data.web_files import open_files
 
-    return "\n".join(f"{name} {version}" for name, version in RemoteFiles(url).listing().items())
+    return "\n".join(f"{name} {version}" for name, version in open_files(url).listing().items())

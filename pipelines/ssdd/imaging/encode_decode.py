@@ -3,34 +3,29 @@
 # B batch, C latent channels, h w latent cells
 
 import csv
-import errno
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ssdd.autoencoder import SSDD
-from ssdd.data.decoding import NOTE, BadImage, Reason
+from ssdd.data.decoding import NOTE, BadImage
 from ssdd.data.source import Rejection, tell_notes
 from ssdd.encoders import AnyEncoder
 from ssdd.files import atomic_write
 from ssdd.imaging.canvas import Canvas, batches, decode_pictures, pad, to_images
 from ssdd.imaging.large_pictures import CONFINED, Tiling, parts
 from ssdd.imaging.latent_files import NamedLatents
-from ssdd.imaging.picture_files import THREADS, ImageFile, find_images, output_names, read_images
+from ssdd.imaging.picture_files import ImageFile, find_images, output_names, read_images
+from ssdd.imaging.picture_writer import PictureWriter
+from ssdd.imaging.shared_files import ALONE, Share
 from ssdd.progress import Show, bar
 from ssdd_decoder import Decoder
 
 REJECTED_FILE = "rejected.csv"
-# what a file system says of a name: too long, of characters that it lacks, or taken by a folder or a file
-_REFUSED = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 DEFAULT_TILING = Tiling()
 ENCODING = 0.15  # of the time of a reconstruction, about: the rest is decoding
 StoreLatent = Callable[[str, Tensor, tuple[int, int]], None]
@@ -49,56 +44,6 @@ class WrittenPictures:
     rejected: list[Rejection]
 
 
-class PictureWriter:
-    """Writes pictures as PNG files, one after another: an interruption leaves at most one temporary file.
-
-    A picture whose name the file system refuses is listed, and the others are written: one odd name must not cost them.
-
-    Args:
-        out: output folder, made when missing.
-        outputs: name of each picture -> its file, relative to `out`.
-        taken: a name in `out` that something else will have.
-
-    Attributes:
-        written: the files that are written.
-        rejected: the names without a file.
-    """
-
-    def __init__(self, out: Path, outputs: dict[str, str], taken: str = "") -> None:
-        self.written: list[str] = []
-        self.rejected: list[Rejection] = []
-        self._out, self._outputs, self._taken = out, outputs, taken
-        out.mkdir(parents=True, exist_ok=True)
-
-    def __enter__(self) -> "PictureWriter":
-        self._pool = ThreadPoolExecutor(THREADS)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown()
-
-    def write(self, names: Sequence[str], pictures: Sequence[np.ndarray]) -> None:
-        """Compresses pictures (H, W, 3), uint8, in threads, and writes them.
-
-        Raises:
-            OSError: the disk is full or not writable.
-        """
-        for name, data in zip(names, self._pool.map(_png, pictures), strict=True):
-            file = self._out / self._outputs[name]
-            try:
-                if file.parts[len(self._out.parts)] == self._taken:
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-                with atomic_write(file) as temporary:
-                    temporary.write_bytes(data)
-            except OSError as error:
-                if error.errno not in _REFUSED:
-                    raise
-                bad = BadImage(Reason.REFUSED_NAME, f"{error.strerror}: the result would be {self._outputs[name]}")
-                self.rejected.append(Rejection.of(name, bad))
-            else:
-                self.written.append(self._outputs[name])
-
-
 @torch.no_grad()
 def encode_images(
     encoder: AnyEncoder,
@@ -107,6 +52,7 @@ def encode_images(
     batch_size: int = 16,
     progress: Show = True,
     tiling: Tiling = DEFAULT_TILING,
+    share: Share = ALONE,
 ) -> list[Rejection]:
     """Encodes images of any size, padded by `canvas.pad`, to the mode of their posterior.
 
@@ -119,26 +65,29 @@ def encode_images(
         batch_size: images of equal padded size at a time.
         progress: the display of the progress.
         tiling: of large images.
+        share: of this process, if several work together; each stores the latents of its own images.
 
     Returns:
-        the files without a latent.
+        the files without a latent, of all processes.
 
     Raises:
         ValueError: two images have the same name, or there is no candidate file.
     """
     found, rejected = find_images(places)
     _check_any(found, rejected, ", ".join(str(place) for place in places))
-    with bar("encoding", len(found), show=progress) as advance:
-        for group in batches(_canvases(found, encoder, rejected, advance, tiling), batch_size):
+    refused: list[Rejection] = []
+    with bar("encoding", len(found), show=progress if share.leads else False) as advance:
+        canvases = _canvases(found, encoder, rejected, advance, tiling, share)
+        for group in share.of(batches(canvases, batch_size), advance):
             tell = parts(advance, len(group))
             modes = tiling.encode(encoder, to_images(group, next(encoder.parameters()).device), tell).cpu()
             for canvas, z in zip(group, modes, strict=True):
                 try:
                     store(canvas.name, z, canvas.size)
                 except BadImage as bad:
-                    rejected.append(Rejection.of(canvas.name, bad))
+                    refused.append(Rejection.of(canvas.name, bad))
             tell(1)
-    return rejected
+    return rejected + share.together(refused)
 
 
 def decode_latents(
@@ -198,6 +147,7 @@ def reconstruct_folder(
     batch_size: int = 16,
     progress: Show = True,
     tiling: Tiling = DEFAULT_TILING,
+    share: Share = ALONE,
 ) -> WrittenPictures:
     """Encodes and decodes every image below a folder, keeping its relative name (as PNG) and its size.
 
@@ -212,6 +162,7 @@ def reconstruct_folder(
         batch_size: images of equal padded size at a time.
         progress: the display of the progress.
         tiling: of large pictures.
+        share: of this process, if several work together; the result tells of the images of all.
 
     Raises:
         ValueError: there is no image, or a result would overwrite an input.
@@ -224,10 +175,11 @@ def reconstruct_folder(
     outputs = dict(zip((item.name for item in found), output_names([item.name for item in found]), strict=True))
     _check_apart(found, [out / output for output in outputs.values()])
     with (
-        bar("reconstructing", len(found), show=progress) as advance,
+        bar("reconstructing", len(found), show=progress if share.leads else False) as advance,
         PictureWriter(out, outputs, REJECTED_FILE) as writer,
     ):
-        for group in batches(_canvases(found, model.encoder, rejected, advance, tiling), batch_size):
+        canvases = _canvases(found, model.encoder, rejected, advance, tiling, share)
+        for group in share.of(batches(canvases, batch_size), advance):
             encoded, decoded = (parts(advance, len(group) * share) for share in (ENCODING, 1 - ENCODING))
             x = to_images(group, next(model.encoder.parameters()).device)
             z = tiling.encode(model.encoder, x, encoded)
@@ -238,9 +190,10 @@ def reconstruct_folder(
             pictures = decode_pictures(model.decoder, z, names, sizes, steps, seed, tile, decoded)
             writer.write(names, pictures)
             decoded(1)
-    rejected = sorted(rejected + writer.rejected, key=lambda bad: bad.path)
-    write_rejected(out / REJECTED_FILE, rejected)
-    return WrittenPictures(sorted(writer.written), rejected)
+    rejected = sorted(rejected + share.together(writer.rejected), key=lambda bad: bad.path)
+    if share.leads:
+        write_rejected(out / REJECTED_FILE, rejected)
+    return WrittenPictures(sorted(share.together(writer.written)), rejected)
 
 
 def write_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
@@ -259,6 +212,7 @@ def _canvases(
     rejected: list[Rejection],
     advance: Callable[[float], None],
     tiling: Tiling,
+    share: Share,
 ) -> Iterator[Canvas]:
     """Reads and pads images; an unreadable one is added to `rejected` and counts as done."""
     notes = []
@@ -274,13 +228,8 @@ def _canvases(
             if tiling.attention_window is None and encoder.confines(*cells):
                 notes.append((item.name, CONFINED))
             yield canvas
-    tell_notes(notes)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
-    return buffer.getvalue()
+    if share.leads:
+        tell_notes(notes)
 
 
 def _check_any(found: Sequence[ImageFile], rejected: Sequence[Rejection], where: str) -> None:

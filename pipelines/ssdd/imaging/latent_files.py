@@ -2,6 +2,7 @@
 
 # C latent channels, F down-scale, h w latent cells
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ssdd.data.decoding import BadImage, Reason
 from ssdd.files import LFS_POINTER, LFS_REMEDY, atomic_write, first_bytes
+from ssdd.imaging.shared_files import Share
 from ssdd_decoder import DecoderConfig
 
 HEADER = "ssdd_latents"
@@ -84,6 +86,33 @@ class LatentWriter:
         place = [begin, self._spool.tell()]
         self._tensors[name] = {"dtype": _DTYPES[z.dtype], "shape": list(z.shape), "data_offsets": place}
         self.sizes[name] = list(size)
+
+    def bring_together(self, path: Path, share: Share) -> None:
+        """Adds the latents of all ranks to those of rank 0; all ranks call it, on a disk that they share.
+
+        Args:
+            path: of the file that rank 0 will write; the other ranks leave theirs beside it for a moment.
+            share: of this process.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        parts = [path.with_name(f".latents-{digest}.rank-{rank}") for rank in range(share.ranks)]
+        if not share.leads:
+            self._spool.seek(0)
+            with atomic_write(parts[share.rank]) as temporary, open(temporary, "wb") as file:
+                shutil.copyfileobj(self._spool, file, 2**20)
+        tables = share.together([(self._tensors, self.sizes)])
+        for part, (tensors, sizes) in list(zip(parts, tables, strict=True))[1:] if share.leads else ():
+            begin = self._spool.tell()
+            with open(part, "rb") as file:
+                shutil.copyfileobj(file, self._spool, 2**20)
+            part.unlink()
+            for name, entry in tensors.items():
+                place = [begin + offset for offset in entry["data_offsets"]]
+                self._tensors[name] = entry | {"data_offsets": place}
+            self.sizes |= sizes
 
     def finish(self, path: str | os.PathLike[str], header: LatentHeader) -> None:
         """Writes the file as a whole, and reads its header back before the file gets its name.

@@ -30,11 +30,16 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int, weights: Sequence[Tensor]) -> None:
-        """Moves the average towards the weights as they are after `step` optimiser steps."""
+        """Moves the average towards the weights as they are after `step` optimiser steps.
+
+        Args:
+            step: counted from 1.
+            weights: where the optimiser is divided among ranks, those that this rank owns.
+        """
         if not self.due(step):
             return
         if self.average is None:
             self.average = [weight.detach().clone() for weight in weights]
-        else:
+        elif self.average:  # a rank may own no weight
             # one call for all tensors: a loop over hundreds of small ones costs as much as a small step on a GPU
             torch._foreach_lerp_(self.average, list(weights), 1 - self.decay(step))

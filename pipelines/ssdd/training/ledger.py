@@ -20,7 +20,9 @@ from ssdd.training.batches import Batch
 from ssdd.training.history import Row, read_timings, write_rows, write_timings
 from ssdd.training.interface import TrainingStep
 from ssdd.training.optim import swapped, usable_weights
-from ssdd.training.resume_state import Best, Snapshot, StateStore, TrainingState
+from ssdd.training.resume_state import Best, Snapshot, TrainingState
+from ssdd.training.sharding import gathered
+from ssdd.training.state_store import StateStore
 from ssdd.training.trackers import log_images
 
 SECONDS_FOR_REPORT = 5.0
@@ -193,20 +195,24 @@ class Ledger:
             progress.best = Best(value, progress.step, path.name, sha256_file(path))
 
     def _final_weights(self) -> list[Tensor]:
-        """Returns the weights of evaluations and checkpoints: the moving average, once it has begun."""
-        if self.state.ema.average is not None:
-            return self.state.ema.average
-        return usable_weights(self.state.optimizers["main"], self.state.averaged)
+        """Returns the weights of evaluations and checkpoints: the moving average, once it has begun.
+
+        All processes call it together: where the optimiser is divided, each has the averages of its own weights.
+        """
+        optimizer, weights = self.state.optimizers["main"], self.state.ema.average
+        if weights is None:
+            weights = usable_weights(optimizer, self.state.own_averaged())
+        return gathered(optimizer, self.state.averaged, weights)
 
     def save(self) -> None:
-        """Copies state and rows, and begins to write them: rank 0 alone, in the background.
+        """Copies state and rows, and begins to write them in the background: rank 0 alone, or each rank its part.
 
         Raises:
             OSError: the state before could not be written.
         """
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process or self.store.ranks > 1:
             self.saving.wait()  # the copy before gives its memory
-            self._saved = self.state.snapshot(self._saved)
+            self._saved = self.state.snapshot(self._saved, networks=self.accelerator.is_main_process)
             self.saving.begin(partial(self._write, self._saved, list(self.timings)))
 
     def settle(self) -> int:
@@ -217,10 +223,14 @@ class Ledger:
         """
         self.saving.wait()
         self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process and self.store.ranks > 1:
+            self.store.prune(self.state.progress.step)  # now that all parts are there
         return self.state.progress.step
 
     def _write(self, state: Snapshot, timings: list[Row]) -> None:
         self.store.save(state)
+        if not self.accelerator.is_main_process:
+            return
         progress = state.document["progress"]
         write_rows(self.folder / "history.csv", progress["history"])
         write_timings(self.folder / "timings.csv", timings)
@@ -237,8 +247,9 @@ class Ledger:
     def finish(self) -> TrainResult:
         """Writes the last checkpoint, state and history, even if an earlier session has done all steps."""
         self.settle()
+        weights = self._final_weights()
         if self.accelerator.is_main_process:
-            with swapped(self.state.averaged, self._final_weights()):
+            with swapped(self.state.averaged, weights):
                 self.export(self.folder / "last.safetensors")
         self.save()
         self.settle()

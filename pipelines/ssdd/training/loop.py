@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
@@ -28,7 +29,8 @@ from ssdd.training.interface import AdversaryStep, TrainingStep
 from ssdd.training.interrupts import Interrupted, Interrupts
 from ssdd.training.ledger import Evaluate, Export, Ledger, TrainResult
 from ssdd.training.optim import build_optimizer, learning_rate, usable_weights
-from ssdd.training.resume_state import StateStore, TrainingState
+from ssdd.training.resume_state import TrainingState
+from ssdd.training.state_store import StateStore
 from ssdd.training.threads import SlowdownWatch, is_measured
 from ssdd.training.trackers import check_trackers, start_trackers
 
@@ -66,8 +68,8 @@ def train(
     """
     accelerator = _accelerator(stage, runtime, folder)
     sampler, last_step = _sampler(images, stage, accelerator)
-    state = _new_state(step, stage, accelerator)
-    store = _resume(StateStore(folder, fingerprint), state, last_step, accelerator, title)
+    store = StateStore(folder, fingerprint, *_part(runtime, accelerator))
+    state = _resume(store, _new_state(step, stage, accelerator, store.ranks > 1), last_step, accelerator, title)
     networks = _prepare(step, state, accelerator, stage.compile)
     ledger = Ledger(accelerator, stage, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
     slowdown = SlowdownWatch(title, is_measured(stage, runtime))
@@ -155,30 +157,43 @@ def _accelerator(stage: LoopParameters, runtime: RuntimeConfig, folder: Path) ->
     )
 
 
-def _new_state(step: TrainingStep, stage: LoopParameters, accelerator: Accelerator) -> TrainingState:
+def _part(runtime: RuntimeConfig, accelerator: Accelerator) -> tuple[int, int]:
+    """Returns which part of the state this process holds and writes, and of how many: a rank and the ranks, or all."""
+    if runtime.sharding == "none":
+        return 0, 1
+    return accelerator.process_index, accelerator.num_processes
+
+
+def _new_state(
+    step: TrainingStep, stage: LoopParameters, accelerator: Accelerator, sharded: bool = False
+) -> TrainingState:
     """Moves the networks to the device and makes their optimisers: the state before the first step."""
     layout = torch.channels_last if stage.channels_last else torch.preserve_format
     step.to(accelerator.device).to(memory_format=layout).train()
     networks: dict[str, torch.nn.Module] = {"main": step}
-    optimizers: dict[str, Optimizer] = {"main": build_optimizer([step], stage.optim)}
+    optimizers: dict[str, Optimizer] = {"main": build_optimizer([step], stage.optim, sharded)}
     if step.adversary is not None:
         networks["adversary"] = step.adversary.to(accelerator.device).train()
         # No decay: the discriminator's layers are spectrally normalised, so the size of their weights has no effect.
         optim = stage.optim.model_copy(update={"lr": stage.gan.lr, "weight_decay": 0.0})
-        optimizers["adversary"] = build_optimizer([step.adversary], optim)
+        optimizers["adversary"] = build_optimizer([step.adversary], optim, sharded)
     return TrainingState(networks, optimizers, step.averaged(), Ema(stage.ema), accelerator.scaler)
 
 
 def _resume(
     store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator, title: str
-) -> StateStore:
+) -> TrainingState:
     """Restores the newest usable state in every process; before that, rank 0 removes half-written files."""
+    files: list[Path] = []
     if accelerator.is_main_process:
         store.sweep()
-    accelerator.wait_for_everyone()
-    if store.load(state, last_step):
+        files = store.newest(last_step)  # reads every byte, so one rank does it for all
+        store.drop_parts(store.numbers(files[0])[0] if files else -1, last_step)
+    (files,) = broadcast_object_list([files])
+    if files:
+        store.restore(state, files)
         log.info("%s goes on after step %d of %d", title, state.progress.step, last_step)
-    return store
+    return state
 
 
 def _sampler(images: Dataset[Any], stage: LoopParameters, accelerator: Accelerator) -> tuple[StepSampler, int]:
@@ -195,10 +210,13 @@ def _prepare(step: TrainingStep, state: TrainingState, accelerator: Accelerator,
     trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
     if accelerator.num_processes > 1:
         keep_strides([*trained, *(step.adversary.parameters() if step.adversary is not None else ())])
-    main, optimizer = accelerator.prepare(step, state.optimizers["main"])
+    # The optimisers' states are where the weights are; a divided one has no whole state that could be moved.
+    placed = [True, False]
+    main, optimizer = accelerator.prepare(step, state.optimizers["main"], device_placement=placed)
     if step.adversary is None:
         return _Networks(main, optimizer, trained)
-    return _Networks(main, optimizer, trained, *accelerator.prepare(step.adversary, state.optimizers["adversary"]))
+    adversary = accelerator.prepare(step.adversary, state.optimizers["adversary"], device_placement=placed)
+    return _Networks(main, optimizer, trained, *adversary)
 
 
 def _step(networks: _Networks, ledger: Ledger, batch: Batch, interrupts: Interrupts) -> tuple[dict[str, float], int]:
@@ -221,7 +239,7 @@ def _step(networks: _Networks, ledger: Ledger, batch: Batch, interrupts: Interru
         figures |= _adversary_step(networks, ledger, ledger.step.adversary, seen, batch)
     state.progress.step = done + 1
     if state.ema.due(done + 1):
-        state.ema.update(done + 1, usable_weights(state.optimizers["main"], state.averaged))
+        state.ema.update(done + 1, usable_weights(state.optimizers["main"], state.own_averaged()))
     return figures, signal_number
 
 

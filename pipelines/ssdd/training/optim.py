@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from ssdd.parameters import OptimConfig
+from ssdd.training.sharding import divided, share
 
 DECAYED = (nn.Linear, nn.modules.conv._ConvNd, nn.GroupNorm, nn.LayerNorm)
 
@@ -43,14 +44,24 @@ def parameter_groups(modules: Sequence[nn.Module], weight_decay: float) -> list[
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(modules: Sequence[nn.Module], config: OptimConfig) -> Optimizer:
-    """Builds the optimiser of the trainable parameters of the modules, ready to train."""
+def build_optimizer(modules: Sequence[nn.Module], config: OptimConfig, sharded: bool = False) -> Optimizer:
+    """Builds the optimiser of the trainable parameters of the modules, ready to train.
+
+    Args:
+        modules: the modules to train.
+        config: of the optimiser.
+        sharded: divide its states among the ranks.
+    """
     groups = parameter_groups(modules, config.weight_decay)
     common: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
-    if config.optimizer == "adamw":
-        return AdamW(groups, **common)
-    optimizer = RAdamScheduleFree(groups, r=config.r, **common)
-    optimizer.train()
+    kind: type[Optimizer] = AdamW
+    if config.optimizer == "radam_schedulefree":
+        kind, common = RAdamScheduleFree, common | {"r": config.r}
+    optimizer = divided(kind, groups, common) if sharded else kind(groups, **common)
+    if config.optimizer == "radam_schedulefree":
+        # What its `train()` does before the first step. A divided optimiser takes settings from its own groups alone.
+        for group in optimizer.param_groups:
+            group["train_mode"] = True
     return optimizer
 
 
@@ -70,17 +81,18 @@ def usable_weights(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[T
 
     Args:
         optimizer: the optimiser, in training mode.
-        parameters: parameters that it trains.
+        parameters: parameters that it trains; of a divided optimiser, those that this rank owns.
 
     Returns:
         One tensor per parameter; the live tensor itself if there is nothing to compute.
     """
-    if not isinstance(optimizer, RAdamScheduleFree):
+    own = share(optimizer)
+    if not isinstance(own, RAdamScheduleFree):
         return list(parameters)
     beta = {id(p): group["betas"][0] for group in optimizer.param_groups for p in group["params"]}
     weights: list[Tensor] = []
     for y in parameters:
-        z = optimizer.state[y].get("z") if y in optimizer.state else None
+        z = own.state[y].get("z") if y in own.state else None
         weights.append(y if z is None else y.lerp(z, 1 - 1 / beta[id(y)]))
     return weights
 

@@ -1,29 +1,18 @@
-"""The resume state: all that a run needs to go on exactly where it stopped, in one object, and its files.
+"""The resume state: all that a run needs to go on exactly where it stopped, in one object.
 
-A state is one sealed file (`ssdd.training.sealed`): tensors as tensors, the rest as JSON in the header, nothing
-pickled. The last two states are kept, and the newest sound one is used. There is no random state: every draw is keyed
-(`ssdd.noise`).
+There is no random state: every draw is keyed (`ssdd.noise`). Its files are in `ssdd.training.state_store`.
 """
 
 import dataclasses
-import logging
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ssdd.files import sha256_file
 from ssdd.training.ema import Ema
-from ssdd.training.sealed import SealedStore
-
-log = logging.getLogger(__name__)
-
-KEPT = 2  # the newest may be damaged, by the power cut that also ended the run
+from ssdd.training.sharding import owned, share
 
 
 @dataclasses.dataclass
@@ -55,7 +44,11 @@ class Progress:
 
 
 class TrainingState:
-    """Weights, moving average, optimisers, loss scaler and progress of one run."""
+    """Weights, moving average, optimisers, loss scaler and progress of one run.
+
+    Where the optimisers are divided among the ranks, each rank's state has the moments and averages of the weights that
+    it owns. Their names are those of an undivided state, so the states of all ranks together make one.
+    """
 
     def __init__(
         self,
@@ -67,16 +60,36 @@ class TrainingState:
     ):
         self.networks, self.optimizers, self.averaged = networks, optimizers, averaged
         self.ema, self.scaler, self.progress = ema, scaler, Progress()
+        self.own = owned(optimizers["main"], averaged)
+        self._own = set(self.own)
+        self._owned = {name: set(owned(one, _parameters(one))) for name, one in optimizers.items()}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Returns every tensor of the state by name (live tensors, not copies)."""
-        found = {f"network.{n}.{k}": v for n, m in self.networks.items() for k, v in trained_tensors(m).items()}
+    def own_averaged(self) -> list[nn.Parameter]:
+        """Returns those parameters of which this rank has the moving average."""
+        return [self.averaged[place] for place in self.own]
+
+    def tensors(self, networks: bool = True) -> dict[str, Tensor]:
+        """Returns the tensors of the state by name (live tensors, not copies).
+
+        Args:
+            networks: also the weights, which all ranks have.
+        """
+        found: dict[str, Tensor] = {}
+        if networks:
+            found = {f"network.{n}.{k}": v for n, m in self.networks.items() for k, v in trained_tensors(m).items()}
         for name, optimizer in self.optimizers.items():
-            for index, slots in optimizer.state_dict()["state"].items():
+            for index, slots in _slots(optimizer):
                 found |= {f"optimizer.{name}.{index}.{slot}": value for slot, value in slots.items()}
-        for index, value in enumerate(self.ema.average or ()):
-            found[f"ema.{index}"] = value
+        if self.ema.average is not None:
+            found |= {f"ema.{place}": value for place, value in zip(self.own, self.ema.average, strict=True)}
         return found
+
+    def wants(self, name: str) -> bool:
+        """Whether a tensor of a saved state belongs to this rank."""
+        kind, first, *rest = name.split(".")
+        if kind == "optimizer":
+            return int(rest[0]) in self._owned[first]
+        return kind != "ema" or int(first) in self._own
 
     def document(self) -> dict[str, Any]:
         """Returns everything that is not a tensor, ready for JSON."""
@@ -87,14 +100,15 @@ class TrainingState:
         scaler = self.scaler.state_dict() if self.scaler is not None else None
         return {"progress": dataclasses.asdict(self.progress), "optimizers": groups, "scaler": scaler}
 
-    def snapshot(self, earlier: "Snapshot | None" = None) -> "Snapshot":
+    def snapshot(self, earlier: "Snapshot | None" = None, networks: bool = True) -> "Snapshot":
         """Copies the state to the CPU; later steps do not change the copy.
 
         Args:
             earlier: a copy that is not needed any more, and gives its memory: on a CPU, new memory takes longer than
                 the copy itself.
+            networks: also the weights, which all ranks have.
         """
-        live, document = self.tensors(), self.document()
+        live, document = self.tensors(networks), self.document()
         spare = earlier.tensors if earlier is not None else {}
         copies = {name: _host_copy(value, spare.get(name)) for name, value in live.items()}
         if any(value.is_cuda for value in live.values()):
@@ -102,7 +116,7 @@ class TrainingState:
         return Snapshot(self.progress.step, copies, document)
 
     def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-        """Copies a saved state into the live objects.
+        """Copies a saved state into the live objects; of a divided optimiser, what this rank owns.
 
         Memory layouts stay those of the live tensors: another layout means another order of additions, and the resumed
         run would differ in its last digits.
@@ -115,9 +129,8 @@ class TrainingState:
             restore_tensors(trained_tensors(module), saved, "remove the run's state files to start again")
         for name, optimizer in self.optimizers.items():
             _restore_optimizer(optimizer, _under(tensors, f"optimizer.{name}."), document["optimizers"][name])
-        averages = _under(tensors, "ema.")
-        if averages:
-            self.ema.average = [_like(p, averages[str(i)]) for i, p in enumerate(self.averaged)]
+        if self.ema.due(document["progress"]["step"]):
+            self.ema.average = [_like(self.averaged[place], tensors[f"ema.{place}"]) for place in self.own]
         if self.scaler is not None:
             self.scaler.load_state_dict(document["scaler"])
         progress = dict(document["progress"])
@@ -132,56 +145,6 @@ class Snapshot:
     step: int
     tensors: dict[str, Tensor]
     document: dict[str, Any]
-
-
-class StateStore(SealedStore):
-    """The folder where one run keeps its resume states.
-
-    Args:
-        folder: the run's own.
-        fingerprint: of everything that decides the result, except the number of epochs.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], fingerprint: str):
-        super().__init__(folder, "state", fingerprint)
-
-    def save(self, state: Snapshot) -> Path:
-        """Writes the state whole or not at all, then drops all but the last two.
-
-        Raises:
-            OSError: the disk is full or not writable; earlier states are intact.
-        """
-        final = self.write(f"{state.step:08d}", state.tensors, state.document)
-        # States of later steps belong to a run of more epochs or of another fingerprint. They are removed too:
-        # they would always be the newest ones, and the states of this run would be removed instead.
-        earlier = [path for path in self.paths() if path.name < final.name[: len("state-00000000")]]
-        for path in self.paths():
-            if path != final and path not in earlier[-(KEPT - 1) :]:
-                path.unlink(missing_ok=True)
-        return final
-
-    def load(self, state: TrainingState, last_step: int) -> bool:
-        """Restores the newest sound state of this fingerprint that is not past `last_step`.
-
-        Returns:
-            False when there is none: the run starts from the beginning.
-        """
-        for path, document in self.documents(newest_first=True):
-            if document["progress"]["step"] > last_step:
-                continue
-            if not self._best_is_there(document["progress"]["best"]):
-                log.warning("the best checkpoint named by %s is gone or damaged: left aside", path)
-                continue
-            with safe_open(path, framework="pt") as file:
-                state.restore({name: file.get_tensor(name) for name in file.keys()}, document)  # noqa: SIM118
-            return True
-        return False
-
-    def _best_is_there(self, best: dict[str, Any] | None) -> bool:
-        if best is None:
-            return True
-        path = self.folder / best["file"]
-        return path.is_file() and sha256_file(path) == best["sha256"]
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -214,19 +177,33 @@ def _host_copy(value: Tensor, spare: Tensor | None) -> Tensor:
     return spare.copy_(value, non_blocking=value.is_cuda)
 
 
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    """Returns all parameters of an optimiser, also of a divided one, in the order in which states number them."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _slots(optimizer: Optimizer) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Yields what an optimiser holds of each parameter that this rank owns, by the parameter's number."""
+    held = share(optimizer).state
+    yield from ((number, held[p]) for number, p in enumerate(_parameters(optimizer)) if p in held)
+
+
 def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Tensor], groups: Sequence[dict[str, Any]]) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    own, parameters = share(optimizer), _parameters(optimizer)
+    places = {id(p): place for place, p in enumerate(_parameters(own))}  # in the share of this rank
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in saved.items():
         index, slot = name.split(".", 1)
         parameter = parameters[int(index)]
         same_shape = value.shape == parameter.shape  # a moment; a step count is a scalar and has no layout to keep
-        slots.setdefault(int(index), {})[slot] = _like(parameter, value) if same_shape else value.clone()
+        slots.setdefault(places[id(parameter)], {})[slot] = _like(parameter, value) if same_shape else value.clone()
     # The saved groups hold what the schedule-free optimiser counts as it goes (its weight sum, its warm-up); only the
     # parameters' numbers are those of the live groups.
-    live = optimizer.state_dict()["param_groups"]
+    live = own.state_dict()["param_groups"]
     merged = [dict(group) | {"params": mine["params"]} for group, mine in zip(groups, live, strict=True)]
-    optimizer.load_state_dict({"state": slots, "param_groups": merged})
+    own.load_state_dict({"state": slots, "param_groups": merged})
+    for group, counted in zip(optimizer.param_groups, groups, strict=True):  # a divided optimiser has groups of its own
+        group.update(counted)
 
 
 def _like(model: Tensor, value: Tensor) -> Tensor:

@@ -80,10 +80,15 @@ class SealedStore:
             if name is None or (check and sha256_file(path)[:DIGITS] != name[2]):
                 log.warning("%s is damaged and is left aside", path)
                 continue
-            with safe_open(path, framework="pt") as file:
-                document: dict[str, Any] = json.loads(file.metadata()[HEADER])
+            document = self.document(path)
             if document["fingerprint"] == self.fingerprint:
                 yield path, document
+
+    def document(self, path: Path) -> dict[str, Any]:
+        """Returns what an undamaged file holds besides tensors."""
+        with safe_open(path, framework="pt") as file:
+            document: dict[str, Any] = json.loads(file.metadata()[HEADER])
+        return document
 
     def sweep(self, unwanted: Collection[Path] = ()) -> None:
         """Removes half-written files of killed runs, and the unwanted ones; the process that writes calls it first."""
