@@ -78,6 +78,12 @@ class GenerateParameters(SamplingParameters):
     shown: int = Field(default=64, ge=1, le=1024, description="images on the contact sheet")
 
 
+class KLSamplesParameters(Frozen):
+    """The samples of a run, decoded by a KL-VAE too."""
+
+    enabled: bool = Field(default=False, description="decode with the run's KL-VAE, which is trained if need be")
+
+
 class SampleSpeedParameters(Frozen):
     """Timing of sampling and decoding, apart; sides alternate in one process."""
 

@@ -22,7 +22,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "evaluate": (*_TEACHER, "distill", "evaluate"),
     "report": _REPORT,
     "train_generator": (*_ENCODER, "latents", "train_generator"),
-    "generate": (*_REPORT, "latents", "train_generator", "generate", "evaluate_samples"),
+    "generate": (*_REPORT, "latents", "train_generator", "train_kl", "generate", "evaluate_samples"),
     "train_kl": (*_TEACHER, "train_kl"),
     "compare": (*_REPORT, "train_kl", "compare"),
     "robustness": (*_TEACHER, "distill", "train_kl", "evaluate", "robustness"),
@@ -30,8 +30,11 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "benchmark": (*_TEACHER, "distill", "evaluate", "benchmark"),
 }
 
-# Pipeline -> the results for which alone it runs, where it does not need all nodes of its stages.
-RESULTS = {"robustness": ("robustness", "robustness_figure", "robustness_pictures")}
+# Pipeline -> stage -> the results that alone are needed of it there.
+PARTS = {
+    "generate": {"train_kl": ("kl",)},
+    "robustness": {"train_kl": ("kl",), "evaluate": ("reference_statistics",)},
+}
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -42,5 +45,9 @@ def register_pipelines() -> dict[str, Pipeline]:
     """
     stages = {stage for parts in PIPELINES.values() for stage in parts}
     created = {stage: import_module(f"ssdd.stages.{stage}.pipeline").create_pipeline() for stage in sorted(stages)}
-    whole = {name: sum((created[stage] for stage in parts), Pipeline([])) for name, parts in PIPELINES.items()}
-    return whole | {name: whole[name].to_outputs(*results) for name, results in RESULTS.items()}
+
+    def part(pipeline: str, stage: str) -> Pipeline:
+        results = PARTS.get(pipeline, {}).get(stage)
+        return created[stage].to_outputs(*results) if results else created[stage]
+
+    return {name: sum((part(name, stage) for stage in parts), Pipeline([])) for name, parts in PIPELINES.items()}

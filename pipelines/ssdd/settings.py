@@ -32,6 +32,7 @@ RULES = ProjectRules(
     paths=frozenset({"data.root", *(f"pretrained_networks.{name}.file" for name in PretrainedNetworks.model_fields)}),
     switches={
         "kl_adversary.enabled": frozenset({"train_kl.train_kl_adversarial", "compare.evaluate_kl_adversarial"}),
+        "kl_samples.enabled": frozenset({"generate.take_kl", "generate.decode_kl_samples"}),
     },
     before_plan=check_names,
     before_run=check_pretrained_networks,

@@ -160,3 +160,27 @@ def test_a_misspelt_parameter_is_refused(own):
     wrong = own.kedro("run", "--env=tiny", COMMAND, "--plan", "--params", "generate.guidence=2")
     assert wrong.returncode == 1
     assert "did you mean 'generate.guidance'?" in " ".join(wrong.stdout.split())
+
+
+def test_the_kl_vae_decodes_the_samples_where_that_is_wanted(own, generated):
+    assert not {name for name in own.plan(COMMAND) if "kl" in name}
+    on = ("--params", "kl_samples.enabled=true")
+    ran = own.ran(COMMAND, *on)
+    assert {name for name in ran if "kl" in name} == {
+        "train_kl.plan_comparison",
+        "train_kl.begin_kl",
+        "train_kl.train_kl",
+        "generate.take_kl",
+        "generate.decode_kl_samples",
+    }
+    assert not LATENTS & ran
+    table = pandas.read_csv(own.run_folder / "samples" / "metrics.csv")
+    assert table["images_of"].tolist()[-1] == "KL-VAE"
+    assert "KL-VAE" in set(pandas.read_csv(own.run_folder / "samples" / "speed.csv")["decoder"])
+    kinds = {
+        kind: load_file(own.run_folder / "samples" / kind / "images-00000.safetensors") for kind in ("kl", "student")
+    }
+    assert torch.equal(kinds["kl"]["seed"], kinds["student"]["seed"])
+    assert not torch.equal(kinds["kl"]["image"], kinds["student"]["image"])
+    assert own.stale(COMMAND, *on) == {}
+    assert not {name for name in own.ran(COMMAND) if "decode" in name or "train" in name}

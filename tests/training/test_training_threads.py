@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ssdd.parameters import RuntimeConfig, StageParameters
 from ssdd.processes import launch, use_threads
-from ssdd.training.threads import ROUNDS, choose_threads, is_measured, kept_threads
+from ssdd.training.threads import ROUNDS, SlowdownWatch, choose_threads, is_measured, kept_threads
 
 AUTO = RuntimeConfig(device="cpu", threads="auto")
 STAGE = StageParameters()
@@ -61,6 +61,27 @@ def test_medians_count_and_first_calls_do_not(choose, one, four, chosen):
 @pytest.mark.parametrize(("one", "four", "rounds"), [(60.0, 20.0, 1), (2.0, 1.0, 2), (1.0, 0.5, 4)])
 def test_long_steps_are_timed_less_often(choose, one, four, rounds):
     assert choose([one] * ROUNDS, [four] * ROUNDS) == (4, [1, 4] * rounds)
+
+
+def test_a_slowdown_leaves_one_thread_and_says_so(caplog):
+    caplog.set_level(logging.INFO, "ssdd")
+    watch = SlowdownWatch("training", active=True)
+    for seconds in [5.0, *[0.1] * 20, *[2.0] * 4, *[0.1] * 9, *[0.29] * 9]:  # a short break, and a slower machine
+        watch.record(seconds)
+        assert torch.get_num_threads() == 4
+    for seconds in [1.0] * 5:
+        watch.record(seconds)
+    assert torch.get_num_threads() == 1
+    assert caplog.messages == [
+        "training: a step takes 1 s instead of 0.1 s, as if another process needed a core; 1 thread from now on"
+    ]
+
+
+def test_a_number_that_was_given_stays():
+    watch = SlowdownWatch("training", active=False)
+    for seconds in [*[0.1] * 9, *[9.0] * 9]:
+        watch.record(seconds)
+    assert torch.get_num_threads() == 4
 
 
 def test_the_log_says_what_was_measured(choose, caplog):

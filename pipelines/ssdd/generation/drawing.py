@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -150,6 +150,13 @@ def class_labels(config: GeneratorConfig, count: int, classes: Sequence[int] = (
         raise ValueError(f"expected classes of the generator ({known}), got {unknown}")
     turn = list(classes) or list(range(config.classes)) or [-1]
     return [turn[number % len(turn)] for number in range(count)]
+
+
+def open_decoder(file: Path, kind: Literal["ssdd", "kl"], device: torch.device) -> SSDD | KLAutoencoder:
+    """Loads encoder and decoder onto the device, in the layout that convolutions are fast in."""
+    read: Any = {"ssdd": SSDD, "kl": KLAutoencoder}[kind]
+    model: SSDD | KLAutoencoder = read.from_pretrained(file)
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def decoded_by(model: SSDD | KLAutoencoder, steps: int) -> Decode:

@@ -96,9 +96,9 @@ def use_provided(
         pipeline: of the run.
         catalog: its datasets; changed.
         provided: the datasets that are not made.
-        off: names of further nodes to leave out.
+        off: names of further nodes to leave out, with all that work for them alone.
     """
-    left_out = [node for node in pipeline.nodes if node.name in off]
+    left_out = _with_feeders([node for node in pipeline.nodes if node.name in off], pipeline)
     for item in provided:
         name = item.replaced.dataset
         left_out += [node for node in pipeline.nodes if _inside(node, item.replaced.replaces) or name in node.outputs]
@@ -110,6 +110,18 @@ def use_provided(
     for name in missing & {name for node in kept for name in node.inputs}:
         catalog[name] = MemoryDataset(None)
     return Pipeline(kept)
+
+
+def _with_feeders(nodes: list[Node], pipeline: Pipeline) -> list[Node]:
+    """Returns the nodes, and those all of whose results only they need."""
+    out = list(nodes)
+    while True:
+        kept = [node for node in pipeline.nodes if node not in out]
+        needed, wanted = ({name for node in group for name in node.inputs} for group in (kept, out))
+        idle = [node for node in kept if set(node.outputs) & wanted and not set(node.outputs) & needed]
+        if not idle:
+            return out
+        out += idle
 
 
 def _file(

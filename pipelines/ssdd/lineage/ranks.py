@@ -18,7 +18,6 @@ from kedro.pipeline.node import Node
 
 from ssdd.lineage.catalog_entries import get_dataset, in_memory
 from ssdd.lineage.running_node import RunningNode, set_running_node
-from ssdd.meeting import agree
 
 TAG = "distributed"
 _LONGEST = timedelta(days=30)  # rank 0 may be busy so long between two joint nodes; torch's default is 5 minutes
@@ -106,6 +105,8 @@ def _store() -> Any:
         ValueError: the address is in use, or not all ranks are there in time.
     """
     import torch.distributed as distributed
+
+    from ssdd.meeting import agree
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     hosts = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"

@@ -29,6 +29,7 @@ from ssdd.training.interrupts import Interrupted, Interrupts
 from ssdd.training.ledger import Evaluate, Export, Ledger, TrainResult
 from ssdd.training.optim import build_optimizer, learning_rate, usable_weights
 from ssdd.training.resume_state import StateStore, TrainingState
+from ssdd.training.threads import SlowdownWatch, is_measured
 from ssdd.training.trackers import check_trackers, start_trackers
 
 log = logging.getLogger(__name__)
@@ -64,13 +65,12 @@ def train(
         Interrupted: SIGTERM, SIGINT or SIGUSR1 came; the state is saved.
     """
     accelerator = _accelerator(stage, runtime, folder)
-    sampler = _sampler(images, stage, accelerator)
-    last_step = stage.epochs * sampler.steps_per_epoch
+    sampler, last_step = _sampler(images, stage, accelerator)
     state = _new_state(step, stage, accelerator)
-    store = StateStore(folder, fingerprint)
-    _resume(store, state, last_step, accelerator, title)
+    store = _resume(StateStore(folder, fingerprint), state, last_step, accelerator, title)
     networks = _prepare(step, state, accelerator, stage.compile)
     ledger = Ledger(accelerator, stage, folder, store, state, step, export, evaluate, sampler.steps_per_epoch)
+    slowdown = SlowdownWatch(title, is_measured(stage, runtime))
     start_trackers(accelerator, folder, stage.model_dump(), state.progress.step)
     first_step, shown = state.progress.step, runtime.display if accelerator.is_main_process else False
     with (
@@ -85,6 +85,7 @@ def train(
             waited = time.monotonic() - began
             figures, signal_number = _step(networks, ledger, batch, interrupts)
             done, seconds = state.progress.step, max(time.monotonic() - began, 1e-9)
+            slowdown.record(seconds - waited)
             bar.advance(figures["loss"], stage.batch_size / seconds, waited / seconds)
             ledger.record(figures, learning_rate(state.optimizers["main"]), seconds, waited)
             if signal_number or ledger.evaluation_due() or done % runtime.save_every == 0:
@@ -109,7 +110,7 @@ def trial_step(
     optim, gan = (group.model_copy(update={"lr": 0.0}) for group in (stage.optim, stage.gan))
     stage = stage.model_copy(update={"optim": optim, "gan": gan})
     accelerator = _accelerator(stage, runtime, folder)
-    sampler = _sampler(images, stage, accelerator)
+    sampler, _ = _sampler(images, stage, accelerator)
     state = _new_state(step, stage, accelerator)
     networks = _prepare(step, state, accelerator, compiled=False)
     store = StateStore(folder, fingerprint="")
@@ -168,19 +169,24 @@ def _new_state(step: TrainingStep, stage: LoopParameters, accelerator: Accelerat
     return TrainingState(networks, optimizers, step.averaged(), Ema(stage.ema), accelerator.scaler)
 
 
-def _resume(store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator, title: str) -> None:
+def _resume(
+    store: StateStore, state: TrainingState, last_step: int, accelerator: Accelerator, title: str
+) -> StateStore:
     """Restores the newest usable state in every process; before that, rank 0 removes half-written files."""
     if accelerator.is_main_process:
         store.sweep()
     accelerator.wait_for_everyone()
     if store.load(state, last_step):
         log.info("%s goes on after step %d of %d", title, state.progress.step, last_step)
+    return store
 
 
-def _sampler(images: Dataset[Any], stage: LoopParameters, accelerator: Accelerator) -> StepSampler:
+def _sampler(images: Dataset[Any], stage: LoopParameters, accelerator: Accelerator) -> tuple[StepSampler, int]:
+    """Returns the sampler of this process, and the number of the last step."""
     rank, processes = accelerator.process_index, accelerator.num_processes
     pieces_per_process(stage, processes)
-    return StepSampler(len(images), stage.batch_size, seed=stage.seed, rank=rank, world_size=processes)  # type: ignore[arg-type]
+    sampler = StepSampler(len(images), stage.batch_size, seed=stage.seed, rank=rank, world_size=processes)  # type: ignore[arg-type]
+    return sampler, stage.epochs * sampler.steps_per_epoch
 
 
 def _prepare(step: TrainingStep, state: TrainingState, accelerator: Accelerator, compiled: bool) -> _Networks:

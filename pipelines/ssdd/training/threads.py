@@ -8,6 +8,7 @@ import logging
 import os
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 9
 SECONDS = 5.0  # no round begins later
+WATCHED = 9  # steps whose median counts
+SLOWDOWN = 3.0  # one thread takes at most as many times as long as all cores of a small machine
 GAIN = 1.1  # a smaller one may be chance, and more threads suffer more from a process that starts later
 
 
@@ -53,6 +56,37 @@ def choose_threads(step: Callable[[], object], title: str) -> None:
     log.info(
         "%s: a step takes %.3g s with 1 thread and %.3g s with %d; %d from now on", title, one, all_cores, most, chosen
     )
+
+
+class SlowdownWatch:
+    """Goes on with one thread when steps take several times as long as before: another process needs a core.
+
+    Every operation of a small network waits for its slowest thread, so with one busy core the other one idles too.
+    """
+
+    def __init__(self, title: str, active: bool) -> None:
+        """`active`: whether the number of threads was chosen by measurement, and may change."""
+        self._title = title
+        self._active = active
+        self._latest: deque[float] = deque(maxlen=WATCHED)
+        self._fastest = float("inf")
+
+    def record(self, seconds: float) -> None:
+        """Takes the time of a step, without the wait for its images."""
+        if not self._active:
+            return
+        self._latest.append(seconds)
+        if len(self._latest) < WATCHED:
+            return
+        median = statistics.median(self._latest)
+        self._fastest = min(self._fastest, median)
+        if median > SLOWDOWN * self._fastest:
+            torch.set_num_threads(1)
+            self._active = False
+            log.info(
+                "%s: a step takes %.3g s instead of %.3g s, as if another process needed a core; 1 thread from now on",
+                *(self._title, median, self._fastest),
+            )
 
 
 @contextmanager

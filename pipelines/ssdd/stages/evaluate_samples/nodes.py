@@ -5,6 +5,7 @@ from typing import Any
 
 from ssdd.generation_parameters import GenerateParameters, SampleSpeedParameters, SpeedOfSpaces
 from ssdd.parameters import DataParameters, PretrainedNetworks, RuntimeConfig
+from ssdd.reporting.comparison_table import KL
 
 
 def make_reference_samples(
@@ -25,10 +26,7 @@ def make_reference_samples(
         init_seed: of the untrained generator's weights.
         runtime: device, threads.
     """
-    import torch
-
-    from ssdd.autoencoder import SSDD
-    from ssdd.generation.drawing import decoded_by
+    from ssdd.generation.drawing import decoded_by, open_decoder
     from ssdd.generation.generator import Generator
     from ssdd.generation.reference_samples import write_reference_samples
     from ssdd.lineage import state_folder
@@ -36,12 +34,11 @@ def make_reference_samples(
 
     use_threads(runtime)
     device = choose_device(runtime.device)
-    model = SSDD.from_pretrained(distilled).to(device).to(memory_format=torch.channels_last)
     return write_reference_samples(
         state_folder() / "images",
         Generator.from_pretrained(generator),
         latents,
-        decoded_by(model, 1),
+        decoded_by(open_decoder(distilled, "ssdd", device), 1),
         generate,
         init_seed,
         device,
@@ -52,6 +49,7 @@ def make_reference_samples(
 def measure_samples(
     samples: Path,
     teacher_samples: Path,
+    kl_samples: Path | None,
     reference_samples: Path,
     latents: Path,
     index: Any,
@@ -67,7 +65,7 @@ def measure_samples(
     """Measures all samples: a table with a row for each decoder, number of sampler steps and reference.
 
     Args:
-        samples, teacher_samples: of the stage `generate`.
+        samples, teacher_samples, kl_samples: of the stage `generate`; the last are None where they are switched off.
         reference_samples: of `make_reference_samples`.
         latents: folder of the shards, for the classes of the held-out images: other samples do not count.
         index: of the images.
@@ -97,6 +95,7 @@ def measure_samples(
         *(("student", 1, steps, samples, with_steps(IMAGES, steps)) for steps in sorted(generate.other_steps)),
         ("student", 1, generate.steps, samples, IMAGES),
         ("teacher", generate.teacher_steps, generate.steps, teacher_samples, IMAGES),
+        *([(KL, 1, generate.steps, kl_samples, IMAGES)] if kl_samples else []),
     ]
     labels = held_out_labels(latents)
     rows = [
@@ -111,24 +110,25 @@ def measure_sampling_speed(
     generator: Path,
     distilled: Path,
     finetuned: Path,
+    kl: Path | None,
     generate: GenerateParameters,
     sample_speed: SampleSpeedParameters,
     runtime: RuntimeConfig,
 ) -> Any:
-    """Times sampling, and decoding by student and teacher, apart; sums them for each number of sampler steps."""
+    """Times sampling, and decoding by each decoder, apart; sums them for each number of sampler steps."""
     import pandas
-    import torch
 
-    from ssdd.autoencoder import SSDD
     from ssdd.benchmarking.machine import prepare_device
     from ssdd.benchmarking.sampling_speed import TimedDecoder, measure_sampling
-    from ssdd.generation.drawing import decoded_by
+    from ssdd.generation.drawing import decoded_by, open_decoder
     from ssdd.generation.generator import Generator
 
     device = prepare_device(runtime.device, sample_speed.threads)
     decoders = []
-    for name, file, steps in (("student", distilled, 1), ("teacher", finetuned, generate.teacher_steps)):
-        model = SSDD.from_pretrained(file).to(device).to(memory_format=torch.channels_last)
+    for name, file, steps in (("student", distilled, 1), ("teacher", finetuned, generate.teacher_steps), (KL, kl, 1)):
+        if file is None:
+            continue  # switched off
+        model = open_decoder(file, "kl" if name == KL else "ssdd", device)
         decoders.append(TimedDecoder(name, steps, decoded_by(model, steps), model.decoder))
     network = Generator.from_pretrained(generator).to(device)
     counts = sorted({generate.steps, *generate.other_steps})

@@ -1,4 +1,4 @@
-"""samples, teacher_samples, latent_shards, generator -> reference_samples, sample_metrics, sampling_speed, a figure."""
+"""*samples, latent_shards, generator -> reference_samples, sample_metrics, sampling_speed, a figure."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -32,17 +32,13 @@ def create_pipeline() -> Pipeline:
         Node(
             measure_samples,
             [
-                "samples",
-                "teacher_samples",
-                "reference_samples",
+                *("samples", "teacher_samples", "kl_samples", "reference_samples"),
                 "latent_shards",
                 "image_index",
                 "reference_statistics",
                 "params:generate",
                 "params:data",
-                "params:evaluate.im_size",
-                "params:evaluate.limit",
-                "params:evaluate.metrics",
+                *("params:evaluate.im_size", "params:evaluate.limit", "params:evaluate.metrics"),
                 "params:pretrained_networks",
                 "params:runtime",
             ],
@@ -51,7 +47,10 @@ def create_pipeline() -> Pipeline:
         ),
         Node(
             measure_sampling_speed,
-            ["generator", "distilled", "finetuned", "params:generate", "params:sample_speed", "params:runtime"],
+            [
+                *("generator", "distilled", "finetuned", "kl_of_samples"),
+                *("params:generate", "params:sample_speed", "params:runtime"),
+            ],
             "sampling_speed",
             name="measure_sampling_speed",
         ),

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ssdd.generation_parameters import GenerateParameters
+from ssdd.generation_parameters import GenerateParameters, KLSamplesParameters
 from ssdd.parameters import RuntimeConfig
 
 
@@ -55,6 +55,16 @@ def decode_teacher_samples(
     return _decode(latents, finetuned, steps, count, batch_size, runtime)
 
 
+def take_kl(kl: Path, kl_samples: KLSamplesParameters) -> Path:
+    """Hands the KL-VAE on to the nodes below: without this node, which `kl_samples` switches, they get None."""
+    return kl
+
+
+def decode_kl_samples(latents: Path, kl: Path, count: int, batch_size: int, runtime: RuntimeConfig) -> Path:
+    """Decodes the latents with the KL-VAE's decoder: a folder of shards, as of the student."""
+    return _decode(latents, kl, 1, count, batch_size, runtime, kind="kl")
+
+
 def draw_contact_sheet(samples: Path, shown: int) -> Any:
     """Puts the first samples on one sheet.
 
@@ -78,18 +88,15 @@ def _decode(
     batch_size: int,
     runtime: RuntimeConfig,
     other_steps: Sequence[int] = (),
+    kind: Literal["ssdd", "kl"] = "ssdd",
 ) -> Path:
-    import torch
-
-    from ssdd.autoencoder import SSDD
-    from ssdd.generation.drawing import IMAGES, LATENTS, decode_shards, decoded_by, with_steps
+    from ssdd.generation.drawing import IMAGES, LATENTS, decode_shards, decoded_by, open_decoder, with_steps
     from ssdd.lineage import state_folder
     from ssdd.processes import choose_device, use_threads
 
     use_threads(runtime)
     device = choose_device(runtime.device)
-    model = SSDD.from_pretrained(checkpoint).to(device).to(memory_format=torch.channels_last)
-    decode = decoded_by(model, steps)
+    decode = decoded_by(open_decoder(checkpoint, kind, device), steps)
     title, folder = "decoding samples" if runtime.progress != "none" else None, state_folder() / "images"
     further = [(with_steps(LATENTS, number), with_steps(IMAGES, number)) for number in other_steps]
     for names in ((LATENTS, IMAGES), *further):

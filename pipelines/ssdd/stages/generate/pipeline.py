@@ -1,12 +1,14 @@
-"""generator -> generated_latents; finetuned, distilled -> samples, teacher_samples -> sample_sheet."""
+"""generator -> generated_latents; finetuned, distilled, kl -> samples, teacher_samples, kl_samples -> sample_sheet."""
 
 from kedro.pipeline import Node, Pipeline
 
 from ssdd.stages.generate.nodes import (
+    decode_kl_samples,
     decode_student_samples,
     decode_teacher_samples,
     draw_contact_sheet,
     draw_latents,
+    take_kl,
 )
 from ssdd.stages.namespaces import stage
 
@@ -34,6 +36,13 @@ def create_pipeline() -> Pipeline:
             ["generated_latents", "finetuned", "params:generate.teacher_steps", *_SIZE, "params:runtime"],
             "teacher_samples",
             name="decode_teacher_samples",
+        ),
+        Node(take_kl, ["kl", "params:kl_samples"], "kl_of_samples", name="take_kl"),
+        Node(
+            decode_kl_samples,
+            ["generated_latents", "kl_of_samples", *_SIZE, "params:runtime"],
+            "kl_samples",
+            name="decode_kl_samples",
         ),
         Node(draw_contact_sheet, ["samples", "params:generate.shown"], "sample_sheet", name="draw_contact_sheet"),
     )
