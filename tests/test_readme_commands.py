@@ -96,7 +96,7 @@ SMALL = {
             "rounds": 1,
         },
         "scale": {"encoder": "f4c4", "size": "debug", "pixels": 16, "batch_size": 2, "ranks": [1], "steps": 1},
-        "exported": [{"decoders": ["debug"], "pixels": [32], "sides": ["eager", "onnxruntime"], "rounds": 1}],
+        "exported": [{"decoders": ["debug"], "pixels": [32], "sides": ["eager"], "rounds": 1}],
         "quality_rounds": 1,
     },
     "runtime": {"workers": 0, "threads": 1, "trackers": []},

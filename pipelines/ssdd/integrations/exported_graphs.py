@@ -176,7 +176,7 @@ def _traced(graph: Graph, cells: int) -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps the exporters' notes on their own work from the user."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    loggers = [logging.getLogger(name) for name in ("", "onnxscript", "onnx_ir", "torch.onnx")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
