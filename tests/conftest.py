@@ -56,6 +56,7 @@ benchmark:
   training:
     {{size: debug, pixels: 16, batch_size: 2, checkpointing_pixels: 16, distillation_pixels: 16, rounds: 1}}
   scale: {{encoder: debug, size: debug, pixels: 16, batch_size: 16, steps: 1, photographs: 32}}
+  exported: [{{decoders: [debug], pixels: [32], sides: [eager, onnxruntime, openvino_bfloat16], rounds: 1}}]
   quality_rounds: 2
 runtime: {{threads: 1, trackers: []}}
 """

@@ -109,6 +109,7 @@ SMALL = {
             "steps": 1,
             "photographs": 32,
         },
+        "exported": [{"decoders": ["debug"], "pixels": [32], "sides": ["eager"], "rounds": 1}],
         "quality_rounds": 1,
     },
     "runtime": {"workers": 0, "threads": 1, "trackers": []},

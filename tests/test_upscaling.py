@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ssdd import SSDD
+from ssdd.training.jobs import TrainingJob, build_model
 from ssdd.upscaling import enlarge, shrink
 
 
@@ -51,6 +52,26 @@ def test_smaller_copies_have_no_aliases():
     assert shrink(smooth, 1) is smooth
     edge = torch.where(torch.arange(32) < 13, -1.0, 1.0).expand(1, 3, 32, 32)
     assert shrink(edge, 2).abs().max() <= 1  # the encoder takes no more
+
+
+@pytest.mark.parametrize("size", ["quickstart", "debug"])
+def test_a_decoder_that_enlarges_starts_from_one_that_does_not(size, tmp_path):
+    torch.manual_seed(0)
+    plain = SSDD("quickstart" if size == "quickstart" else "debug", size)
+    file = plain.save_pretrained(tmp_path)
+    job = TrainingJob(kind="decoder", images=None, folder=tmp_path, fingerprint="", checkpoint=file, upscale=2)
+    started = build_model(job)
+    assert started.upscale == 2
+    weights = plain.decoder.state_dict()
+    for name, value in started.decoder.state_dict().items():
+        assert "shortcut" in name or torch.equal(value, weights[name])
+    if size == "quickstart":  # whose random weights give the shortcut's image alone
+        z = torch.randn(1, 16, 1, 1).expand(1, 16, 6, 6)
+        once, twice = plain.decode(z), started.decode(z)
+        near = enlarge(once, 2)
+        assert (twice - near).std() < 0.2 * near.std()  # random pixels are the hardest to enlarge
+    already = build_model(replace(job, checkpoint=started.save_pretrained(tmp_path / "started"), upscale=1))
+    assert already.upscale == 2  # as stages 1 and 2 pass it on
 
 
 def test_pictures_of_a_folder_are_s_times_as_large(model, tmp_path):

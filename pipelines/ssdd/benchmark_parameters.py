@@ -9,6 +9,18 @@ from ssdd.parameters import TEACHER_STEPS, Frozen
 Side = Literal[
     "ssdd", "ssdd_compiled", "ssdd_recorded", "dense", "kl", "kl_compiled", "kl_served", "kl_served_recorded"
 ]
+ExportedSide = Literal[
+    "eager",
+    "eager_bfloat16",
+    "compiled",
+    "compiled_bfloat16",
+    "onnxruntime",
+    "onnxruntime_int8",
+    "onnxruntime_dynamic",
+    "openvino",
+    "openvino_bfloat16",
+    "openvino_int8",
+]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Size = Literal["debug", "quickstart", "demo", "XS", "S", "B", "M", "L", "XL", "H"]
 
@@ -57,6 +69,19 @@ class ScaleSweep(Frozen):
     photographs: int = Field(default=128, ge=32, description="that the loader alone reads in a pass")
 
 
+class ExportedSweep(Frozen):
+    """Decoding by exported files, on a CPU: all sides of all decoders alternate in one process."""
+
+    decoders: tuple[Size | Literal["kl"], ...] = Field(
+        default=("S", "kl"), min_length=1, description="sizes, and the decoder of the KL autoencoder"
+    )
+    pixels: tuple[int, ...] = Field(default=(256,), min_length=1, description="side of the square images")
+    sides: tuple[ExportedSide, ...] = Field(
+        default=("eager", "onnxruntime", "openvino"), min_length=1, description="runtimes and number formats"
+    )
+    rounds: int = Field(default=5, ge=1, description="timings of each side")
+
+
 class BenchmarkParameters(Frozen):
     """The benchmark; the device is `runtime.device`."""
 
@@ -64,4 +89,7 @@ class BenchmarkParameters(Frozen):
     decoding: tuple[DecodeSweep, ...] = Field(default=(DecodeSweep(),), description="each entry is measured in turn")
     training: TrainingSweep = TrainingSweep()
     scale: ScaleSweep = ScaleSweep()
+    exported: tuple[ExportedSweep, ...] = Field(
+        default=(ExportedSweep(),), description="each entry is measured in turn, on a CPU"
+    )
     quality_rounds: int = Field(default=5, ge=1, description="of the timing behind the figure of quality and speed")

@@ -245,3 +245,22 @@ def test_configurations_that_pipelines_could_not_use_are_refused():
 def test_diffusers_is_imported_for_this_class_alone(code, said):
     done = subprocess.run([sys.executable, "-c", f"import sys\n{code}"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said
+
+
+def test_a_decoder_that_enlarges_is_saved_loaded_and_differentiable(make_vae, images, tmp_path):
+    vae = make_vae(upscale=2)
+    assert vae.config.upscale == 2
+    large = vae(images).sample
+    assert large.shape[2:] == torch.Size(2 * side for side in images.shape[2:])
+    large.sum().backward()
+    assert vae.encoder.conv_in.weight.grad.abs().sum() > 0
+    vae.save_pretrained(tmp_path)
+    loaded = AutoencoderSSDD.from_pretrained(tmp_path)
+    assert loaded.config.upscale == 2
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images).sample, large.detach(), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="expected upscale=2, which this decoder was trained for, got 4"):
+        AutoencoderSSDD.from_pretrained(tmp_path, upscale=4)
+    with pytest.raises(ValueError, match="expected upscale=1"):
+        AutoencoderSSDD.from_pretrained("demo", upscale=2)
+    assert AutoencoderSSDD.from_pretrained("demo").config.upscale == 1

@@ -20,6 +20,14 @@ def test_every_pipeline_draws_pictures_and_is_the_same_when_loaded(make_pipeline
     torch.testing.assert_close(tiny.pictures(loaded), pictures, atol=1e-4, rtol=0)
 
 
+def test_every_pipeline_draws_pictures_s_times_as_large(make_pipeline, make_vae):
+    tiny = make_pipeline(make_vae(upscale=2))
+    assert getattr(tiny.pipe, "vae_scale_factor", 8) == 8  # of the latents, as without upscale
+    pictures = tiny.pictures()
+    assert pictures.shape[1:] == (128, 128, 3)
+    assert pictures.std() > 0.01
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_pipeline_draws_nearly_the_same_pictures_in_half_precision(make_pipeline, make_vae, dtype):
     tiny = make_pipeline(make_vae(scaling_factor=0.5))

@@ -1,9 +1,12 @@
-"""The page with all measurements of the benchmark."""
+"""The pages with the measurements of the benchmark."""
 
 from typing import Any
 
+from ssdd.benchmarking.exported_sides import SIDES, USABLE
+
 GIB = 2**30
 DECODING = "size pixels batch steps dtype side s images/s ratio GFLOP GB GiB of_best finite rounds"
+EXPORTED = "decoder pixels runtime numbers s images/s ratio MB loss_(dB) rounds"
 TRAINING = "comparison size pixels batch dtype side s ratio GiB_kept GiB rounds"
 
 
@@ -38,6 +41,50 @@ def performance_page(machine: dict[str, Any], decoding: Any, training: Any) -> s
         "",
     ]
     return "\n".join(lines)
+
+
+def exported_page(machine: dict[str, Any], exported: Any) -> str:
+    """Writes the measurements of exported decoders, and names the fastest usable side of each.
+
+    Args:
+        machine: from `describe_machine`.
+        exported: table of `measure_exported`.
+    """
+    measured = exported[exported["seconds"].notna()]
+    missing = dict.fromkeys(reason for reason in exported["missing"] if isinstance(reason, str) and reason)
+    rows = [row for _, row in measured.iterrows()]
+    lines = [
+        f"Machine: {machine['device']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"torch {machine['torch']}, Python {machine['python']}.",
+        "",
+        "One image, one step. Times are medians; a ratio is the median over rounds of this side's time over that of",
+        "the size's first row in the same round, its quartiles in brackets. Loss is the PSNR of the decoder's first",
+        f"side minus that of this side, on held-out photographs; {USABLE} dB or more is not usable. Decoders without",
+        "a loss have random weights.",
+        "",
+        *_table(EXPORTED, [_exported_row(row) for row in rows]),
+        "",
+    ]
+    for (decoder, pixels), group in measured.groupby(["decoder", "pixels"], sort=False):
+        best = group[~(group["loss"] >= USABLE)].nsmallest(1, "seconds").iloc[0]
+        runtime, numbers = SIDES[best["side"]]
+        lines.append(f"* Fastest for {decoder} at {pixels} px: {runtime}, {numbers}.")
+    lines += [f"* Left out: {reason}" for reason in missing]
+    return "\n".join([*lines, ""])
+
+
+def _exported_row(row: Any) -> list[Any]:
+    return [
+        row["decoder"],
+        row["pixels"],
+        *SIDES[row["side"]],
+        _seconds(row),
+        f"{1 / row['seconds']:.2f}",
+        _ratio(row),
+        f"{row['file_bytes'] / 1e6:.0f}" if row["file_bytes"] == row["file_bytes"] else "",
+        f"{row['loss']:.3f}" if row["loss"] == row["loss"] else "",
+        int(row["rounds"]),
+    ]
 
 
 def _decoding_row(row: Any) -> list[Any]:

@@ -2,7 +2,6 @@
 
 # B batch, C latent channels, F down-scale, h w latent cells, H = h F, W = w F pixels
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -19,14 +18,14 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from ssdd.autoencoder import CHECKPOINT_NAME, check_spaces
-from ssdd.encoders import AnyEncoderConfig, encoder_of, make_encoder, read_checkpoint, read_config
+from ssdd.encoders import encoder_of, make_encoder, read_checkpoint, read_config
+from ssdd.integrations.autoencoder_entries import decoder_shape, derived_entries
 from ssdd.integrations.fixed_noise import fixed_noise
 from ssdd.integrations.inner_scale import InnerScale
 from ssdd.integrations.offloaded import loaded
 from ssdd.latent_scaling import Normalization, choose_scaling
 from ssdd.model_files import find_model
-from ssdd_decoder import CheckpointError, Decoder, DecoderConfig
-from ssdd_decoder import decoder_config as named_decoder
+from ssdd_decoder import CheckpointError, Decoder
 from ssdd_decoder.flow import draw_noise
 from ssdd_decoder.sources import HUB_ID, HUB_OPTIONS, SUFFIX
 from ssdd_decoder.strips import check_tile
@@ -65,9 +64,12 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
             time embedding are float32 in any dtype.
         sample_size: side of the images in pixels, for pipelines that want a default.
         latent_channels, block_out_channels, encoder_block_out_channels: follow from the encoder; ignored if given.
+        upscale: s of a decoder, named by its size, whose pictures are s times as large as those that the encoder takes.
+            A pipeline with it is called with the height and width of the smaller pictures, and draws the larger ones.
 
     Raises:
-        ValueError: a configuration is not valid, the two parts have different latent spaces, or F is no power of two.
+        ValueError: a configuration is not valid, the two parts have different latent spaces, F is no power of two, or a
+            decoder with a configuration of its own has another s than `upscale`.
     """
 
     # No norm, softmax or time embedding depends on it: they are float32 inside, whatever the weights' dtype.
@@ -96,16 +98,15 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         latent_channels: int | None = None,
         block_out_channels: list[int] | None = None,
         encoder_block_out_channels: list[int] | None = None,
+        upscale: int | None = None,
     ) -> None:
         super().__init__()
         encoder = read_config(encoder_config)
-        space = {"latent_channels": encoder.latent_channels, "downscale": encoder.downscale}
-        name = decoder_config if isinstance(decoder_config, str) else None
-        decoder = named_decoder(name, **space) if name else DecoderConfig(**decoder_config)  # type: ignore[arg-type]
+        decoder = decoder_shape(decoder_config, encoder, upscale)
         check_spaces(encoder, decoder)
         outer = (scaling_factor, shift_factor, latents_mean, latents_std)
         self.inner = InnerScale(inner_mean, inner_std).checked(encoder.latent_channels, outer)
-        self.register_to_config(**_entries(encoder, decoder))
+        self.register_to_config(**derived_entries(encoder, decoder))
         self.encoder = make_encoder(encoder)
         self.decoder = Decoder(decoder)
         self.use_slicing = self.use_tiling = False
@@ -139,7 +140,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
             num_inference_steps: steps of the decoder; by default as configured.
 
         Returns:
-            `.sample`, (B, 3, H, W), about [-1, 1], float32 (float64 for float64 weights).
+            `.sample`, (B, 3, s H, s W), about [-1, 1], float32 (float64 for float64 weights).
 
         Raises:
             ValueError: see `ssdd_decoder.Decoder.decode`.
@@ -162,7 +163,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         generator: Generators = None,
         num_inference_steps: int | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """Encodes and decodes images (B, 3, H, W), with gradients through both; see `encode` and `decode`.
+        """Encodes and decodes images (B, 3, H, W) to (B, 3, s H, s W), with gradients through both parts.
 
         Args:
             sample: the images.
@@ -241,7 +242,7 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
         contents = read_checkpoint(find_model(place), CHECKPOINT_NAME, **hub)
         scaling = choose_scaling(contents, statistics, normalization)
         encoder, decoder = encoder_of(contents), Decoder.from_contents(contents)
-        entries = {**asdict(scaling), **_entries(encoder.config, decoder.config), **options}
+        entries = {**asdict(scaling), **derived_entries(encoder.config, decoder.config), **options}
         with torch.device("meta"):  # to be replaced
             model = cls(**entries)
         model.encoder, model.decoder = encoder, decoder
@@ -254,24 +255,6 @@ class AutoencoderSSDD(ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignor
             return draw_noise((z.shape[0], 3, height, width), z, generator)
         # One draw for all: no picture depends on its place in the batch, and decoding again gives the same picture.
         return fixed_noise(z.detach(), height, width).expand(z.shape[0], -1, -1, -1)
-
-
-def _entries(encoder: AnyEncoderConfig, decoder: DecoderConfig) -> dict[str, Any]:
-    """Entries of the configuration that follow from the networks; JSON-able, so that they are the same when loaded."""
-    levels = encoder.downscale.bit_length()
-    if encoder.downscale != 2 ** (levels - 1):
-        raise ValueError(
-            f"expected an encoder whose F is a power of two, got {encoder.name}: pipelines compute F as one"
-        )
-    # Pipelines want to know only how many there are.
-    widths = [encoder.widths[min(level, len(encoder.widths) - 1)] for level in range(levels)]
-    return {
-        "encoder_config": json.loads(json.dumps(asdict(encoder))),
-        "decoder_config": json.loads(json.dumps(asdict(decoder))),
-        "latent_channels": encoder.latent_channels,
-        "block_out_channels": widths,
-        "encoder_block_out_channels": widths,
-    }
 
 
 def _is_from_diffusers(source: str, options: dict[str, Any]) -> bool:

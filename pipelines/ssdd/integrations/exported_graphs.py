@@ -20,6 +20,7 @@ from ssdd.autoencoder import SSDD
 from ssdd.diffusers_encoders import DiffusersEncoder
 from ssdd.integrations.export_forms import DecoderForm, EncoderForm
 from ssdd.integrations.graph_files import RUNNERS, SUFFIXES, WRITERS, Graph, Run, Target
+from ssdd_decoder import Decoder, DecoderConfig
 
 Part = Literal["encoder", "decoder"]
 TOLERANCE = 1e-4  # of the largest difference between the file and the model, in float32
@@ -58,7 +59,7 @@ def export_part(
         ValueError: the results differ, or the part cannot be exported.
         ModuleNotFoundError: the format needs an extra that is not installed.
     """
-    graph = _encoder(model) if part == "encoder" else _decoder(model, steps, seed)
+    graph = _encoder(model) if part == "encoder" else decoder_graph(model.decoder, steps, seed)
     content = {
         "part": part,
         "config": asdict(getattr(model, part).config),
@@ -66,15 +67,31 @@ def export_part(
         **({"steps": steps, "noise_seed": seed} if part == "decoder" else {}),
         **(record or {}),
     }
+    return export_graph(graph, target, folder, part, traced_cells(model.decoder.config), content)
+
+
+def export_graph(
+    graph: Graph, target: Target, folder: str | os.PathLike[str], name: str, cells: int, content: dict[str, Any]
+) -> tuple[Path, float]:
+    """Writes a graph for another runtime and checks it, see `export_part`.
+
+    Args:
+        graph: the network.
+        target: the format.
+        folder: gets the file or files.
+        name: of the file, without suffix.
+        cells: least side, in latent cells, of the example that is traced.
+        content: JSON for the file.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Written and checked aside, so that no file that failed stays behind.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp") as aside, _quiet():
-        file = Path(aside) / f"{part}{SUFFIXES[target]}"
-        WRITERS[target](_traced(graph, model), graph, file, json.dumps(content, sort_keys=True))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp") as aside, quiet():
+        file = Path(aside) / f"{name}{SUFFIXES[target]}"
+        WRITERS[target](_traced(graph, cells), graph, file, json.dumps(content, sort_keys=True))
         difference = largest_difference(graph, RUNNERS[target](file))
         if not difference <= TOLERANCE:
-            raise ValueError(f"the exported {part} differs by {difference:.2g} from the model: expected {TOLERANCE:g}")
+            raise ValueError(f"the exported {name} differs by {difference:.2g} from the model: expected {TOLERANCE:g}")
         for made in Path(aside).iterdir():
             os.replace(made, folder / made.name)
     return folder / file.name, difference
@@ -92,8 +109,9 @@ def largest_difference(graph: Graph, run: Run) -> float:
     return worst
 
 
-def _decoder(model: SSDD, steps: int, seed: int | None) -> Graph:
-    form, config = DecoderForm(model.decoder, steps, seed).eval(), model.decoder.config
+def decoder_graph(decoder: Decoder, steps: int = 1, seed: int | None = None) -> Graph:
+    """The graph of a decoder, see `export_part`."""
+    form, config = DecoderForm(decoder, steps, seed).eval(), decoder.config
     size = (f"{config.downscale}*height", f"{config.downscale}*width")
 
     def draw(batch: int, h: int, w: int) -> tuple[Tensor, ...]:
@@ -103,7 +121,7 @@ def _decoder(model: SSDD, steps: int, seed: int | None) -> Graph:
         return (z, torch.randn(shape, generator=generator)) if seed is None else (z,)
 
     def eager(z: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
-        return (model.decode(z, steps, form.noise_for(z) if noise is None else noise),)
+        return (decoder.decode(z, steps, form.noise_for(z) if noise is None else noise),)
 
     inputs: dict[str, tuple[str, ...]] = {"z": ("batch", "channels", "height", "width")}
     if seed is None:
@@ -130,12 +148,18 @@ def _encoder(model: SSDD) -> Graph:
     return Graph(form, eager, draw, {"image": image}, {"mean": latent, "logvar": latent})
 
 
-def _traced(graph: Graph, model: SSDD) -> Any:
+def traced_cells(config: DecoderConfig) -> int:
+    """The cells that make several tiles of attention each way: what there is one of, a tracer takes for a constant."""
+    return 9 * config.patch_size * 2 ** (len(config.widths) - 1) // config.downscale + 2
+
+
+def _traced(graph: Graph, cells: int) -> Any:
     """Traces a graph with free batch, height and width."""
     import torch.fx.experimental._config
 
     symbolic: Any = torch.fx.experimental._config
-    free = {name: torch.export.Dim(name) for name in ("batch", "height", "width")}
+    free = {name: torch.export.Dim(name) for name in ("height", "width")}
+    free["batch"] = torch.export.Dim("batch", max=graph.most)
 
     def dimension(name: str) -> Any:
         factor, _, base = name.rpartition("*")
@@ -145,17 +169,14 @@ def _traced(graph: Graph, model: SSDD) -> Any:
         {place: dimension(name) for place, name in enumerate(names) if name not in ("channels", "rgb")}
         for names in graph.inputs.values()
     )
-    # Several tiles of attention each way: what there is one of, a tracer takes for a constant.
-    config = model.decoder.config
-    cells = 9 * config.patch_size * 2 ** (len(config.widths) - 1) // config.downscale + 2
     with torch.no_grad(), symbolic.patch(backed_size_oblivious=True):
         return torch.export.export(graph.form, graph.draw(2, cells + 9, cells + 1), dynamic_shapes=shapes)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps the exporters' notes on their own work from the user."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    loggers = [logging.getLogger(name) for name in ("", "onnxscript", "onnx_ir", "torch.onnx")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

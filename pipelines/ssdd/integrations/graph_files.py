@@ -29,6 +29,7 @@ class Graph:
         draw: makes inputs for a batch and a number of latent cells.
         inputs: name -> dimensions, by their names.
         outputs: likewise.
+        most: images of a batch, where a network has such a limit.
     """
 
     form: nn.Module
@@ -36,6 +37,7 @@ class Graph:
     draw: Callable[[int, int, int], tuple[Tensor, ...]]
     inputs: dict[str, tuple[str, ...]]
     outputs: dict[str, tuple[str, ...]]
+    most: int | None = None
 
 
 def check_target(target: Target) -> None:
@@ -88,11 +90,18 @@ def _name_dimensions(model: Any, graph: Graph) -> None:
             value.shape = Shape([f or name for f, name in zip(fixed, names[value.name], strict=True)])
 
 
-def _run_onnx(file: Path) -> Run:
+def run_onnx(file: Path, threads: int = 0) -> Run:
+    """Opens an ONNX file in onnxruntime.
+
+    Args:
+        file: of any exported graph.
+        threads: 0 for as many as onnxruntime chooses.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -113,11 +122,24 @@ def _write_openvino(program: Any, graph: Graph, file: Path, content: str) -> Non
     onnx_file.unlink()
 
 
-def _run_openvino(file: Path) -> Run:
+def run_openvino(
+    file: Path, threads: int = 0, precision: str = "f32", shapes: dict[str, tuple[int, ...]] | None = None
+) -> Run:
+    """Opens an exported graph in OpenVINO.
+
+    Args:
+        file: of OpenVINO or ONNX.
+        threads: 0 for as many as OpenVINO chooses.
+        precision: `f32` or `bf16`; without a word, some CPUs would compute in bfloat16.
+        shapes: of each input, where they are known: such a network is faster, but takes no other size.
+    """
     import openvino
 
-    # By default, some CPUs would compute in bfloat16.
-    compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = openvino.Core().read_model(file)
+    if shapes:
+        model.reshape({name: list(shape) for name, shape in shapes.items()})
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.compile_model(model, "CPU", config)
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         found = compiled([value.numpy() for value in inputs])
@@ -151,7 +173,7 @@ WRITERS: dict[str, Callable[[Any, Graph, Path, str], None]] = {
     "torch-export": _write_program,
 }
 RUNNERS: dict[str, Callable[[Path], Run]] = {
-    "onnx": _run_onnx,
-    "openvino": _run_openvino,
+    "onnx": run_onnx,
+    "openvino": run_openvino,
     "torch-export": _run_program,
 }

@@ -40,7 +40,7 @@ def make_job(
         runtime: device, processes, threads; without effect on the result.
         encoder: name.
         decoder: size.
-        upscale: of a decoder that is named by its size.
+        upscale: of a decoder that is named by its size, or starts from one that does not enlarge.
         checkpoint, encoder_checkpoint: initial weights of both networks, or of the encoder.
         targets: the teacher's results; if they are cached, only their images are used.
         targets_folder, targets_fingerprint: of cached results.

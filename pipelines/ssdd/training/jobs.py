@@ -22,6 +22,7 @@ from ssdd.training.loss_networks import load_loss_networks
 from ssdd.training.steps import AutoencoderStep, DecoderStep, DistillationStep
 from ssdd.training.teacher_targets import CachedTargets, check_targets, clean_targets, sound_shards, write_targets
 from ssdd.training.threads import choose_threads, is_measured, kept_threads
+from ssdd.upscaling import enlarging
 from ssdd_decoder import DecoderConfig, decoder_config
 from ssdd_encoder import encoder_config
 from ssdd_metrics import networks_of
@@ -41,7 +42,8 @@ class TrainingJob:
             `distillation` a one-step student of the decoder in `checkpoint`.
         encoder: its configuration or name; None: that of `encoder_checkpoint`, else of `checkpoint`.
         decoder: its configuration or size; None: that of `checkpoint`.
-        upscale: side of the decoder's images over that of the encoder's, where it is named by its size.
+        upscale: side of the decoder's images over that of the encoder's, where it is named by its size, or starts from
+            a decoder that does not enlarge.
         checkpoint: initial weights of both networks; None: from scratch.
         encoder_checkpoint: initial weights of the encoder, if in another file (also one that holds a whole model).
         images: training images.
@@ -124,7 +126,10 @@ def build_model(job: TrainingJob) -> SSDD:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.stage.seed)
         if job.checkpoint is not None and (job.encoder, job.decoder, job.encoder_checkpoint) == (None,) * 3:
-            return SSDD.from_pretrained(job.checkpoint)
+            model = SSDD.from_pretrained(job.checkpoint)
+            if model.upscale == 1 < job.upscale:
+                model.decoder = enlarging(model.decoder, job.upscale).eval()
+            return model
         return SSDD(*network_configs(job), job.checkpoint, job.encoder_checkpoint, job.upscale)
 
 

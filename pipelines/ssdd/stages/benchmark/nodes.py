@@ -61,6 +61,18 @@ def benchmark_loader(machine: dict[str, Any], benchmark: BenchmarkParameters, ru
     return pandas.DataFrame(loader_rate(im_size=scale.pixels, images=scale.photographs, show=runtime.display))
 
 
+def benchmark_exported(machine: dict[str, Any], benchmark: BenchmarkParameters, runtime: RuntimeConfig) -> Any:
+    """Times exported decoders in onnxruntime and OpenVINO, and in PyTorch: one row per decoder, size and side."""
+    import pandas
+    import torch
+
+    from ssdd.benchmarking.exported_speed import measure_exported
+    from ssdd.benchmarking.machine import prepare_device
+
+    prepare_device("cpu", benchmark.threads)
+    return pandas.DataFrame(measure_exported(benchmark.exported, torch.get_num_threads(), runtime.display))
+
+
 def write_scale(machine: dict[str, Any], scale_benchmark: Any) -> str:
     """Writes the table of loading and training as a page."""
     from ssdd.benchmarking.scale_speed import scale_page

@@ -28,8 +28,8 @@ def pretrain(
         pretrained_networks: the pretrained networks of losses and metrics.
         runtime: device, processes, threads.
     """
-    # The decoder that was trained along with the encoder does not enlarge; along with one of diffusers, none was.
-    joint = pretrain.initialize == "joint" and model.encoder != IMPORTED and model.upscale == 1
+    # Along with an encoder of diffusers, no decoder was trained.
+    joint = pretrain.initialize == "joint" and model.encoder != IMPORTED
     job = make_job(
         "decoder",
         index,
