@@ -1,4 +1,4 @@
-"""How ranks meet in torchrun's store, which keeps the keys of ranks that died before torchrun started all again.
+"""Ranks meet in torchrun's store, which keeps the keys of ranks that died before torchrun started all again.
 
 PyTorch's own group takes the addresses that it finds there. A new rank can then wait half an hour for a process that
 is gone.

@@ -9,7 +9,7 @@ import pytest
 
 from ssdd.benchmark_parameters import ExportedSweep
 from ssdd.benchmarking import exported_speed
-from ssdd.benchmarking.exported_decoders import ExportedDecoder, open_decoder
+from ssdd.benchmarking.exported_decoders import ExportedDecoder, open_exported
 from ssdd.benchmarking.exported_sides import SIDES
 from ssdd.benchmarking.exported_speed import measure_exported
 from ssdd.benchmarking.int8_weights import store_int8
@@ -22,7 +22,7 @@ MACHINE = {"device": "a processor", "cores": 2, "threads": 1, "torch": "2", "pyt
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """A small trained decoder, and its file."""
-    decoder = open_decoder("demo")
+    decoder = open_exported("demo")
     return decoder, decoder.export(tmp_path_factory.mktemp("exported"))
 
 

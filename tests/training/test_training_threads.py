@@ -77,6 +77,14 @@ def test_a_slowdown_leaves_one_thread_and_says_so(caplog):
     ]
 
 
+def test_many_threads_stay_while_one_may_be_slower():
+    torch.set_num_threads(16)
+    watch = SlowdownWatch("training", active=True)
+    for seconds in [*[0.1] * 9, *[1.5] * 9]:
+        watch.record(seconds)
+    assert torch.get_num_threads() == 16
+
+
 def test_a_number_that_was_given_stays():
     watch = SlowdownWatch("training", active=False)
     for seconds in [*[0.1] * 9, *[9.0] * 9]:

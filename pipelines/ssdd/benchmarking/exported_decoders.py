@@ -47,7 +47,7 @@ class ExportedDecoder:
         return export_graph(self.graph, "onnx", folder, self.name, self.cells, {"decoder": self.name})[0]
 
 
-def open_decoder(name: str) -> ExportedDecoder:
+def open_exported(name: str) -> ExportedDecoder:
     """Opens a decoder by its size: a packaged model's with its weights, others with random ones."""
     if name == KL:
         return _kl()

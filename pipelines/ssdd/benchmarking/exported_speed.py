@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ssdd.benchmark_parameters import ExportedSide, ExportedSweep
-from ssdd.benchmarking.exported_decoders import ExportedDecoder, open_decoder
+from ssdd.benchmarking.exported_decoders import ExportedDecoder, open_exported
 from ssdd.benchmarking.int8_weights import compute_int8, store_int8
 from ssdd.benchmarking.timing import time_sides
 from ssdd.data.embedded_sample import HELD_OUT_PHOTOGRAPHS, canvas
@@ -44,7 +44,7 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.decoder = cache(open_decoder)
+        self.decoder = cache(open_exported)
         self.float32 = cache(lambda name: self.decoder(name).export(folder))
         self.int8 = cache(partial(self._changed, store_int8))
         self.dynamic = cache(partial(self._changed, compute_int8))

@@ -110,16 +110,13 @@ class _Found:
     def draw(
         self, folder: Path, seeds: range, classes: tuple[int, ...], sampling: Any, batch_size: int, device: str
     ) -> None:
-        from ssdd import SSDD
-        from ssdd.baselines import KLAutoencoder
-        from ssdd.generation.drawing import check_decoder, class_labels, decoded_by, is_of_its_encoder
+        from ssdd.generation.drawing import check_decoder, class_labels, decoded_by, is_of_its_encoder, open_decoder
         from ssdd.generation.sample_files import write_pictures
         from ssdd.processes import choose_device
 
         place = choose_device(device)
         network = self.generator().to(place)
-        kind: Any = KLAutoencoder if self.kind == "kl" else SSDD
-        model = kind.from_pretrained(self.decoder_file).to(place)
+        model = open_decoder(self.decoder_file, "kl" if self.kind == "kl" else "ssdd", place)
         check_decoder(network.config, model.decoder.config, self.decoder_file)
         if not is_of_its_encoder(self.generator_file, model):
             options.say(

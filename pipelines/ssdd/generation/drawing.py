@@ -152,7 +152,7 @@ def class_labels(config: GeneratorConfig, count: int, classes: Sequence[int] = (
     return [turn[number % len(turn)] for number in range(count)]
 
 
-def open_decoder(file: Path, kind: Literal["ssdd", "kl"], device: torch.device) -> SSDD | KLAutoencoder:
+def open_decoder(file: str | Path, kind: Literal["ssdd", "kl"], device: torch.device) -> SSDD | KLAutoencoder:
     """Loads encoder and decoder onto the device, in the layout that convolutions are fast in."""
     read: Any = {"ssdd": SSDD, "kl": KLAutoencoder}[kind]
     model: SSDD | KLAutoencoder = read.from_pretrained(file)

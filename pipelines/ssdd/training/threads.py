@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 ROUNDS = 9
 SECONDS = 5.0  # no round begins later
 WATCHED = 9  # steps whose median counts
-SLOWDOWN = 3.0  # one thread takes at most as many times as long as all cores of a small machine
+SLOWDOWN = 3.0  # a smaller one may be chance
 GAIN = 1.1  # a smaller one may be chance, and more threads suffer more from a process that starts later
 
 
@@ -70,6 +70,8 @@ class SlowdownWatch:
         self._active = active
         self._latest: deque[float] = deque(maxlen=WATCHED)
         self._fastest = float("inf")
+        # One thread takes at most as many times as long as all of them: beyond that it cannot be the slower choice.
+        self._slowdown = max(SLOWDOWN, torch.get_num_threads())
 
     def record(self, seconds: float) -> None:
         """Takes the time of a step, without the wait for its images."""
@@ -80,7 +82,7 @@ class SlowdownWatch:
             return
         median = statistics.median(self._latest)
         self._fastest = min(self._fastest, median)
-        if median > SLOWDOWN * self._fastest:
+        if median > self._slowdown * self._fastest:
             torch.set_num_threads(1)
             self._active = False
             log.info(
