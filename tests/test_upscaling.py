@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -111,17 +110,3 @@ def test_a_pipeline_draws_pictures_s_times_as_large(model, tmp_path):
     assert picture.size == (128, 128)  # 8 x 8 latents of 8 x 8 pixels, enlarged twice
     vae.save_pretrained(tmp_path / "vae")
     assert AutoencoderSSDD.from_pretrained(tmp_path / "vae").decoder.config.upscale == 2
-
-
-@pytest.mark.slow
-def test_all_stages_train_it(project):
-    project.run("--pipeline=distill", "--params", "model.upscale=2,run_name=large")
-    run = project.folder / "data/large"
-    for name, upscale in (("encoder", 1), ("pretrained", 2), ("finetuned", 2), ("distilled", 2)):
-        model = SSDD.from_pretrained(run / f"models/{name}.safetensors")
-        assert model.upscale == upscale, name
-        assert model.encoder.config.downscale == 8
-    metrics = pd.read_csv(run / "evaluation/metrics.csv")
-    assert "encoder's input, resized by 2" in set(metrics["model"])
-    assert {"teacher", "student"} <= set(metrics["model"])
-    assert "encoder's input, resized by 2" in set(pd.read_csv(run / "evaluation/photographs.csv")["row"])

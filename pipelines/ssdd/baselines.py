@@ -27,6 +27,7 @@ from ssdd_encoder import Posterior
 CHECKPOINT_NAME = "kl.safetensors"
 KIND = "kl_decoder"  # of the configuration in a file's header; its tensors are in the part `decoder`
 ORIGINAL_MULTIPLIERS = (1, 2, 4, 4)  # of widths, from full resolution down
+UPSCALES = (1, 2, 4)  # as `model.upscale`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +113,20 @@ class KLAutoencoder(nn.Module):
 
     Args:
         encoder: of images.
-        decoder: of its latents.
+        decoder: of its latents; one whose F is 2 or 4 times the encoder's makes images as many times as large.
     """
-
-    upscale = 1  # of images by the decoder
 
     def __init__(self, encoder: AnyEncoder, decoder: KLDecoder) -> None:
         super().__init__()
-        space = (encoder.config.latent_channels, encoder.config.downscale)
-        if (decoder.config.latent_channels, decoder.config.downscale) != space:
+        scales = [encoder.config.downscale * times for times in UPSCALES]
+        if decoder.config.latent_channels != encoder.config.latent_channels or decoder.config.downscale not in scales:
             raise ValueError(f"expected a decoder of {encoder.config.name} latents, got one of {decoder.config}")
         self.encoder, self.decoder = encoder, decoder
+
+    @property
+    def upscale(self) -> int:
+        """s: side of the decoder's images over that of the encoder's."""
+        return self.decoder.config.downscale // self.encoder.config.downscale
 
     @torch.no_grad()
     def encode(self, x: Tensor, check_finite: bool = True) -> Posterior:

@@ -9,6 +9,8 @@ import pandas
 import pytest
 from PIL import Image
 
+from ssdd import SSDD
+from ssdd.baselines import KLAutoencoder
 from ssdd.datasets import PlotlyDataset, PNGDataset, TableDataset
 from ssdd.reporting.comparison_table import FEED_FORWARD, KL, KL_ADVERSARIAL
 
@@ -159,3 +161,28 @@ def test_the_curve_of_quality_against_noise_needs_no_other_decoder(own, compared
         assert clean[model] == pytest.approx(row["psnr"].item(), abs=1e-4)
     assert json.loads((own.run_folder / "robustness" / "robustness.json").read_text())["data"]
     assert np.asarray(Image.open(own.run_folder / "robustness" / "pictures.png")).std() > 0
+
+
+def test_decoders_that_enlarge_are_trained_and_compared(own, compared):
+    name = own.run_folder.name
+    own.run(COMMAND, "--params", f"model.upscale=2,run_name=large,compare.runs={name}")
+    run = own.folder / "data" / "large"
+    for model, upscale in (("encoder", 1), ("pretrained", 2), ("finetuned", 2), ("distilled", 2)):
+        found = SSDD.from_pretrained(run / f"models/{model}.safetensors")
+        assert (found.upscale, found.encoder.config.downscale) == (upscale, 8), model
+    assert KLAutoencoder.from_pretrained(run / "models/kl.safetensors").upscale == 2
+    resized = "encoder's input, resized by 2"
+    assert resized in set(pandas.read_csv(run / "evaluation/photographs.csv")["row"])
+    table = pandas.read_csv(run / "comparison/comparison.csv")
+    assert resized in set(table["model"])
+    table = table[table["steps"] == 1].set_index("model")
+    others = [f"{name}: teacher, resized by 2", f"{name}: student, resized by 2"]
+    assert list(table.index) == ["teacher", "student", KL, KL_ADVERSARIAL, FEED_FORWARD, *others]
+    assert (table["images_per_second_32"] > 0).all()
+    assert table.loc[others[1], "psnr_difference"] != 0
+    assert table.loc[FEED_FORWARD, "parameters"] == table.loc["student", "parameters"]
+    assert {"teacher", "student"} <= set(pandas.read_csv(run / "comparison/costs.csv")["side"].str[6:])
+    # beside decoders that do not enlarge, its images are as large as theirs
+    own.run(COMMAND, "--params", "compare.runs=large")
+    beside = pandas.read_csv(own.run_folder / "comparison/comparison.csv").set_index(["model", "steps"])
+    assert beside.loc[("large: student, enlarging by 2", 1), "psnr"] == table.loc["student", "psnr"]

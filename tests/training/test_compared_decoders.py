@@ -9,6 +9,7 @@ from ssdd.baselines import KLAutoencoder, KLDecoder, KLDecoderConfig
 from ssdd.benchmarking.compared_speed import measure_decoders
 from ssdd.data import EvalTransform, ImageDataset, index_images, open_source
 from ssdd.evaluation.compared import ComparedDecoder, evaluate_decoder, reconstruct
+from ssdd.evaluation.compared_photographs import decode_again
 from ssdd.evaluation.diffusers_tokenizers import DiffusersTokenizer, content_of
 from ssdd.evaluation.final import Measurement, evaluate
 from ssdd.evaluation.passes import image_noise
@@ -16,6 +17,7 @@ from ssdd.evaluation.reference_statistics import write_references
 from ssdd.evaluation.robustness import evaluate_robustness
 from ssdd.noise import sample_noise, sample_seeds
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
+from ssdd.upscaling import enlarge, enlarging, shrink
 from ssdd_decoder import DecoderConfig
 from ssdd_encoder import EncoderConfig
 from ssdd_metrics import psnr, to_uint8
@@ -155,6 +157,56 @@ def test_the_kl_row_is_of_its_own_images(ssdd, measurement, images, tmp_path):
     psnr = -10 * ((levels[0] - levels[1]).square().mean((1, 2, 3)) / 255**2).log10()
     assert row.report["metrics"]["psnr"] == pytest.approx(float(psnr.mean()), abs=0.01)
     assert row.report["protocol"]["model"].startswith("sha256:")
+
+
+@pytest.fixture(scope="module")
+def twice(ssdd, tmp_path_factory):
+    """A model whose images are twice as large as its encoder's."""
+    model = SSDD.from_pretrained(ssdd)
+    model.decoder = enlarging(model.decoder, 2)
+    return model.save_pretrained(tmp_path_factory.mktemp("twice") / "model.safetensors")
+
+
+def test_a_decoder_that_enlarges_has_the_figures_of_its_own_evaluation(twice, measurement):
+    own = evaluate(twice, [2, 1], measurement, "evaluating")
+    for times in (1, 2):
+        named = evaluate_decoder(ComparedDecoder("mine: teacher", "ssdd", str(twice), (2, 1), times), measurement)
+        assert [row.report for row in named] == [row.report for row in own]
+
+
+def test_another_decoder_beside_one_that_enlarges_is_resized(ssdd, measurement, images):
+    decoder = ComparedDecoder("plain, resized by 2", "ssdd", str(ssdd), times=2)
+    (row,) = evaluate_decoder(decoder, measurement)
+    x = torch.stack([images[number]["image"] for number in range(len(images))])
+    noise = image_noise(PARAMETERS.noise_seed, range(len(x)), x.shape[1:], x.device)[..., :16, :16]
+    model = SSDD.from_pretrained(ssdd)
+    y = enlarge(model.decode(model.encode(shrink(x, 2)).mode(), 1, noise), 2)
+    expected = psnr(to_uint8((x + 1) / 2), to_uint8((y.clamp(-1, 1) + 1) / 2)).mean().item()
+    assert row.report["metrics"]["psnr"] == pytest.approx(expected, abs=1e-2)
+    assert row.report["protocol"]["images"] == len(images)
+
+
+def test_speed_and_pictures_of_decoders_that_enlarge_are_at_the_images_size(ssdd, twice):
+    decoders = [
+        ComparedDecoder("twice", "ssdd", str(twice), times=2),
+        ComparedDecoder("plain, resized by 2", "ssdd", str(ssdd), times=2),
+        ComparedDecoder("feed-forward", "feed_forward", str(twice), times=2),
+    ]
+    rows = measure_decoders(decoders, [32], 1, 1, torch.device("cpu"), progress=False)
+    assert [row["model"] for row in rows] == [decoder.name for decoder in decoders]
+    inputs = {"0.input": torch.randint(0, 256, (3, 30, 46), dtype=torch.uint8)}
+    pictures = decode_again(inputs, [decoders[0], decoders[2]], RUNTIME)
+    assert {name: tuple(picture.shape) for name, picture in pictures.items()} == {
+        "0.twice": (3, 30, 46),
+        "0.feed-forward": (3, 30, 46),
+    }
+
+
+def test_noise_on_the_latents_of_smaller_copies(twice, measurement):
+    decoder = ComparedDecoder("twice", "ssdd", str(twice))
+    clean, noisy = evaluate_robustness(decoder, (0.0, 0.5), measurement)
+    assert clean.evaluated.report["metrics"] == evaluate_decoder(decoder, measurement)[0].report["metrics"]
+    assert noisy.evaluated.report["metrics"]["psnr"] < clean.evaluated.report["metrics"]["psnr"]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -1,5 +1,7 @@
 """Decoders of the comparison: the KL-VAE's, with and without adversary, and SSDD's network called once."""
 
+import dataclasses
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +15,7 @@ from ssdd.training import regression
 from ssdd.training.history import read_rows
 from ssdd.training.loss_networks import LossNetworks
 from ssdd.training.regression import RegressionJob, RegressionStep, network_of, run_regression, split_epochs
+from ssdd.upscaling import shrink
 from ssdd_decoder import CheckpointError, Decoder, DecoderConfig, decoder_config
 from ssdd_encoder import Encoder, EncoderConfig
 
@@ -114,6 +117,28 @@ def test_a_decoder_trains_on_the_frozen_encoder_and_is_kept(job, encoder, images
     assert torch.equal(decoded, model.decode(z, steps=3, noise=torch.randn_like(x)))  # no noise reaches it
     evaluated = [row["psnr"] for row in read_rows(result.history) if row["split"] == "eval"]
     assert len(evaluated) == 6
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_decoder_that_enlarges_trains_too(job, images, kind):
+    network = NETWORKS[kind]
+    factor = {"upscale": 2} if kind == "feed_forward" else {}
+    enlarging = dataclasses.replace(network, downscale=2 * network.downscale, **factor)
+    result = run_regression(dataclasses.replace(job("run", kind), network=enlarging))
+    model = (KLAutoencoder if kind == "kl" else FeedForward).from_pretrained(result.last)
+    assert model.upscale == 2
+    small = torch.stack([images[1][number]["image"] for number in range(2)])[..., ::2, ::2]
+    assert model.decode(model.encode(small).mode()).shape == (2, 3, 16, 16)
+    _, step = regression.build_step(dataclasses.replace(job("step", kind), network=enlarging))
+    seen, x = [], torch.stack([images[1][number]["image"] for number in range(2)])
+    step.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    step({"image": x, "index": torch.arange(2)}, 0)
+    assert torch.equal(seen[0], shrink(x, 2))
+
+
+def test_a_decoder_of_another_latent_space_is_refused():
+    with pytest.raises(ValueError, match="expected a decoder of f4c4 latents"):
+        KLAutoencoder(Encoder(ENCODER), KLDecoder(dataclasses.replace(NETWORKS["kl"], downscale=2)))
 
 
 def test_a_kl_file_is_no_ssdd_model(job):

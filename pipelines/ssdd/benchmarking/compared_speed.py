@@ -54,7 +54,7 @@ def measure_decoders(
                         "model": name,
                         "steps": steps,
                         "pixels": side,
-                        "parameters": count_parameters(decoder_of(models[name])),
+                        "parameters": count_parameters(decoder_of(models[name].model)),
                         **{key: figures[key] for key in ("seconds", "seconds_q25", "seconds_q75")},
                         "images_per_second": batch / figures["seconds"],
                         "peak_bytes": peak_memory(call, device),

@@ -15,6 +15,7 @@ from ssdd.training.jobs import TrainingJob
 from ssdd.training.loop import trial_step
 from ssdd.training.regression import RegressionJob
 from ssdd.training.teacher_targets import CachedTargets
+from ssdd.upscaling import shrink
 
 TARGETS = "teacher targets"
 TARGET_BATCH = 8  # images that the teacher decodes at a time
@@ -65,5 +66,6 @@ def _targets(job: TrainingJob, device: torch.device) -> Any:
     """Returns a function that computes the teacher's results of a batch."""
     model = jobs.build_model(job).to(device).eval()
     x = next(iter(batches(job.images, min(TARGET_BATCH, len(job.images)))))["image"].to(device)
+    small = shrink(x, model.upscale)
     noise = sample_noise(list(range(len(x))), x.shape[1:]).to(device)
-    return partial(model.reconstruct, x, job.targets.teacher_steps, noise)
+    return partial(model.reconstruct, small, job.targets.teacher_steps, noise)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssdd.autoencoder import SSDD
 from ssdd.baselines import FeedForward, KLAutoencoder
@@ -18,6 +18,7 @@ from ssdd.evaluation.passes import image_noise
 from ssdd.evaluation.reference_statistics import image_protocol
 from ssdd.files import sha256_file
 from ssdd.processes import choose_device, join_group, launch, use_threads
+from ssdd.upscaling import enlarge, shrink
 
 Kind = Literal["ssdd", "kl", "feed_forward", "diffusers"]
 
@@ -33,7 +34,33 @@ class Tokenizer(Protocol):
         """Images (B, 3, S, S) in [-1, 1] -> posterior, of which `mode()` is the latent."""
 
     def decode(self, z: Tensor, steps: int = 1, noise: Tensor | None = None, *, check_finite: bool = False) -> Tensor:
-        """Latents -> images (B, 3, S, S), not clamped."""
+        """Latents -> images (B, 3, S', S'), not clamped."""
+
+
+class SameSize(nn.Module):
+    """A tokenizer whose images are as large as those that it is given: what its decoder enlarges is shrunk before.
+
+    Args:
+        model: the tokenizer.
+        times: how many times smaller the copies are that its encoder gets; at least as many as its decoder enlarges.
+            If they are more, the decoded images are resized (bicubic) to the size of the given ones.
+    """
+
+    def __init__(self, model: Tokenizer, times: int) -> None:
+        super().__init__()
+        self.model, self.times = model, max(times, model.upscale)
+        self.resized = self.times // model.upscale
+
+    def encode(self, x: Tensor) -> Any:
+        """Images (B, 3, S, S) in [-1, 1] -> posterior, of which `mode()` is the latent."""
+        return self.model.encode(shrink(x, self.times))
+
+    def decode(self, z: Tensor, steps: int = 1, noise: Tensor | None = None, *, check_finite: bool = False) -> Tensor:
+        """Latents -> images (B, 3, S, S), not clamped; noise is as large, and a corner of it is enough for a resize."""
+        if noise is not None:
+            noise = noise[..., : noise.shape[-2] // self.resized, : noise.shape[-1] // self.resized]
+        image = self.model.decode(z, steps, noise, check_finite=check_finite)
+        return enlarge(image.float(), self.resized) if self.resized > 1 else image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +72,25 @@ class ComparedDecoder:
         kind: how its file is read.
         source: a checkpoint; for `diffusers`, a folder or a hub id.
         steps: numbers of steps, each a row; (1,) for what decodes in one call.
+        times: how many times smaller the copies are that its encoder gets; see `SameSize`.
     """
 
     name: str
     kind: Kind
     source: str
     steps: tuple[int, ...] = (1,)
+    times: int = 1
 
-    def open(self) -> Tokenizer:
+    def open(self) -> SameSize:
         """Loads encoder and decoder, in evaluation mode.
 
         Raises:
             ValueError: the source is missing, damaged, or of another kind.
         """
         if self.kind == "diffusers":
-            return DiffusersTokenizer.from_pretrained(self.source)
+            return SameSize(DiffusersTokenizer.from_pretrained(self.source), self.times)
         kinds: dict[str, Any] = {"ssdd": SSDD, "kl": KLAutoencoder, "feed_forward": FeedForward}
-        return kinds[self.kind].from_pretrained(self.source)
+        return SameSize(kinds[self.kind].from_pretrained(self.source), self.times)
 
     @property
     def content(self) -> str:
@@ -101,7 +130,7 @@ def _evaluate(decoder: ComparedDecoder, measurement: Measurement) -> list[Evalua
 
 @torch.no_grad()
 def reconstruct(
-    model: Tokenizer, x: Tensor, images: Sequence[int], steps: Sequence[int], seed: int
+    model: SameSize, x: Tensor, images: Sequence[int], steps: Sequence[int], seed: int
 ) -> Iterator[tuple[int, Tensor]]:
     """Encodes images once and decodes them with each number of steps, as `passes.reconstruct` does for SSDD.
 

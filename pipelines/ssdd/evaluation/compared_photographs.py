@@ -41,7 +41,7 @@ def decode_again(
             for number, picture in inputs.items():
                 _, height, width = picture.shape
                 photograph = Image.fromarray(picture.permute(1, 2, 0).numpy())
-                canvas = pad(number, photograph, model.encoder.config.downscale)
+                canvas = pad(number, photograph, model.model.decoder.config.downscale)
                 decoded = model.decode(model.encode(to_images([canvas], device)).mode(), 1, check_finite=True)
                 levels = to_uint8(((decoded[0] + 1) / 2).clamp(0, 1)).cpu()
                 found[f"{number}.{decoder.name}"] = levels[:, :height, :width]

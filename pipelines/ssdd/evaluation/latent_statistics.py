@@ -10,6 +10,7 @@ from ssdd.data.loader import batches
 from ssdd.encoders import AnyEncoder, load_encoder
 from ssdd.processes import choose_device, gather_everywhere, join_group, launch
 from ssdd.progress import Show
+from ssdd.upscaling import shrink
 from ssdd_encoder import LatentAccumulator, LatentStatistics
 
 
@@ -54,6 +55,7 @@ def statistics_of(
     workers: int = 0,
     title: str = "",
     show: Show = False,
+    upscale: int = 1,
 ) -> LatentStatistics:
     """Does the same in a process of a group, with an encoder on its device: the processes share the images.
 
@@ -61,13 +63,15 @@ def statistics_of(
         encoder: of this process.
         dataset, batch_size, workers: see `latent_statistics`.
         title, show: of the progress, on rank 0.
+        upscale: the encoder gets copies of the images that are so many times smaller.
     """
     rank, processes = join_group()
     weight = next(encoder.parameters())
     mine: list[LatentAccumulator] = []  # one for each batch: a few numbers, which are added up in the images' order
     for batch in batches(dataset, batch_size, workers, rank, processes, title, show if rank == 0 else False):
         mine.append(LatentAccumulator(encoder.config.latent_channels))
-        mine[-1].update(encoder(batch["image"].to(weight.device, weight.dtype)).mode())
+        x = shrink(batch["image"].to(weight.device, weight.dtype), upscale)
+        mine[-1].update(encoder(x).mode())
     together = LatentAccumulator(encoder.config.latent_channels)
     for part in chain.from_iterable(zip_longest(*gather_everywhere(mine))):  # the ranks take the batches in turn
         if part is not None:

@@ -53,7 +53,9 @@ def _evaluate(decoder: ComparedDecoder, levels: list[float], measurement: Measur
     parameters, runtime = measurement.parameters, measurement.runtime
     device = choose_device(runtime.device, join_group()[0])
     model = place(decoder.open(), device, getattr(torch, parameters.precision))
-    statistics = statistics_of(model.encoder, measurement.dataset, parameters.batch_size, runtime.workers)
+    statistics = statistics_of(
+        model.model.encoder, measurement.dataset, parameters.batch_size, runtime.workers, upscale=model.times
+    )
     deviation = statistics.std.float().to(device).view(1, -1, 1, 1)
     names = {_name(decoder, level): level for level in levels}
 

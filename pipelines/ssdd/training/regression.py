@@ -30,6 +30,7 @@ from ssdd.training.ledger import TrainResult
 from ssdd.training.loop import train, trial_step
 from ssdd.training.loss_networks import LossNetworks, load_loss_networks, perceptual_distance
 from ssdd.training.threads import choose_threads, is_measured, kept_threads
+from ssdd.upscaling import shrink
 from ssdd_decoder import DecoderConfig
 from ssdd_decoder.losses import patch_border_loss
 from ssdd_metrics import networks_of
@@ -91,6 +92,7 @@ class RegressionStep(TrainingStep):
     ) -> None:
         super().__init__()
         self.stage, self.adaptive, self.deviation = stage, adaptive, deviation
+        self.upscale = model.upscale
         self.encoder = model.encoder.requires_grad_(False)
         self.decoder = model.decoder.requires_grad_(True)
         if networks.lpips is not None:
@@ -108,7 +110,7 @@ class RegressionStep(TrainingStep):
         """Losses of `image` (B, 3, H, W) and `index` (B,)."""
         x = batch["image"]
         with torch.no_grad():
-            posterior = self.encoder(x, check_finite=False)
+            posterior = self.encoder(shrink(x, self.upscale), check_finite=False)
             if self.stage.latent == "sample":
                 seeds = sample_seeds(self.stage.seed, "posterior", step, batch["index"].tolist())
                 z = posterior.sample(noise=sample_noise(seeds, posterior.mean.shape[1:], x.device))

@@ -58,6 +58,7 @@ def evaluate_feed_forward(
 def evaluate_others(
     index: Any,
     references: Path,
+    plan: dict[str, Any],
     data: DataParameters,
     evaluate: EvaluateParameters,
     compare: CompareParameters,
@@ -73,7 +74,7 @@ def evaluate_others(
     measurement = measurement_of(index, references, data, evaluate, pretrained_networks, runtime)
     tables = [pandas.DataFrame(columns=["model", "steps", "path", "image"])]
     reports: list[dict[str, Any]] = []
-    for decoder in other_decoders(compare, evaluate):
+    for decoder in other_decoders(compare, evaluate, plan):
         table, report = tables_of(decoder.name, evaluate_decoder(decoder, measurement), measurement.dataset)
         tables.append(table)
         reports += report
@@ -82,17 +83,26 @@ def evaluate_others(
     return (pandas.concat(tables[1:], ignore_index=True) if tables[1:] else tables[0]), reports
 
 
-def other_decoders(compare: CompareParameters, evaluate: EvaluateParameters) -> list["ComparedDecoder"]:
+def other_decoders(
+    compare: CompareParameters, evaluate: EvaluateParameters, plan: dict[str, Any]
+) -> list["ComparedDecoder"]:
     """Returns the named tokenizers by the names of their folders, and teacher and student of the named runs.
+
+    All get the copies of the images that this run's encoder gets. A name says where a decoder enlarges otherwise.
 
     Raises:
         ValueError: a run has neither teacher nor student.
     """
+    from ssdd.autoencoder import SSDD
     from ssdd.evaluation.compared import ComparedDecoder
     from ssdd.runs import run_folder
 
+    times = plan["decoder"]["upscale"]
     found = [
-        ComparedDecoder(Path(item.source).name or item.source, "diffusers", item.source) for item in compare.tokenizers
+        ComparedDecoder(
+            f"{Path(item.source).name or item.source}{_resized(1, times)}", "diffusers", item.source, times=times
+        )
+        for item in compare.tokenizers
     ]
     for item in compare.runs:
         folder = run_folder(Path.cwd(), item.run) / "models"
@@ -101,8 +111,18 @@ def other_decoders(compare: CompareParameters, evaluate: EvaluateParameters) -> 
         there = [name for name, file in files.items() if file.is_file()]
         if not there:
             raise ValueError(f"compare.runs: expected a teacher or a student of the run {item.run!r} in {folder}")
-        found += [ComparedDecoder(f"{item.run}: {name}", "ssdd", str(files[name]), steps[name]) for name in there]
+        for name in there:
+            decoder = SSDD.config_of(files[name])[1]
+            title = f"{item.run}: {name}{_resized(decoder.upscale if decoder else 1, times)}"
+            found.append(ComparedDecoder(title, "ssdd", str(files[name]), steps[name], times))
     return found
+
+
+def _resized(upscale: int, times: int) -> str:
+    """Says how a decoder that enlarges `upscale` times becomes a row beside those that do it `times` times."""
+    if upscale == times:
+        return ""
+    return f", resized by {times // upscale}" if upscale < times else f", enlarging by {upscale}"
 
 
 def decode_compared(
@@ -123,6 +143,7 @@ def measure_speed(
     kl: Path,
     kl_adversarial: Path | None,
     feed_forward: Path,
+    plan: dict[str, Any],
     evaluate: EvaluateParameters,
     compare: CompareParameters,
     speed: SpeedParameters,
@@ -140,7 +161,7 @@ def measure_speed(
         ComparedDecoder("teacher", "ssdd", str(finetuned), evaluate.teacher_steps),
         ComparedDecoder("student", "ssdd", str(distilled), evaluate.student_steps),
         *(_decoder(*item) for item in _own_decoders(kl, kl_adversarial, feed_forward)),
-        *other_decoders(compare, evaluate),
+        *other_decoders(compare, evaluate, plan),
     ]
     pixels = sorted({evaluate.im_size, *speed.pixels})
     rows = measure_decoders(decoders, pixels, speed.batch_size, speed.rounds, device, runtime.display)

@@ -33,7 +33,11 @@ def _evaluations() -> list[Node]:
             joint_node(function, [name, *_IMAGES, *_NETWORKS], [f"{name}_per_image", f"{name}_metrics"])
             for name, function in functions.items()
         ),
-        joint_node(evaluate_others, [*_IMAGES, "params:compare", *_NETWORKS], ["other_per_image", "other_metrics"]),
+        joint_node(
+            evaluate_others,
+            [*_IMAGES[:2], "comparison_plan", *_IMAGES[2:], "params:compare", *_NETWORKS],
+            ["other_per_image", "other_metrics"],
+        ),
         Node(
             decode_compared,
             ["photographs", *_DECODERS, "params:runtime"],
@@ -48,7 +52,12 @@ def _costs() -> list[Node]:
     stages = ["finetune", "distill", "teacher_targets", "train_kl", "kl_adversary", "feed_forward", "data"]
     others = ["pretrained_networks", "compare_speed", "runtime"]
     return [
-        Node(measure_speed, ["finetuned", "distilled", *_DECODERS, *speed], "comparison_speed", name="measure_speed"),
+        Node(
+            measure_speed,
+            ["finetuned", "distilled", *_DECODERS, "comparison_plan", *speed],
+            "comparison_speed",
+            name="measure_speed",
+        ),
         Node(
             measure_training_cost,
             [
