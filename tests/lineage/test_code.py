@@ -68,6 +68,9 @@ def typed(x: "OTHER"): return x
 def starred():
     from pack.star import SCALE
     return SCALE
+def on_first_use():
+    from pack.lazy import area
+    return area(1)
 def method(): return Holder().go()
 class Holder:
     def go(self):
@@ -80,6 +83,16 @@ def recursive(n): return 0 if n == 0 else other(n - 1)
 def other(n): return recursive(n)
 """,
     "star": "from pack.units import *\n",
+    "lazy": """
+from importlib import import_module
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from pack.shapes import area
+    from pack.units import OTHER
+else:
+    def __getattr__(name):
+        return getattr(import_module("pack." + {"area": "shapes", "OTHER": "units"}[name]), name)
+""",
 }
 
 
@@ -117,6 +130,7 @@ def reached(name):
         ("template", {"pack.nodes:page.html"}),
         ("typed", set()),
         ("starred", {"pack.units:SCALE"}),
+        ("on_first_use", {"pack.shapes:area", "pack.shapes:Circle", "pack.shapes:PI", "pack.units:SCALE"}),
         ("method", {"pack.nodes:Holder"}),
         ("recursive", {"pack.nodes:other"}),
     ],

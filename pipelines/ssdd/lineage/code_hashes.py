@@ -1,7 +1,8 @@
 """The hashes of all code that a node's function can reach, found by reading the modules (nothing is imported).
 
 From the function, names are followed through this project's packages: helpers, classes, constants,
-re-exports of an `__init__`, imports inside functions, and dotted module names in strings (for launchers).
+re-exports of an `__init__` (those on first use, too: it names them under `TYPE_CHECKING`), imports inside
+functions, and dotted module names in strings (for launchers).
 Only reached definitions count, one by one: an edit to a neighbour in the same file changes nothing. Code that
 cannot be followed name by name (a module passed around, a star import, `globals`) counts as a whole module.
 Statements that act on import count for every module that is imported on the way.
@@ -111,6 +112,8 @@ class _Reached:
             self._add(module, attribute)
         elif attribute in module.imports:
             self._follow_import(module.imports[attribute], rest)
+        elif attribute in module.on_first_use:
+            self._follow_import(module.on_first_use[attribute], rest)
         elif self._modules.get(f"{name}.{attribute}") is not None:
             self.follow(f"{name}.{attribute}", rest)
         elif module.stars:
@@ -150,7 +153,7 @@ class _Reached:
         self._entered.add(f"{module.name}:*")
         for name in module.definitions:
             self._add(module, name)
-        for item in module.imports.values():
+        for item in (*module.imports.values(), *module.on_first_use.values()):
             self._follow_import(item, [])
         for star in module.stars:
             self.follow(star, [])

@@ -36,6 +36,7 @@ class Module:
         effects: statements that act on import (calls, loops, decorated registrations), other than
             definitions.
         stars: modules from which everything is imported.
+        on_first_use: like `imports`, of names that the module's `__getattr__` imports when they are first used.
         roots: the first-party top-level packages.
     """
 
@@ -46,6 +47,7 @@ class Module:
     imports: dict[str, Import] = field(default_factory=dict)
     effects: list[ast.stmt] = field(default_factory=list)
     stars: list[str] = field(default_factory=list)
+    on_first_use: dict[str, Import] = field(default_factory=dict)
 
     @property
     def is_package(self) -> bool:
@@ -167,6 +169,8 @@ def _read(name: str, path: Path, roots: frozenset[str]) -> Module:
     module = Module(name, path, roots)
     for statement in tree.body:
         _enter(statement, module)
+    if "__getattr__" not in module.definitions:  # the names are for annotations alone
+        module.on_first_use.clear()
     return module
 
 
@@ -188,9 +192,11 @@ def _enter(statement: ast.stmt, module: Module) -> None:
                         module.definitions.setdefault(name, []).append(statement)
         case ast.AnnAssign(target=ast.Name(id=name)):
             module.definitions.setdefault(name, []).append(statement)
-        case ast.If(test=test, orelse=orelse) if "TYPE_CHECKING" in ast.unparse(test):
+        case ast.If(test=test, body=body, orelse=orelse) if "TYPE_CHECKING" in ast.unparse(test):
             for inner in orelse:  # the other branch is for type checkers and never runs
                 _enter(inner, module)
+            for inner in body:
+                module.on_first_use.update(imports_of(inner, module.package))
         case _:
             # `try: import x`, loops, calls: each may bind names and act, so it counts as both.
             module.imports.update(imports_of(statement, module.package))
