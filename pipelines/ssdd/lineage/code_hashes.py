@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ssdd.files import sha256_file
-from ssdd.lineage.module_definitions import KEPT, Import, Module, Modules, hash_statements, imports_of
+from ssdd.lineage.module_definitions import KEPT, Import, Module, Modules, hash_statements, imports_of, nodes_of
 
 FIRST_PARTY = ("ssdd", "ssdd_encoder", "ssdd_decoder", "ssdd_metrics")
 # Modules, or `module:name`, that never change a result: writers and finders of files (content hashes count instead),
@@ -220,7 +220,7 @@ def _chains(statement: ast.stmt) -> list[tuple[str, list[str]]]:
     """Every name that is read, with its attributes: `a.b.c` gives `a`, [b, c]; each once."""
     found: dict[tuple[str, ...], None] = {}
     inner: set[int] = set()
-    for node in ast.walk(statement):
+    for node in nodes_of(statement):
         if id(node) in inner:
             continue
         attributes: list[str] = []
@@ -237,8 +237,9 @@ def _chains(statement: ast.stmt) -> list[tuple[str, list[str]]]:
 @functools.lru_cache(KEPT)
 def _texts(statement: ast.stmt) -> list[str]:
     """Every string except docstrings."""
-    unused = {id(node.value) for node in ast.walk(statement) if isinstance(node, ast.Expr)}
-    texts = [n for n in ast.walk(statement) if isinstance(n, ast.Constant) and id(n) not in unused]
+    nodes = nodes_of(statement)
+    unused = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in unused]
     return [node.value for node in texts if isinstance(node.value, str)]
 
 

@@ -7,13 +7,13 @@ from the syntax tree without comments, docstrings and layout, so that edits to t
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 # The nodes of a pipeline reach much the same code: results for this many statements are kept between them.
 KEPT = 4096
+_UNCOUNTED = frozenset({"type_comment", "kind", "type_ignores", "ctx"})
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,22 @@ def hash_statements(statements: list[ast.stmt]) -> str:
 
 @lru_cache(KEPT)
 def _text(statement: ast.stmt) -> bytes:
-    return b"".join(token.encode("utf-8", "surrogatepass") + b"\0" for token in _tokens(statement))
+    tokens: list[str] = []
+    _add_tokens(statement, tokens)
+    return "\0".join([*tokens, ""]).encode("utf-8", "surrogatepass")
+
+
+@lru_cache(KEPT)
+def nodes_of(statement: ast.AST) -> tuple[ast.AST, ...]:
+    """Returns the nodes of a statement's tree, in the order of `ast.walk`; several readers want them."""
+    return tuple(ast.walk(statement))
 
 
 @lru_cache(KEPT)
 def imports_of(statement: ast.AST, package: str) -> dict[str, Import]:
     """Returns the names bound by the import statements inside a statement, functions' own ones included."""
     found: dict[str, Import] = {}
-    for node in ast.walk(statement):
+    for node in nodes_of(statement):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 top = alias.name.partition(".")[0]
@@ -132,25 +140,26 @@ def imports_of(statement: ast.AST, package: str) -> dict[str, Import]:
     return found
 
 
-def _tokens(node: ast.AST) -> Iterator[str]:
-    """The tree in a form that is the same for every Python version (`ast.dump` is not)."""
+def _add_tokens(node: ast.AST, tokens: list[str]) -> None:
+    """Adds the tree in a form that is the same for every Python version (`ast.dump` is not)."""
     # Empty fields are left out because newer releases of Python add fields (`type_params`): with them, an upgrade of
     # Python would make every stage stale.
-    yield type(node).__name__
-    for name, value in ast.iter_fields(node):
-        if name in ("type_comment", "kind", "type_ignores", "ctx"):
+    tokens.append(type(node).__name__)
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if value is None or name in _UNCOUNTED:
             continue
-        if name == "body" and isinstance(value, list):
-            value = [item for item in value if not _is_text(item)]
-        if value is None or value == []:
-            continue
-        yield name
-        for item in value if isinstance(value, list) else [value]:
+        items = value if isinstance(value, list) else [value]
+        if name == "body":
+            items = [item for item in items if not _is_text(item)]
+        if items:
+            tokens.append(name)
+        for item in items:
             if isinstance(item, ast.AST):
-                yield from _tokens(item)
+                _add_tokens(item, tokens)
             else:
-                yield f"{type(item).__name__}:{item!r}"
-    yield "."
+                tokens.append(f"{type(item).__name__}:{item!r}")
+    tokens.append(".")
 
 
 def _is_text(statement: ast.AST) -> bool:
