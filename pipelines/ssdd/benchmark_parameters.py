@@ -44,6 +44,9 @@ class TrainingSweep(Frozen):
     dtypes: tuple[Dtype, ...] = Field(default=("float32",), description="number formats")
     pixels: int = Field(default=128, ge=8, description="side of the square images")
     batch_size: int = Field(default=4, ge=1, description="images of a step")
+    sides: tuple[Literal["ssdd", "ssdd_compiled", "dense"], ...] = Field(
+        default=("ssdd", "dense"), min_length=1, description="networks compared in a step"
+    )
     checkpointing_pixels: int = Field(
         default=256, ge=8, description="side of the images, with and without gradient checkpointing"
     )

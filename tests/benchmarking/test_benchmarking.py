@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from pathlib import Path
 
 import pandas
@@ -159,22 +160,25 @@ SOME_STEP = {
 }
 
 
-def test_training_steps_of_all_sides():
+def test_training_steps_of_all_sides(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # in seconds
     sweep = TrainingSweep(
         size="debug",
         pixels=16,
         batch_size=2,
+        sides=("ssdd", "ssdd_compiled", "dense"),
         checkpointing_pixels=16,
         distillation_pixels=16,
         teacher_steps=3,
         rounds=1,
     )
     rows = pandas.DataFrame(measure_training(sweep, CPU)).set_index("side")
-    assert list(rows.index) == ["ssdd", "dense", "kept", "checkpointed", "live", "cached"]
+    assert list(rows.index) == ["ssdd", "ssdd_compiled", "dense", "kept", "checkpointed", "live", "cached"]
     assert rows["flops"]["checkpointed"] > rows["flops"]["kept"]  # computed twice
     assert rows["flops"]["live"] / rows["flops"]["cached"] == pytest.approx(2, abs=0.1)  # (3 + 3) / 3 forwards
     losses, finish = make_losses(sweep, "float64", 16, 2, CPU)
-    torch.testing.assert_close(losses["ssdd"](), losses["dense"](), rtol=1e-6, atol=0)
+    for other in ("dense", "ssdd_compiled"):
+        torch.testing.assert_close(losses["ssdd"](), losses[other](), rtol=1e-6, atol=0)
     before = finish(losses["cached"]())
     assert losses["cached"]() < before  # one step of the optimiser
 
@@ -239,14 +243,16 @@ def test_the_cases_of_the_gpu_rehearsed_on_a_cpu_with_small_networks():
     cases, sides = [], set()
     for sweep in parameters["decoding"]:
         sides |= set(sweep["sides"])
-        eager = list(dict.fromkeys(side.removesuffix("_recorded") for side in sweep["sides"]))
+        # Compiling takes minutes here, and the recorded sides need a GPU.
+        eager = list(dict.fromkeys(re.sub("_recorded|_compiled", "", side) for side in sweep["sides"]))
         cases.append(DecodeSweep(**sweep | small | {"sides": eager}))
     rows = measure_decoding(tuple(cases), MACHINE, progress=False)
     assert {row["side"] for row in rows} == {"ssdd", "kl", "kl_served"}
     assert all(row["finite"] for row in rows)
-    # The recorded sides need a GPU. Their names at least are known, to the figure too.
+    # The names of the others at least are known, to the figure too.
     assert sides <= set(SIDES)
     training = TrainingSweep(**parameters["training"] | {"size": "debug", "dtypes": ["float32"], "rounds": 1} | TINY)
+    training = training.model_copy(update={"sides": ("ssdd", "dense")})
     page = performance_page(MACHINE, pandas.DataFrame(rows), pandas.DataFrame(measure_training(training, CPU)))
     assert page.count("kl_served") == sum("kl_served" in case.sides for case in cases)
 

@@ -1,4 +1,4 @@
-"""Training steps side by side: SSDD and its dense form, checkpointing on and off, live and cached distillation."""
+"""Training steps side by side: SSDD, compiled or not, its dense form, checkpointing, live and cached distillation."""
 
 from collections.abc import Callable
 from itertools import product
@@ -23,13 +23,14 @@ def measure_training(sweep: TrainingSweep, device: torch.device, progress: Show 
     # Checkpointing pays if activations fill the memory, and distillation is expensive because of the teacher's steps.
     # Therefore each comparison has its own size.
     comparisons = [
-        ("step", sweep.pixels, sweep.batch_size, ("ssdd", "dense")),
+        ("step", sweep.pixels, sweep.batch_size, sweep.sides),
         ("checkpointing", sweep.checkpointing_pixels, sweep.checkpointing_batch_size, ("kept", "checkpointed")),
         ("distillation", sweep.distillation_pixels, sweep.distillation_batch_size, ("live", "cached")),
     ]
     rows = []
     with bar("training steps", sweep.rounds * len(comparisons) * len(sweep.dtypes), progress, "rounds") as advance:
         for dtype, (comparison, pixels, batch, names) in product(sweep.dtypes, comparisons):
+            torch.compiler.reset()  # as in `decoder_speed`: each size is compiled for itself
             losses, finish = make_losses(sweep, dtype, pixels, batch, device)
             steps = {name: compose(finish, losses[name]) for name in names}
             timings = time_sides(steps, names[0], sweep.rounds, device, advance)
@@ -59,7 +60,7 @@ def make_losses(
     z = torch.randn(batch, decoder.config.latent_channels, cells, cells, generator=generator).to(device, dtype)
     t = torch.rand(batch, generator=generator).to(device)
     x_t = interpolate(x, noise, t.to(dtype))
-    dense = DenseForm(decoder)
+    dense, compiled = DenseForm(decoder), torch.compile(decoder)
     # All sides share the decoder; at this rate a step hardly moves it, so that none of them ends in NaN.
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-6)
     target = teacher_target(teacher, z, noise, steps=1).to(dtype)
@@ -80,6 +81,7 @@ def make_losses(
 
     losses = {
         "ssdd": lambda: flow(decoder),
+        "ssdd_compiled": lambda: flow(compiled),
         "dense": lambda: flow(dense),
         "kept": lambda: flow(decoder),
         "checkpointed": lambda: flow(decoder, checkpointing=True),

@@ -84,17 +84,15 @@ def usable_weights(optimizer: Optimizer, parameters: Sequence[Tensor]) -> list[T
         parameters: parameters that it trains; of a divided optimiser, those that this rank owns.
 
     Returns:
-        One tensor per parameter; the live tensor itself if there is nothing to compute.
+        One tensor per parameter; with AdamW the live tensor itself.
     """
     own = share(optimizer)
-    if not isinstance(own, RAdamScheduleFree):
+    if not isinstance(own, RAdamScheduleFree) or not parameters:
         return list(parameters)
-    beta = {id(p): group["betas"][0] for group in optimizer.param_groups for p in group["params"]}
-    weights: list[Tensor] = []
-    for y in parameters:
-        z = own.state[y].get("z") if y in own.state else None
-        weights.append(y if z is None else y.lerp(z, 1 - 1 / beta[id(y)]))
-    return weights
+    beta = optimizer.param_groups[0]["betas"][0]  # all groups have the same
+    # Of a parameter that was not trained yet there is no z. Between y and itself lies y, bit for bit.
+    z = [own.state[y].get("z", y) if y in own.state else y for y in parameters]
+    return list(torch._foreach_lerp(list(parameters), z, 1 - 1 / beta))  # one call for all, as in `Ema.update`
 
 
 @contextmanager
