@@ -1,6 +1,7 @@
 """What counts as the code that a function reaches."""
 
 import functools
+import gc
 import importlib
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from ssdd.lineage import code_hashes as code_module
 from ssdd.lineage.code_hashes import CodeHasher
+from ssdd.lineage.statements import Statement
 
 PACKAGE = {
     "__init__": "from pack.shapes import area, circle as round_one\n__all__ = ['area']\n",
@@ -182,6 +184,12 @@ def test_what_an_edit_changes(pack, old, new, changes):
         file.write_text(text.replace(old, new))
     assert edited
     assert (CodeHasher().hash(function)[0] != before) == changes
+
+
+def test_no_syntax_tree_outlives_the_hashes(pack):
+    """They would fill memory and slow every pass of the garbage collector while a stage trains."""
+    assert reached("through_init")[0]
+    assert not [item for item in gc.get_objects() if isinstance(item, Statement)]
 
 
 def test_what_never_changes_a_result_is_left_out(pack, monkeypatch):
