@@ -1,7 +1,7 @@
 """The header of a checkpoint: its networks' configurations, its tensors' names, shapes and types.
 
-It can be read without PyTorch, whose import takes longer than most questions about a file. Git holds this file once; the
-decoder package has a link.
+It can be read without PyTorch, whose import takes longer than most questions about a file. Git holds this file once;
+the decoder package has a link.
 """
 
 import hashlib
