@@ -136,7 +136,6 @@ def test_metadata_travels_in_the_header(tmp_path):
 
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
 def test_configurations_are_read_without_the_weights(tmp_path, monkeypatch, encoder, decoder):
-
     model = make(encoder, decoder)
     model.save_pretrained(tmp_path / "both")
     model.encoder.save_pretrained(tmp_path / "parts")
