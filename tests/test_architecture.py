@@ -1,6 +1,7 @@
 """Rules of the sources: the order of imports, files that packages share, and that no pickle is loaded."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,20 @@ PACKAGES = {
 APPLICATION = ROOT / "pipelines" / "ssdd"
 # In the order of the data flow: a file imports only from files above it.
 ORDER = {
-    "ssdd_encoder": "files sources checkpoint strips config blocks tiles posterior latents sdvae encoder __init__",
+    "ssdd_encoder": (
+        "files sources header checkpoint strips config blocks tiles posterior latents sdvae encoder __init__"
+    ),
     "ssdd_decoder": (
-        "files sources checkpoint strips config flow times linear gpu modulation norm_kernel norm attention_kernel "
-        "attention conditioning pointwise_kernels convolution blocks patches refinement unet sampler tiles "
-        "recording decoder losses distill adversarial __init__"
+        "files sources header checkpoint strips config flow times linear gpu modulation norm_kernel norm "
+        "attention_kernel attention conditioning pointwise_kernels convolution blocks patches refinement unet sampler "
+        "tiles recording decoder losses distill adversarial __init__"
     ),
 }
 # Files of ssdd_encoder, and the folders with a link to them: no package may need another one to be installed.
 LINKED = {
     "files": [PACKAGES["ssdd_decoder"], PACKAGES["ssdd_metrics"], APPLICATION],
     "sources": [PACKAGES["ssdd_decoder"]],
+    "header": [PACKAGES["ssdd_decoder"]],
     "checkpoint": [PACKAGES["ssdd_decoder"]],
     "strips": [PACKAGES["ssdd_decoder"]],
 }
@@ -117,10 +121,33 @@ def test_packages_export_what_they_say_and_are_typed(package):
     tree = ast.parse((PACKAGES[package] / "__init__.py").read_text())
     assert (PACKAGES[package] / "py.typed").is_file()
     assigned = {t.id: ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) for t in n.targets}
-    exported = {alias.asname or alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names}
-    assert set(assigned["__all__"]) == exported
+    exported = {**names_from(tree.body), **on_first_use(tree)}
+    exported.pop("TYPE_CHECKING")
+    assert set(assigned["__all__"]) == exported.keys()
     version = (PACKAGES[package].parents[1] / "pyproject.toml").read_text()
     assert f'version = "{assigned["__version__"]}"' in version
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "ssdd"])
+def test_names_on_first_use_are_those_that_type_checkers_see(package):
+    """The lineage, too, reads there which code such a name stands for."""
+    folder = PACKAGES.get(package, APPLICATION)
+    names = on_first_use(ast.parse((folder / "__init__.py").read_text()))
+    assert names
+    for name, module in names.items():
+        assert getattr(importlib.import_module(package), name) is getattr(importlib.import_module(module), name)
+
+
+def names_from(statements: list[ast.stmt]) -> dict[str, str]:
+    """Name -> module of the statements `from module import name`."""
+    found = [n for n in statements if isinstance(n, ast.ImportFrom)]
+    return {alias.asname or alias.name: str(node.module) for node in found for alias in node.names}
+
+
+def on_first_use(tree: ast.Module) -> dict[str, str]:
+    """Name -> module of what a package imports on first use."""
+    checking = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    return {name: module for node in checking for name, module in names_from(node.body).items()}
 
 
 def test_pickles_are_loaded_nowhere_but_as_tensors_by_pretrained_networks():

@@ -136,13 +136,11 @@ def test_metadata_travels_in_the_header(tmp_path):
 
 @pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
 def test_configurations_are_read_without_the_weights(tmp_path, monkeypatch, encoder, decoder):
-    from ssdd_decoder import checkpoint
-
     model = make(encoder, decoder)
     model.save_pretrained(tmp_path / "both")
     model.encoder.save_pretrained(tmp_path / "parts")
     model.decoder.save_pretrained(tmp_path / "decoder")
-    monkeypatch.setattr(checkpoint, "_digest", lambda *_: pytest.fail("the whole file was read"))
+    monkeypatch.setattr("ssdd_decoder.header._digest", lambda *_: pytest.fail("the whole file was read"))
     shapes = (model.encoder.config, model.decoder.config)
     assert SSDD.config_of(tmp_path / "both") == SSDD.config_of(str(tmp_path / "both" / "ssdd.safetensors")) == shapes
     assert SSDD.config_of(tmp_path / "decoder") == (None, shapes[1])

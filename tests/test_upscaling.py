@@ -75,7 +75,8 @@ def test_a_decoder_that_enlarges_starts_from_one_that_does_not(size, tmp_path):
 
 def test_pictures_of_a_folder_are_s_times_as_large(model, tmp_path):
     from ssdd.imaging.encode_decode import decode_latents, encode_images, reconstruct_folder
-    from ssdd.imaging.latent_files import LatentHeader, LatentWriter, StoredLatents, check_fits
+    from ssdd.imaging.latent_files import LatentWriter, StoredLatents, check_fits
+    from ssdd.imaging.latent_header import LatentHeader
 
     (tmp_path / "in").mkdir()
     Image.new("RGB", (70, 66), "teal").save(tmp_path / "in/a.png")

@@ -136,7 +136,7 @@ def test_a_file_of_a_later_layout_says_so(record, tmp_path):
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    from ssdd.imaging.latent_files import read_header
+    from ssdd.imaging.latent_header import read_header
     from ssdd_decoder import CheckpointError
     from ssdd_decoder.checkpoint import read
     from ssdd_metrics import load_references

@@ -7,6 +7,7 @@ import warnings
 
 from kedro.framework.session import session as kedro_session
 
+from ssdd.datasets.session_catalog import SessionCatalog
 from ssdd.hooks import ProjectHooks
 from ssdd.integrations.encoder_import import provided_encoder
 from ssdd.lineage.project_folder import use_project_logging
@@ -40,6 +41,7 @@ RULES = ProjectRules(
 
 HOOKS = (ProjectHooks(RULES), RULES)  # the rules have no hooks; the runner finds them among the session's plugins
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry",)  # the project sends nothing anywhere
+DATA_CATALOG_CLASS = SessionCatalog
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "base",

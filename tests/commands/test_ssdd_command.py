@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import click
 import numpy as np
@@ -19,7 +20,8 @@ from ssdd import SSDD
 from ssdd.commands.group import cli
 from ssdd.data import EvalTransform
 from ssdd.imaging.canvas import pad, to_images
-from ssdd.imaging.latent_files import read_header
+from ssdd.imaging.latent_header import read_header
+from ssdd_decoder.checkpoint import read, write
 from ssdd_encoder import Encoder, LatentStatistics
 
 COMMANDS = ("encode", "decode", "convert-latents", "reconstruct", "info", "lineage", "compare", "z-stats")
@@ -240,6 +242,33 @@ def test_info_tells_what_a_file_holds(ssdd, small, tmp_path, checkpoint):
     ssdd("encode", small, "-o", tmp_path / "z.safetensors", "--model", checkpoint)
     text = " ".join(ssdd("info", tmp_path / "z.safetensors")[1].split())
     assert "latents of 3 images, f8c16" in text
+
+
+def test_info_needs_no_torch(ssdd, small, tmp_path, checkpoint):
+    latents = tmp_path / "z.safetensors"
+    ssdd("encode", small, "-o", latents, "--model", checkpoint)
+    code = "import sys; from ssdd.commands.group import cli; cli(sys.argv[1:], standalone_mode=False); "
+    code += "sys.exit('torch' in sys.modules)"
+    for file in (checkpoint, Encoder("quickstart").save_pretrained(tmp_path), latents, "demo"):
+        done = subprocess.run([sys.executable, "-c", code, "info", file], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "f8c16" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "steps", [{"float16": 1}, {"bfloat16": 2}, {"float16": 1, "bfloat16": 2}, {"float16": 1, "float64": 2}]
+)
+def test_info_tells_by_the_header_what_loading_would_show(ssdd, tmp_path, checkpoint, steps):
+    contents = read(checkpoint)
+    tensors = dict(contents.tensors)
+    for dtype, step in steps.items():
+        tensors |= {name: tensors[name].to(getattr(torch, dtype)) for name in sorted(tensors)[::step]}
+    file = write(tmp_path / "x.safetensors", tensors, contents.config)
+    said, model = " ".join(ssdd("info", file)[1].split()), SSDD.from_pretrained(file)
+    for part in (model.encoder, model.decoder):
+        (dtype,) = {str(p.dtype).removeprefix("torch.") for p in part.parameters()}
+        config = ", ".join(f"{name}={value}" for name, value in asdict(part.config).items())
+        assert f"f8c16, {sum(p.numel() for p in part.parameters()):,} parameters, {dtype}; {config}" in said
 
 
 def test_only_files_of_latents_have_their_header(ssdd, small, tmp_path, checkpoint):

@@ -99,7 +99,8 @@ def test_a_folder_with_odd_names_is_reconstructed_but_for_them(ssdd, model, tmp_
 
 
 def test_a_file_of_latents_is_read_back_before_it_has_its_name(tmp_path):
-    from ssdd.imaging.latent_files import LatentHeader, LatentWriter
+    from ssdd.imaging.latent_files import LatentWriter
+    from ssdd.imaging.latent_header import LatentHeader
 
     (tmp_path / "l.safetensors").write_bytes(b"before")
     with open(tmp_path / "spool", "w+b") as spool:

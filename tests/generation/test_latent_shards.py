@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from ssdd.encoders import load_encoder
 from ssdd.evaluation.latent_statistics import latent_statistics
 from ssdd.generation import latent_shards
-from ssdd.generation.latent_manifest import SHARD_HEADER, read_manifest
+from ssdd.generation.latent_manifest import read_manifest
 from ssdd.generation.latent_shards import write_latents
+from ssdd.imaging.latent_header import SHARD_HEADER
 from ssdd_encoder import LatentAccumulator
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from ssdd import SSDD
 from ssdd.commands.group import cli
-from ssdd.generation.latent_manifest import SHARD_HEADER, read_manifest
+from ssdd.generation.latent_manifest import read_manifest
+from ssdd.imaging.latent_header import SHARD_HEADER
 
 SIDE = 64
 

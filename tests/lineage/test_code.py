@@ -1,6 +1,7 @@
 """What counts as the code that a function reaches."""
 
 import functools
+import gc
 import importlib
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from ssdd.lineage import code_hashes as code_module
 from ssdd.lineage.code_hashes import CodeHasher
+from ssdd.lineage.statements import Statement
 
 PACKAGE = {
     "__init__": "from pack.shapes import area, circle as round_one\n__all__ = ['area']\n",
@@ -68,6 +70,9 @@ def typed(x: "OTHER"): return x
 def starred():
     from pack.star import SCALE
     return SCALE
+def on_first_use():
+    from pack.lazy import area
+    return area(1)
 def method(): return Holder().go()
 class Holder:
     def go(self):
@@ -80,6 +85,16 @@ def recursive(n): return 0 if n == 0 else other(n - 1)
 def other(n): return recursive(n)
 """,
     "star": "from pack.units import *\n",
+    "lazy": """
+from importlib import import_module
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from pack.shapes import area
+    from pack.units import OTHER
+else:
+    def __getattr__(name):
+        return getattr(import_module("pack." + {"area": "shapes", "OTHER": "units"}[name]), name)
+""",
 }
 
 
@@ -117,6 +132,7 @@ def reached(name):
         ("template", {"pack.nodes:page.html"}),
         ("typed", set()),
         ("starred", {"pack.units:SCALE"}),
+        ("on_first_use", {"pack.shapes:area", "pack.shapes:Circle", "pack.shapes:PI", "pack.units:SCALE"}),
         ("method", {"pack.nodes:Holder"}),
         ("recursive", {"pack.nodes:other"}),
     ],
@@ -168,6 +184,12 @@ def test_what_an_edit_changes(pack, old, new, changes):
         file.write_text(text.replace(old, new))
     assert edited
     assert (CodeHasher().hash(function)[0] != before) == changes
+
+
+def test_no_syntax_tree_outlives_the_hashes(pack):
+    """They would fill memory and slow every pass of the garbage collector while a stage trains."""
+    assert reached("through_init")[0]
+    assert not [item for item in gc.get_objects() if isinstance(item, Statement)]
 
 
 def test_what_never_changes_a_result_is_left_out(pack, monkeypatch):

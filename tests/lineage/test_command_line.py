@@ -183,7 +183,7 @@ def test_force_with_a_filter_reruns_the_chosen_nodes(project):
     assert project.notes() == ["draw"]
 
 
-def test_a_quiet_quick_second_run_that_imports_no_torch(project):
+def test_a_quiet_quick_second_run_that_imports_neither_torch_nor_pandas(project):
     project.write("pipelines/toy/heavy.py", "import torch\n")  # reached by `draw`, read, and not imported
     project.edit("nodes.py", "import numpy\n", "import numpy\n    if not numpy:\n        import toy.heavy\n")
     project.run()
@@ -195,7 +195,8 @@ try:
     main()
 except SystemExit:
     pass
-print("loaded:", [name for name in ("torch", "matplotlib", "plotly", "PIL") if name in sys.modules])
+heavy = ("torch", "pandas", "matplotlib", "plotly", "PIL")
+print("loaded:", [name for name in heavy if name in sys.modules])
 """
     result = subprocess.run(
         [sys.executable, "-c", program],

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pandas
 import pytest
@@ -60,6 +62,27 @@ def test_every_artefact_is_there_with_its_lineage(finished, project):
         assert (project.run_folder / name).exists(), name
         stamp = json.loads((project.run_folder / f"{name}.lineage.json").read_text())
         assert re.fullmatch(r"[0-9a-f]{64}", stamp["sha256"]), name
+
+
+def test_a_run_that_does_nothing_imports_no_library_of_the_nodes(finished, project):
+    program = """
+import sys
+from kedro.framework.cli import main
+heavy = {"torch", "torchvision", "diffusers", "accelerate", "pandas", "pyarrow", "numpy", "matplotlib", "plotly", "PIL"}
+try:
+    main()
+finally:
+    print("loaded:", sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", "--pipeline=distill", "--env=tiny"],
+        cwd=project.folder,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "nothing to do: run 'quickstart' is up to date" in done.stdout + done.stderr
+    assert "loaded: []" in done.stdout
 
 
 def test_first_run_is_free_of_noise_and_tells_the_end_of_each_stage(finished):

@@ -65,7 +65,7 @@ def make_losses(
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-6)
     target = teacher_target(teacher, z, noise, steps=1).to(dtype)
 
-    def flow(network: torch.nn.Module, checkpointing: bool = False) -> Tensor:
+    def flow(network: Callable[..., Tensor], checkpointing: bool = False) -> Tensor:
         decoder.gradient_checkpointing = checkpointing
         return flow_matching_loss(network(x_t, t, z), x, noise)
 

@@ -138,7 +138,8 @@ def _encode_file(
     from ssdd.files import sha256_file
     from ssdd.imaging.encode_decode import encode_images
     from ssdd.imaging.large_pictures import Tiling
-    from ssdd.imaging.latent_files import LatentHeader, LatentWriter
+    from ssdd.imaging.latent_files import LatentWriter
+    from ssdd.imaging.latent_header import LatentHeader
     from ssdd.imaging.shared_files import Share
     from ssdd.processes import choose_device
     from ssdd.texts import utf8
@@ -201,10 +202,11 @@ def decode(
     """
     import torch
 
-    from ssdd.generation.sharded_latents import ShardedLatents, is_sharded
+    from ssdd.generation.sharded_latents import ShardedLatents
     from ssdd.imaging.encode_decode import decode_latents
     from ssdd.imaging.large_pictures import Tiling
     from ssdd.imaging.latent_files import NamedLatents, StoredLatents, check_fits
+    from ssdd.imaging.latent_header import is_sharded
     from ssdd.processes import choose_device
     from ssdd_decoder import Decoder
 

@@ -10,10 +10,10 @@ import click
 from ssdd.commands import options
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ssdd.imaging.latent_header import LatentHeader
+    from ssdd_decoder.header import Header
 
-    from ssdd.imaging.latent_files import LatentHeader
-    from ssdd_decoder.checkpoint import Contents
+_FLOATS = {"float64", "float32", "float16", "bfloat16"}
 
 
 @click.command(short_help="Describe a checkpoint or latents.")
@@ -32,18 +32,19 @@ def info(file: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ssdd.generation.sharded_latents import ShardedLatents, is_sharded
-    from ssdd.imaging.latent_files import read_header
-    from ssdd_decoder import checkpoint, sources
+    from ssdd.imaging.latent_header import is_sharded, read_header
+    from ssdd_decoder import sources
 
     header, path = None, Path(file)
     if is_sharded(path):
+        from ssdd.generation.sharded_latents import ShardedLatents
+
         header = ShardedLatents(path).header
     else:
         path = sources.resolve(file, "ssdd.safetensors")
         with suppress(OSError):  # raised again by the reader of checkpoints, whose message is about checkpoints
             header = read_header(path)
-    facts = _of_latents(header) if header is not None else _of_checkpoint(checkpoint.read(path))
+    facts = _of_latents(header) if header is not None else _of_checkpoint(path)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     for name, value in {"file": str(path), **facts, **_provenance(path)}.items():
@@ -60,47 +61,80 @@ def _of_latents(header: "LatentHeader") -> dict[str, str]:
     }
 
 
-def _of_checkpoint(contents: "Contents") -> dict[str, str]:
+def _of_checkpoint(path: Path) -> dict[str, str]:
     from ssdd.files import sha256_file
+    from ssdd_decoder.header import read
 
-    parts = _parts(contents)
+    header = read(path, framework="np")  # another one would import torch
+    parts = _described(header)
+    if parts is None:
+        header, parts = _loaded(path)
     facts = {
-        "sha256": sha256_file(contents.file),
+        "sha256": sha256_file(path),
         "content": "intact: it matches the hash in its header"
-        if contents.checked
+        if header.checked
         else "not checked: its header has no hash",
         "holds": " and ".join(parts) or "neither an encoder nor a decoder known here",
-        "tensors": _count(contents.tensors),
+        "tensors": _count(header.tensors),
         **parts,
     }
-    others = {key: value for key, value in contents.metadata.items() if key != "format"}
+    others = {key: value for key, value in header.metadata.items() if key != "format"}
     return facts | ({"header": _pairs(others)} if others else {})
 
 
-def _parts(contents: "Contents") -> dict[str, str]:
-    """Describes the encoder and the decoder, where the file holds them."""
-    from dataclasses import asdict
+def _described(header: "Header") -> dict[str, str] | None:
+    """Describes encoder and decoder by the header alone; None where that does not suffice."""
+    from dataclasses import replace
 
+    from ssdd_decoder import DecoderConfig
+    from ssdd_encoder import EncoderConfig
+
+    kinds = {"encoder": EncoderConfig, "decoder": DecoderConfig}
+    # A file that matches its hash is as its network wrote it, and so fits its header: torch need not be imported.
+    if not header.checked or not header.config or header.config.keys() - kinds:
+        return None
+    found: dict[str, str] = {}
+    for part, kind in kinds.items():
+        if part not in header.config:
+            continue
+        tensors = header.select(part, ())
+        numbers = {tensor.dtype for tensor in tensors.values()}
+        if "class_name" in str(header.config[part]) or not numbers <= _FLOATS:
+            return None  # a network of diffusers, or a file that is refused when it is loaded
+        if len(numbers) > 1:  # then the network has the type that holds them all
+            dtype = "float64" if "float64" in numbers else "float32"
+            tensors = {name: replace(tensor, dtype=dtype) for name, tensor in tensors.items()}
+        found[part] = _part(header.parse_config(part, kind), tensors)
+    return found
+
+
+def _loaded(path: Path) -> tuple["Header", dict[str, str]]:
+    """Loads encoder and decoder to describe them: a file that does not fit its own header is an error here, too."""
     from ssdd.encoders import encoder_of
     from ssdd_decoder import CheckpointError, Decoder
+    from ssdd_decoder.checkpoint import read
 
+    contents = read(path)
     found: dict[str, str] = {}
     networks: dict[str, Callable[[Any], Any]] = {"encoder": encoder_of, "decoder": Decoder.from_contents}
     for part, make in networks.items():
-        # Loaded, and not only described by the header: a file that does not fit its own header is an error here, too.
         try:
             network = make(contents)
         except CheckpointError:
             if part in contents.config:
                 raise
             continue  # another project's file, say, whose decoder is unknown here
-        config = asdict(network.config)
-        space = f"f{network.config.downscale}c{network.config.latent_channels}"
-        found[part] = f"{space}, {_count(dict(network.named_parameters()))}; {_pairs(config)}"
-    return found
+        found[part] = _part(network.config, dict(network.named_parameters()))
+    return contents, found
 
 
-def _count(tensors: "Mapping[str, Tensor]") -> str:
+def _part(config: Any, tensors: Mapping[str, Any]) -> str:
+    from dataclasses import asdict
+
+    return f"f{config.downscale}c{config.latent_channels}, {_count(tensors)}; {_pairs(asdict(config))}"
+
+
+def _count(tensors: Mapping[str, Any]) -> str:
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
     return f"{sum(tensor.numel() for tensor in tensors.values()):,} parameters, {', '.join(kinds)}"
 

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from ssdd.data.image_dataset import Key
 from ssdd.data.source import TRAIN
-from ssdd.generation.latent_manifest import SHARD_HEADER, ShardRecord, read_manifest
+from ssdd.generation.latent_manifest import ShardRecord, read_manifest
+from ssdd.imaging.latent_header import SHARD_HEADER
 from ssdd.noise import sample_noise, sample_seed
 
 MAPPED_SHARDS = 1024

@@ -26,10 +26,9 @@ import torch
 
 from ssdd.data.source import TRAIN
 from ssdd.files import atomic_write
+from ssdd.imaging.latent_header import MANIFEST
 from ssdd_encoder import LatentAccumulator, LatentStatistics
 
-MANIFEST = "manifest.json"
-SHARD_HEADER = "ssdd_latents_shard"  # entry of a shard's header: JSON
 FORMAT = "ssdd-latents"
 VERSION = 1
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

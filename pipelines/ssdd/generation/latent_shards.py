@@ -26,8 +26,6 @@ from ssdd.files import atomic_write, sha256_file
 from ssdd.generation.latent_images import LatentImages
 from ssdd.generation.latent_manifest import (
     DTYPES,
-    MANIFEST,
-    SHARD_HEADER,
     VERSION,
     Manifest,
     ShardRecord,
@@ -36,6 +34,7 @@ from ssdd.generation.latent_manifest import (
     write_manifest,
 )
 from ssdd.generation_parameters import LatentsParameters
+from ssdd.imaging.latent_header import MANIFEST, SHARD_HEADER
 from ssdd.parameters import RuntimeConfig
 from ssdd.processes import choose_device, gather, join_group, launch, use_threads, wait_for_all
 from ssdd.progress import Show, bar

@@ -9,21 +9,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ssdd.generation.latent_manifest import MANIFEST, SHARD_HEADER, VERSION, read_manifest
-from ssdd.imaging.latent_files import LatentHeader, check_entry
+from ssdd.generation.latent_manifest import VERSION, read_manifest
+from ssdd.imaging.latent_files import check_entry
+from ssdd.imaging.latent_header import SHARD_HEADER, LatentHeader
 
 _FACTS = ("encoder", "downscale", "latent_channels", "im_size", "precision", "paths", "split", "version")
-
-
-def is_sharded(path: Path) -> bool:
-    """Whether a path is a folder of latents, or one of its shards."""
-    if path.is_dir():
-        return (path / MANIFEST).is_file()
-    try:
-        with safe_open(path, framework="pt") as file:
-            return SHARD_HEADER in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
 
 
 class ShardedLatents:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -15,46 +15,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ssdd.data.decoding import BadImage, Reason
-from ssdd.files import LFS_POINTER, LFS_REMEDY, atomic_write, first_bytes
+from ssdd.files import atomic_write
+from ssdd.imaging.latent_header import HEADER, LatentHeader, damaged, parse_header
 from ssdd.imaging.shared_files import Share
 from ssdd_decoder import DecoderConfig
 
-HEADER = "ssdd_latents"
-FORMAT = 1
 _RESERVED = "__metadata__"
 _LONGEST_HEADER = 100_000_000  # bytes; safetensors' readers refuse a longer one, and so a file that was written whole
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentHeader:
-    """The facts that a reader of latents needs.
-
-    Args:
-        downscale: F.
-        latent_channels: C.
-        sizes: image name -> [height, width] in pixels, before padding.
-        model: name and SHA-256 of the encoder's file.
-        encoder: the encoder's configuration.
-        precision: number format of the computation.
-        version: version of ssdd.
-        attention_window: side of the attention's windows, if asked for; None confines that of large images alone.
-        format: version of the layout; files of the first releases lack it, and have 1.
-    """
-
-    downscale: int
-    latent_channels: int
-    sizes: dict[str, list[int]]
-    model: dict[str, str]
-    encoder: dict[str, Any]
-    precision: str
-    version: str
-    attention_window: int | None = None
-    format: int = FORMAT
-
-
-class NewerLayout(ValueError):
-    """A file of latents was written by a later version."""
 
 
 class LatentWriter:
@@ -137,23 +105,6 @@ class LatentWriter:
                 raise ValueError(f"{path} was not written: its header does not read as it was made")
 
 
-def read_header(path: str | os.PathLike[str]) -> LatentHeader | None:
-    """Reads the header of a file of latents; returns None for any other file, even a damaged one.
-
-    A caller that accepts several kinds of files passes the others on, to the reader that can explain their damage.
-
-    Raises:
-        ValueError: the header is of another version.
-        OSError: the file cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(HEADER)
-    except SafetensorError:
-        return None
-    return None if text is None else _parse(text, Path(path))
-
-
 class NamedLatents(Protocol):
     """Latents by the names of their images, with the facts that decoding needs.
 
@@ -185,11 +136,11 @@ class StoredLatents:
         try:
             self._file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise _damaged(Path(path), error) from error
+            raise damaged(Path(path), error) from error
         text = (self._file.metadata() or {}).get(HEADER)
         if text is None:
             raise ValueError(f"expected latents of `ssdd encode`, got another safetensors file: {path}")
-        header = _parse(text, Path(path))
+        header = parse_header(text, Path(path))
         if set(self._file.keys()) != set(header.sizes):
             raise ValueError(f"{path} is damaged: its header and its tensors name different images")
         self.header = header
@@ -217,24 +168,6 @@ def check_fits(header: LatentHeader, decoder: DecoderConfig) -> None:
             f"f{header.downscale}c{header.latent_channels}, made by {header.model.get('file')}: take a decoder trained "
             "with that encoder"
         )
-
-
-def _parse(text: str, path: Path) -> LatentHeader:
-    try:
-        content = json.loads(text)
-        if isinstance(content, dict) and (layout := content.get("format", 1)) not in range(1, FORMAT + 1):
-            raise NewerLayout(f"{path} has layout {str(layout)[:20]}, expected at most {FORMAT}: update ssdd")
-        return LatentHeader(**content)
-    except NewerLayout:
-        raise
-    except (ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    if path.is_file() and first_bytes(path) == LFS_POINTER:
-        return ValueError(f"{path} {LFS_REMEDY}")
-    return ValueError(f"{path} is not a whole file of latents ({error}): encode the images again")
 
 
 def check_entry(name: str, shape: tuple[int, ...], dtype: str, header: LatentHeader) -> None:

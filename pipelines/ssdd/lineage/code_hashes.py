@@ -1,7 +1,8 @@
 """The hashes of all code that a node's function can reach, found by reading the modules (nothing is imported).
 
 From the function, names are followed through this project's packages: helpers, classes, constants,
-re-exports of an `__init__`, imports inside functions, and dotted module names in strings (for launchers).
+re-exports of an `__init__` (those on first use, too: it names them under `TYPE_CHECKING`), imports inside
+functions, and dotted module names in strings (for launchers).
 Only reached definitions count, one by one: an edit to a neighbour in the same file changes nothing. Code that
 cannot be followed name by name (a module passed around, a star import, `globals`) counts as a whole module.
 Statements that act on import count for every module that is imported on the way.
@@ -20,7 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ssdd.files import sha256_file
-from ssdd.lineage.module_definitions import KEPT, Import, Module, Modules, hash_statements, imports_of
+from ssdd.lineage.module_definitions import Module, Modules
+from ssdd.lineage.statements import Import, Statement, hash_statements
 
 FIRST_PARTY = ("ssdd", "ssdd_encoder", "ssdd_decoder", "ssdd_metrics")
 # Modules, or `module:name`, that never change a result: writers and finders of files (content hashes count instead),
@@ -47,7 +49,7 @@ _DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}
 
 
 class CodeHasher:
-    """Hashes the code that functions reach; keep one for a run, since each module is read once.
+    """Hashes the code that functions reach; one serves all nodes, since each module is read once.
 
     Args:
         package: the Kedro package, first-party too.
@@ -111,6 +113,8 @@ class _Reached:
             self._add(module, attribute)
         elif attribute in module.imports:
             self._follow_import(module.imports[attribute], rest)
+        elif attribute in module.on_first_use:
+            self._follow_import(module.on_first_use[attribute], rest)
         elif self._modules.get(f"{name}.{attribute}") is not None:
             self.follow(f"{name}.{attribute}", rest)
         elif module.stars:
@@ -150,7 +154,7 @@ class _Reached:
         self._entered.add(f"{module.name}:*")
         for name in module.definitions:
             self._add(module, name)
-        for item in module.imports.values():
+        for item in (*module.imports.values(), *module.on_first_use.values()):
             self._follow_import(item, [])
         for star in module.stars:
             self.follow(star, [])
@@ -167,14 +171,14 @@ class _Reached:
     def _follow_import(self, item: Import, attributes: list[str]) -> None:
         self.follow(item.module, [item.symbol, *attributes] if item.symbol else attributes)
 
-    def _follow_names(self, statement: ast.stmt, module: Module) -> None:
+    def _follow_names(self, statement: Statement, module: Module) -> None:
         """Follows every name and every string of a statement."""
-        local = imports_of(statement, module.package)
+        local = statement.imports
         for name, item in local.items():
             self._load(item.module)
             if name == "*":
                 self.follow(item.module, [])
-        for root, attributes in _chains(statement):
+        for root, attributes in statement.chains:
             # An import inside the function hides a definition of the module, as Python has it.
             if root in local:
                 self._follow_import(local[root], attributes)
@@ -187,7 +191,7 @@ class _Reached:
             else:  # a builtin, a local variable, or a name from a star import
                 for star in module.stars:
                     self.follow(star, [root])
-        for text in _texts(statement):
+        for text in statement.strings:
             self._follow_text(text, module)
 
     def _follow_text(self, text: str, module: Module) -> None:
@@ -212,39 +216,12 @@ def _is_neutral(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in NEUTRAL)
 
 
-@functools.lru_cache(KEPT)
-def _chains(statement: ast.stmt) -> list[tuple[str, list[str]]]:
-    """Every name that is read, with its attributes: `a.b.c` gives `a`, [b, c]; each once."""
-    found: dict[tuple[str, ...], None] = {}
-    inner: set[int] = set()
-    for node in ast.walk(statement):
-        if id(node) in inner:
-            continue
-        attributes: list[str] = []
-        root: ast.AST = node
-        while isinstance(root, ast.Attribute):
-            attributes.insert(0, root.attr)
-            root = root.value
-            inner.add(id(root))
-        if isinstance(root, ast.Name) and isinstance(root.ctx, ast.Load):
-            found[root.id, *attributes] = None
-    return [(root, names) for root, *names in found]
-
-
-@functools.lru_cache(KEPT)
-def _texts(statement: ast.stmt) -> list[str]:
-    """Every string except docstrings."""
-    unused = {id(node.value) for node in ast.walk(statement) if isinstance(node, ast.Expr)}
-    texts = [n for n in ast.walk(statement) if isinstance(n, ast.Constant) and id(n) not in unused]
-    return [node.value for node in texts if isinstance(node.value, str)]
-
-
 def _hash_foreign(function: Callable[..., Any]) -> str:
     """The hash of a function outside the project (a notebook's cell, a library's): of its own text alone."""
     # A library's callees are covered by its release; a notebook's cells have no module that could be read.
     try:
         text = textwrap.dedent(inspect.getsource(function))
-        return hash_statements(ast.parse(text).body)
+        return hash_statements(Statement(tree, "") for tree in ast.parse(text).body)
     except (OSError, TypeError, SyntaxError):
         code = getattr(function, "__code__", None)
         made_of = repr((code.co_code, code.co_consts, code.co_names) if code else function.__qualname__)

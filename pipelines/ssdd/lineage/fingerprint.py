@@ -66,6 +66,9 @@ class Fingerprints:
         catalog: their datasets.
         hashes: content hashes.
         package: the Kedro package, whose code counts.
+
+    Raises:
+        ValueError: a node's function has no name, or its code is no valid Python.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class Fingerprints:
     ) -> None:
         self._catalog = catalog
         self._hashes = hashes
-        self._code = CodeHasher(package)
+        # All at once, and not when a node is asked for: so the syntax trees are freed before the first node runs.
+        hasher = CodeHasher(package)
+        self._code = {node.name: _hash_code(node, hasher) for node in pipeline.nodes}
         self._producers = {base_name(name): node for node in pipeline.nodes for name in node.outputs}
         self._fixed: dict[str, _Fixed] = {}
 
@@ -84,11 +89,11 @@ class Fingerprints:
             pending: datasets (base names) whose content is not known yet.
 
         Raises:
-            ValueError: an input is missing, cannot be followed, or the node's function has no name.
+            ValueError: an input is missing or cannot be followed.
             OSError: an input cannot be read.
         """
-        # Everything except the inputs is gathered once for each run. It takes most of the time of a plan, and code that
-        # is edited during a run is not the code that runs.
+        # Everything except the inputs is gathered once for each run: code that is edited during a run is not the code
+        # that runs.
         if node.name not in self._fixed:
             self._fixed[node.name] = self._gather(node)
         fixed = self._fixed[node.name]
@@ -118,10 +123,7 @@ class Fingerprints:
         return None if path is None else self._hashes.of(path)
 
     def _gather(self, node: Node) -> _Fixed:
-        try:
-            code, packages = self._code.hash(node.func)
-        except ValueError as error:
-            raise ValueError(f"node {node.name!r}: {error}") from None
+        code, packages = self._code[node.name]
         remember(code)
         parameters = sort_parameters({name: self._catalog.load(name) for name in node.inputs if is_parameter(name)})
         names = [name for name in (*node.inputs, *node.outputs) if not is_parameter(name)]
@@ -155,6 +157,13 @@ class Fingerprints:
                 f"or remove {stamp_path(path).name} next to it to use it as it is"
             )
         return content
+
+
+def _hash_code(node: Node, hasher: CodeHasher) -> tuple[dict[str, str], set[str]]:
+    try:
+        return hasher.hash(node.func)
+    except ValueError as error:
+        raise ValueError(f"node {node.name!r}: {error}") from None
 
 
 def _unwrapped(node: Node) -> Any:

@@ -1,27 +1,15 @@
 """A module's text as a table of its definitions, imports and effects, read without importing the module.
 
-A plan must not import the nodes' code: torch alone takes longer to import than the whole plan. Hashes are taken
-from the syntax tree without comments, docstrings and layout, so that edits to those rerun nothing.
+A plan must not import the nodes' code: torch alone takes longer to import than the whole plan.
 """
 
 import ast
-import hashlib
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
-# The nodes of a pipeline reach much the same code: results for this many statements are kept between them.
-KEPT = 4096
-
-
-@dataclass(frozen=True)
-class Import:
-    """The meaning of an imported name: a module, or a name inside one."""
-
-    module: str
-    symbol: str | None = None
+from ssdd.lineage.statements import Import, Statement
 
 
 @dataclass
@@ -36,16 +24,18 @@ class Module:
         effects: statements that act on import (calls, loops, decorated registrations), other than
             definitions.
         stars: modules from which everything is imported.
+        on_first_use: like `imports`, of names that the module's `__getattr__` imports when they are first used.
         roots: the first-party top-level packages.
     """
 
     name: str
     path: Path
     roots: frozenset[str]
-    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
+    definitions: dict[str, list[Statement]] = field(default_factory=dict)
     imports: dict[str, Import] = field(default_factory=dict)
-    effects: list[ast.stmt] = field(default_factory=list)
+    effects: list[Statement] = field(default_factory=list)
     stars: list[str] = field(default_factory=list)
+    on_first_use: dict[str, Import] = field(default_factory=dict)
 
     @property
     def is_package(self) -> bool:
@@ -98,67 +88,6 @@ class Modules:
         return None
 
 
-def hash_statements(statements: list[ast.stmt]) -> str:
-    """Returns a SHA-256 of names, structure and constants of statements, without comments and docstrings."""
-    digest = hashlib.sha256()
-    for statement in statements:
-        digest.update(_text(statement))
-    return digest.hexdigest()
-
-
-@lru_cache(KEPT)
-def _text(statement: ast.stmt) -> bytes:
-    return b"".join(token.encode("utf-8", "surrogatepass") + b"\0" for token in _tokens(statement))
-
-
-@lru_cache(KEPT)
-def imports_of(statement: ast.AST, package: str) -> dict[str, Import]:
-    """Returns the names bound by the import statements inside a statement, functions' own ones included."""
-    found: dict[str, Import] = {}
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                top = alias.name.partition(".")[0]
-                found[alias.asname or top] = Import(alias.name if alias.asname else top)
-                # `import a.b` binds `a` and yet loads `a.b`, whose effects count: kept under a name no code can have.
-                if not alias.asname and top != alias.name:
-                    found[f"{alias.name} (loaded)"] = Import(alias.name)
-        elif isinstance(node, ast.ImportFrom):
-            module = _absolute(node, package)
-            for alias in node.names:
-                found[alias.asname or alias.name] = Import(module, alias.name)
-    return found
-
-
-def _tokens(node: ast.AST) -> Iterator[str]:
-    """The tree in a form that is the same for every Python version (`ast.dump` is not)."""
-    # Empty fields are left out because newer releases of Python add fields (`type_params`): with them, an upgrade of
-    # Python would make every stage stale.
-    yield type(node).__name__
-    for name, value in ast.iter_fields(node):
-        if name in ("type_comment", "kind", "type_ignores", "ctx"):
-            continue
-        if name == "body" and isinstance(value, list):
-            value = [item for item in value if not _is_text(item)]
-        if value is None or value == []:
-            continue
-        yield name
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, ast.AST):
-                yield from _tokens(item)
-            else:
-                yield f"{type(item).__name__}:{item!r}"
-    yield "."
-
-
-def _is_text(statement: ast.AST) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
-
-
 def _read(name: str, path: Path, roots: frozenset[str]) -> Module:
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
@@ -167,19 +96,22 @@ def _read(name: str, path: Path, roots: frozenset[str]) -> Module:
     module = Module(name, path, roots)
     for statement in tree.body:
         _enter(statement, module)
+    if "__getattr__" not in module.definitions:  # the names are for annotations alone
+        module.on_first_use.clear()
     return module
 
 
-def _enter(statement: ast.stmt, module: Module) -> None:
+def _enter(tree: ast.stmt, module: Module) -> None:
     """Enters a top-level statement into the module's table."""
-    match statement:
+    statement = Statement(tree, module.package)
+    match tree:
         case ast.Expr(value=ast.Constant()):
             pass
         case ast.Import() | ast.ImportFrom():
             _enter_import(statement, module)
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             module.definitions.setdefault(name, []).append(statement)
-            if any(_registers(decorator, module) for decorator in statement.decorator_list):
+            if any(_registers(decorator, module) for decorator in tree.decorator_list):
                 module.effects.append(statement)
         case ast.Assign(targets=targets) if all(_names(target) for target in targets):
             for target in targets:
@@ -188,31 +120,25 @@ def _enter(statement: ast.stmt, module: Module) -> None:
                         module.definitions.setdefault(name, []).append(statement)
         case ast.AnnAssign(target=ast.Name(id=name)):
             module.definitions.setdefault(name, []).append(statement)
-        case ast.If(test=test, orelse=orelse) if "TYPE_CHECKING" in ast.unparse(test):
+        case ast.If(test=test, body=body, orelse=orelse) if "TYPE_CHECKING" in ast.unparse(test):
             for inner in orelse:  # the other branch is for type checkers and never runs
                 _enter(inner, module)
+            for inner in body:
+                module.on_first_use.update(Statement(inner, module.package).imports)
         case _:
             # `try: import x`, loops, calls: each may bind names and act, so it counts as both.
-            module.imports.update(imports_of(statement, module.package))
-            for name in _bound(statement):
+            module.imports.update(statement.imports)
+            for name in statement.bound:
                 module.definitions.setdefault(name, []).append(statement)
             module.effects.append(statement)
 
 
-def _enter_import(statement: ast.Import | ast.ImportFrom, module: Module) -> None:
-    found = imports_of(statement, module.package)
+def _enter_import(statement: Statement, module: Module) -> None:
+    found = dict(statement.imports)
     if "*" in found:
         module.stars.append(found.pop("*").module)
-    if not (isinstance(statement, ast.ImportFrom) and statement.module == "__future__"):
+    if not (isinstance(statement.tree, ast.ImportFrom) and statement.tree.module == "__future__"):
         module.imports.update(found)
-
-
-def _absolute(node: ast.ImportFrom, package: str) -> str:
-    if not node.level:
-        return node.module or ""
-    parts = package.split(".")
-    base = parts[: len(parts) - (node.level - 1)]
-    return ".".join([*base, *([node.module] if node.module else [])])
 
 
 def _registers(decorator: ast.expr, module: Module) -> bool:
@@ -233,14 +159,3 @@ def _names(target: ast.expr) -> list[str]:
         parts = [_names(element) for element in target.elts]
         return [name for part in parts for name in part] if all(parts) else []
     return []
-
-
-def _bound(statement: ast.stmt) -> list[str]:
-    """Top-level names bound inside a compound statement (try, with, for, if)."""
-    names = []
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.append(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.append(node.name)
-    return names

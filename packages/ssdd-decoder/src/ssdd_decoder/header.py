@@ -1,0 +1,1 @@
+../../../ssdd-encoder/src/ssdd_encoder/header.py
