@@ -116,6 +116,7 @@ def test_without_the_adversary_its_row_is_gone(own, compared):
     table = pandas.read_csv(own.run_folder / "comparison" / "comparison.csv")
     assert [name for name in table["model"] if name in (KL, KL_ADVERSARIAL, FEED_FORWARD)] == [KL, FEED_FORWARD]
     assert KL_ADVERSARIAL not in (own.run_folder / "report" / "report.html").read_text()
+    assert own.stale(COMMAND, "--nodes=compare.measure_speed", *off) == {}  # alone, a node has the same inputs
     assert "train_kl.train_kl_adversarial" not in own.ran(COMMAND)  # its training is kept for when it is wanted again
 
 

@@ -7,7 +7,7 @@ switches off.
 """
 
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,12 @@ class ProvidedDataset:
 
     def __str__(self) -> str:
         return f"{self.parameter}={self.written}"
+
+    def replaces(self, node: Node) -> bool:
+        """Says whether a node is left out because of this file."""
+        own, names = node.namespace or "", self.replaced.replaces
+        inside = any(own == name or own.startswith(f"{name}.") for name in names)
+        return inside or self.replaced.dataset in node.outputs
 
 
 def find_provided(
@@ -88,7 +94,11 @@ def switched_off(parameters: Mapping[str, object], switches: Mapping[str, frozen
 
 
 def use_provided(
-    pipeline: Pipeline, catalog: CatalogProtocol, provided: list[ProvidedDataset], off: Set[str] = frozenset()
+    pipeline: Pipeline,
+    catalog: CatalogProtocol,
+    provided: list[ProvidedDataset],
+    off: Set[str] = frozenset(),
+    project: Iterable[Node] = (),
 ) -> Pipeline:
     """Returns the pipeline without the nodes that provided datasets replace, and points the catalog at the files.
 
@@ -97,16 +107,19 @@ def use_provided(
         catalog: its datasets; changed.
         provided: the datasets that are not made.
         off: names of further nodes to leave out, with all that work for them alone.
+        project: all nodes of the project. What they would make is None here too where only some nodes of it run.
     """
     left_out = _with_feeders([node for node in pipeline.nodes if node.name in off], pipeline)
     for item in provided:
         name = item.replaced.dataset
-        left_out += [node for node in pipeline.nodes if _inside(node, item.replaced.replaces) or name in node.outputs]
+        left_out += [node for node in pipeline.nodes if item.replaces(node)]
         # The entry keeps its own type, so that a provided file is checked as a made one is.
         dataset = get_dataset(catalog, name)
         catalog[name] = type(dataset)(**{**arguments(dataset), "filepath": str(item.file)})
     kept = [node for node in pipeline.nodes if node not in left_out]
-    missing = {name for node in left_out for name in node.outputs} - {item.replaced.dataset for item in provided}
+    elsewhere = [node for node in project if node.name in off or any(item.replaces(node) for item in provided)]
+    made = {name for node in (*left_out, *elsewhere) for name in node.outputs}
+    missing = made - {item.replaced.dataset for item in provided}
     for name in missing & {name for node in kept for name in node.inputs}:
         catalog[name] = MemoryDataset(None)
     return Pipeline(kept)
@@ -154,8 +167,3 @@ def _file(
     if not there.is_file():
         raise ValueError(f"{parameter}: the run {run!r} has no {name} yet: expected it at {there}")
     return there
-
-
-def _inside(node: Node, namespaces: tuple[str, ...]) -> bool:
-    own = node.namespace or ""
-    return any(own == name or own.startswith(f"{name}.") for name in namespaces)

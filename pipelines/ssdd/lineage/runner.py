@@ -126,7 +126,10 @@ class LineageRunner(SequentialRunner):
             logger.info("starting from %s: %s", item, item.file)
         self._provided = {item.replaced.dataset: str(item) for item in provided}
         off = switched_off(parameters, rules.switches)
-        return use_provided(pipeline, catalog, provided, off) if provided or off else pipeline
+        if not provided and not off:
+            return pipeline
+        known = [node for each in kedro_project.pipelines.values() for node in each.nodes]
+        return use_provided(pipeline, catalog, provided, off, known)
 
     def _show_plan(self, pipeline: Pipeline, catalog: CatalogProtocol, hook_manager: PluginManager | None) -> None:
         _warm_up(pipeline, catalog)
