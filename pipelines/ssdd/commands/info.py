@@ -86,7 +86,7 @@ def _described(header: "Header") -> dict[str, str] | None:
     """Describes encoder and decoder by the header alone; None where that does not suffice."""
     from dataclasses import replace
 
-    from ssdd_decoder import DecoderConfig
+    from ssdd_decoder import CheckpointError, DecoderConfig
     from ssdd_encoder import EncoderConfig
 
     kinds = {"encoder": EncoderConfig, "decoder": DecoderConfig}
@@ -97,14 +97,17 @@ def _described(header: "Header") -> dict[str, str] | None:
     for part, kind in kinds.items():
         if part not in header.config:
             continue
-        tensors = header.select(part, ())
+        try:
+            config, tensors = header.parse_config(part, kind), header.select(part, ())
+        except CheckpointError:  # a network of diffusers, or a file that is refused when it is loaded
+            return None
         numbers = {tensor.dtype for tensor in tensors.values()}
-        if "class_name" in str(header.config[part]) or not numbers <= _FLOATS:
-            return None  # a network of diffusers, or a file that is refused when it is loaded
+        if not numbers <= _FLOATS:  # refused then, too
+            return None
         if len(numbers) > 1:  # then the network has the type that holds them all
             dtype = "float64" if "float64" in numbers else "float32"
             tensors = {name: replace(tensor, dtype=dtype) for name, tensor in tensors.items()}
-        found[part] = _part(header.parse_config(part, kind), tensors)
+        found[part] = _part(config, tensors)
     return found
 
 

@@ -97,8 +97,8 @@ def use_provided(
     pipeline: Pipeline,
     catalog: CatalogProtocol,
     provided: list[ProvidedDataset],
-    off: Set[str] = frozenset(),
-    project: Iterable[Node] = (),
+    off: Set[str],
+    project: Iterable[Node],
 ) -> Pipeline:
     """Returns the pipeline without the nodes that provided datasets replace, and points the catalog at the files.
 

@@ -1,4 +1,4 @@
-"""What a statement of a module says, read without running it: its text, its imports, and the names and strings in it.
+"""The facts of a statement, read without running it: its text, its imports, and the names and strings in it.
 
 The text is taken from the syntax tree without comments, docstrings and layout, so that edits to those rerun nothing.
 """

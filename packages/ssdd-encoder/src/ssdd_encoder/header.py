@@ -56,7 +56,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself.
+    """The header of a checkpoint file.
 
     Errors about a file come from the methods here: each package has its own `CheckpointError`, so a caller who passes
     one package's contents to the other package's network needs to know only one.
