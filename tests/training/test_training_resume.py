@@ -167,8 +167,9 @@ def test_another_fingerprint_starts_anew(run_toy, options, results, tmp_path):
 
 def test_damaged_states_are_left_aside(run_toy, options, results, undisturbed, tmp_path):
     run_toy(tmp_path, options(kill_all_at=20))
-    states = sorted(tmp_path.glob("state-*"))
-    assert len(states) == 2
+    # The state of step 18 is written beside the training: the kill may leave it half-written or not yet tidied after.
+    states = sorted(tmp_path.glob("state-0*"))
+    assert len(states) >= 2
     content = bytearray(states[-1].read_bytes())
     content[len(content) // 2] ^= 1
     states[-1].write_bytes(content)
