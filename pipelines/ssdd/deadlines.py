@@ -19,6 +19,7 @@ from ssdd.files import WINDOWS
 PREEMPTION = (signal.SIGTERM, *(() if WINDOWS else (signal.SIGUSR1,)))  # from a cluster; SIGINT is a person
 SIGNALS = (signal.SIGINT, *PREEMPTION)
 SECONDS = 4.0  # from the signal to the end
+WORKERS_END = 40.0  # in which worker processes save their states and their launcher ends them: torch gives them 30
 INTERRUPTED = 130  # the shell's own status for a command that Ctrl-C ended
 
 

@@ -20,6 +20,13 @@ class RuntimeConfig(Frozen):
         "measures whether one or all cores are faster, everything else does as with null",
     )
     processes: int = Field(default=1, ge=1, le=256, description="that train or evaluate together")
+    trainings_at_once: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="training stages that run side by side where none needs another's result, each in a process of its "
+        "own with its share of the cores; without effect if processes is not 1",
+    )
     sharding: Literal["none", "optimizer"] = Field(
         default="none",
         description="what is divided among the processes of a training stage; optimizer: moments and moving average",

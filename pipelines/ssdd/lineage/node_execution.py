@@ -24,6 +24,24 @@ from ssdd.lineage.state_folders import state_folder
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Execution:
+    """One execution of a node.
+
+    Attributes:
+        node, decision, task: see `NodeExecutor.begin`.
+        now: the node's ingredients at the beginning.
+        started, clock: the beginning, as a date and on the clock for durations.
+    """
+
+    node: Node
+    decision: Decision
+    task: Task
+    now: Ingredients
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.perf_counter)
+
+
 @dataclass
 class NodeExecutor:
     """Executes the nodes of one run.
@@ -47,38 +65,27 @@ class NodeExecutor:
     discard_states: bool
     _facts: dict[str, Any] = field(default_factory=dict)
 
-    def execute(self, node: Node, decision: Decision, task: Task) -> None:
-        """Executes a node, and stamps its outputs.
+    def begin(self, node: Node, decision: Decision, task: Task) -> Execution:
+        """Begins a node: gathers what its outputs will be stamped with.
 
         Args:
+            node: the node; `call` and `finish` follow.
             decision: why it runs.
             task: Kedro's, which loads, calls, saves and calls the hooks.
 
         Raises:
-            ValueError: the node's code was edited after it was loaded, or an output was not saved.
-            Exception: whatever the node itself raises.
+            ValueError: the node's code was edited after it was loaded.
         """
         # Inputs are hashed here and not taken from the plan: the plan may be hours old, and a stamp must name the
         # content that the node loads now.
         now = self.fingerprints.of(node)
         check_loaded(now.identity.code)
         logger.info("%s: %s (%s)", decision.action, node.name, decision.why)
-        started, clock = datetime.now(UTC), time.perf_counter()
-        self._call(node, now, task)
-        about = {
-            "run": self.run_name,
-            "action": decision.action,
-            "why": decision.reasons,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - clock, 3),
-            "given": {name: self.provided[name] for name in node.inputs if name in self.provided},
-            "neutral": now.parameters.neutral,
-            **self._common_facts(),
-        }
-        self._stamp(node, now, about)
-        logger.info("done: %s in %.1f s", node.name, time.perf_counter() - clock)
+        return Execution(node, decision, task, now)
 
-    def _call(self, node: Node, now: Ingredients, task: Task) -> None:
+    def call(self, execution: Execution) -> None:
+        """Loads a node's inputs, calls it and saves its outputs; the one part that may run in another thread."""
+        node, now = execution.node, execution.now
         fingerprint, extends = now.identity.fingerprint, now.parameters.extends
         running = RunningNode(
             node.name,
@@ -94,10 +101,31 @@ class NodeExecutor:
                 if TAG in node.tags and world_size() > 1:
                     state_folder()  # emptied here, if it must be, before the other ranks read it
                     self.announcements.announce(running)
-                task.execute()
+                execution.task.execute()
         except Exception:
             logger.error("failed: %s; the results of earlier nodes are kept", node.name)
             raise
+
+    def finish(self, execution: Execution) -> None:
+        """Stamps the outputs of a node that has run.
+
+        Raises:
+            ValueError: an output was not saved.
+        """
+        node, now = execution.node, execution.now
+        seconds = time.perf_counter() - execution.clock
+        about = {
+            "run": self.run_name,
+            "action": execution.decision.action,
+            "why": execution.decision.reasons,
+            "started": execution.started.isoformat(timespec="seconds"),
+            "seconds": round(seconds, 3),
+            "given": {name: self.provided[name] for name in node.inputs if name in self.provided},
+            "neutral": now.parameters.neutral,
+            **self._common_facts(),
+        }
+        self._stamp(node, now, about)
+        logger.info("done: %s in %.1f s", node.name, time.perf_counter() - execution.clock)
 
     def _stamp(self, node: Node, now: Ingredients, about: dict[str, Any]) -> None:
         # After all outputs are saved: if the node is killed in between, none of its outputs counts as finished.

@@ -1,4 +1,4 @@
-"""The project's runner: one node after the other, each only if one of its ingredients has changed.
+"""The project's runner: every node in its order, only if one of its ingredients has changed.
 
 `kedro run`, sessions and notebooks all use it (see `ssdd.settings`). Before the first node runs, the ingredients
 of every node are compared with the stamps next to its outputs; after a node has run, its outputs get new stamps.
@@ -30,8 +30,9 @@ from ssdd.lineage.project_folder import project_folder
 from ssdd.lineage.project_rules import Check, find_project, find_rules
 from ssdd.lineage.provenance import command
 from ssdd.lineage.provided_datasets import find_provided, switched_off, use_provided
-from ssdd.lineage.ranks import Announcements, join, rank
+from ssdd.lineage.ranks import Announcements, join, rank, world_size
 from ssdd.lineage.run_lock import lock_run
+from ssdd.lineage.side_by_side import SideBySide, independent
 from ssdd.lineage.viz_records import report_skipped
 from ssdd.runs import check_run_name, hash_cache, run_folder, sweep
 
@@ -119,7 +120,11 @@ class LineageRunner(SequentialRunner):
         self._run_name = check_run_name(parameters.get("run_name", "default"))
         self._folder = run_folder(self._project, self._run_name)
         # Kedro makes a model of it if a node takes it, and leaves a dict as it is otherwise.
-        self._requeue_code = dict(parameters.get("runtime") or {}).get("requeue_code")
+        runtime = dict(parameters.get("runtime") or {})
+        self._requeue_code = runtime.get("requeue_code")
+        # Several ranks, or several processes of one training, use the machine already.
+        alone = world_size() == 1 and runtime.get("processes", 1) == 1
+        self._trainings = runtime.get("trainings_at_once", 1) if alone else 1
         rules = find_rules(hook_manager)
         provided = find_provided(parameters, rules.replaceable, catalog, self._project, self._run_name)
         for item in provided:
@@ -154,6 +159,9 @@ class LineageRunner(SequentialRunner):
         executor = NodeExecutor(
             self._run_name, self._folder, self._project, fingerprints, self._provided, self._announcements, self._force
         )
+        may_run = [name for name, decision in decisions.items() if decision.may_run]
+        background = independent(pipeline, may_run) if self._trainings > 1 else ()
+        trainings = SideBySide(pipeline, background, self._trainings)
         feeders: list[Node] = []  # skipped so far; their results in memory may still be needed
         done: set[str] = set()
 
@@ -162,22 +170,28 @@ class LineageRunner(SequentialRunner):
                 if feeder.name not in done and set(feeder.outputs) & set(node.inputs):
                     execute(feeder, Decision(feeder.name, "run", [f"feeds {node.name}"]))
             done.add(node.name)
-            executor.execute(node, decision, Task(node, catalog, self._is_async, hook_manager, run_id))
-
-        for node in pipeline.nodes:
-            if feeds_only(node, pipeline, fingerprints) and not self._force:
-                feeders.append(node)
-                continue
-            decision = decisions[node.name]
-            if decision.pending:  # by now its inputs are there
-                decision = decide(node, fingerprints, self._folder, self._force)
-            if decision.runs:
-                execute(node, decision)
+            execution = executor.begin(node, decision, Task(node, catalog, self._is_async, hook_manager, run_id))
+            if node.name in trainings.names:
+                trainings.start(node, partial(executor.call, execution), partial(executor.finish, execution))
             else:
-                logger.info("up to date: %s", node.name)
-                report_skipped(node)
-                if fingerprints.in_memory_outputs(node):
+                executor.call(execution)
+                executor.finish(execution)
+
+        with trainings:
+            for node in trainings.nodes():
+                if feeds_only(node, pipeline, fingerprints) and not self._force:
                     feeders.append(node)
+                    continue
+                decision = decisions[node.name]
+                if decision.pending:  # by now its inputs are there
+                    decision = decide(node, fingerprints, self._folder, self._force)
+                if decision.runs:
+                    execute(node, decision)
+                else:
+                    logger.info("up to date: %s", node.name)
+                    report_skipped(node)
+                    if fingerprints.in_memory_outputs(node):
+                        feeders.append(node)
         # After the loop, since a node that uses a feeder's outputs may come much later.
         for node in feeders:
             if node.name not in done:

@@ -6,6 +6,7 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from ssdd.lineage.ranks import TAG
+from ssdd.lineage.side_by_side import TAG as TRAINING
 
 
 def stage(name: str, *nodes: Node) -> Pipeline:
@@ -30,4 +31,5 @@ def joint_node(function: Callable[..., Any], inputs: list[str], outputs: str | l
 
 def training_node(function: Callable[..., Any], inputs: list[str], outputs: list[str]) -> Node:
     """Makes a joint node that trains; its last inputs are the parameters that all training stages take."""
-    return joint_node(function, [*inputs, "params:data", "params:pretrained_networks", "params:runtime"], outputs)
+    shared = ["params:data", "params:pretrained_networks", "params:runtime"]
+    return Node(function, [*inputs, *shared], outputs, name=function.__name__, tags=[TAG, TRAINING])
