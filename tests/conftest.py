@@ -58,7 +58,7 @@ benchmark:
   scale: {{encoder: debug, size: debug, pixels: 16, batch_size: 16, steps: 1, photographs: 32}}
   exported: [{{decoders: [debug], pixels: [32], sides: [eager, onnxruntime, openvino_bfloat16], rounds: 1}}]
   quality_rounds: 2
-runtime: {{threads: 1, trackers: []}}
+runtime: {{threads: 1, trainings_at_once: 1, trackers: []}}
 """
 FILES = ("pyproject.toml", ".telemetry", "README.md", "LICENSE")
 DECISIONS = r"^(\S+\.\S+)\s+(up to date|not needed|run|resume|continue|if changed)( .*)?$"

@@ -50,6 +50,10 @@ TRAININGS = """
         note("look")
         return 1
 
+    def judge(short):
+        note("judge")
+        return len(short)
+
     def compare(short, long, further):
         note("compare")
         return [short, long, further]
@@ -67,6 +71,7 @@ REGISTRY = """
             training(trainings.long, ["source"], "long"),
             training(trainings.further, ["short"], "further"),
             node(trainings.look, "source", "seen", name="a_look"),
+            node(trainings.judge, "short", "judged", name="a_judge"),
             node(trainings.compare, ["short", "long", "further"], "compared", name="compare"),
         ])}
 """
@@ -79,7 +84,7 @@ SIDE = """
 """
 CATALOG = "".join(
     f'{name}: {{type: ssdd.datasets.JSONDataset, filepath: "${{_run}}/{name}.json"}}\n'
-    for name in ("short", "long", "further", "seen", "compared")
+    for name in ("short", "long", "further", "seen", "judged", "compared")
 )
 BACKGROUND = ("short", "long", "further")
 SLOW = "side.steps=40,side.pause=0.1"
@@ -128,7 +133,7 @@ def test_two_at_a_time_and_all_else_alone(side):
     assert set(found[1:3]) == {"begin short", "begin long"}  # both before one ends
     assert found[3:5] == ["end short", "begin further"]  # while the long one goes on
     assert set(found[5:7]) == {"end long", "end further"}
-    assert found[7] == "compare"
+    assert found[7:] == ["judge", "compare"]  # though it could have been judged long before
     processes = {note.split()[-1] for note in notes if note.startswith("begin")}
     assert len(processes) == 3
     for name in BACKGROUND:
@@ -204,7 +209,7 @@ def test_a_killed_training_says_so(side):
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_process(side):
-    process = side.start("run", "--params", SLOW)
+    process = side.start("run", "--params", "side.steps=400,side.pause=0.1")
     wait_for(side, process, "begin short", "begin long")
     processes = [int(note.split()[-1]) for note in side.notes() if note.startswith("begin")]
     process.kill()

@@ -33,8 +33,8 @@ def own(project, finished, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(own):
-    """The nodes that ran for its comparison."""
-    return own.ran(COMMAND)
+    """The nodes that ran for its comparison, with trainings side by side; later ones follow one another."""
+    return own.ran(COMMAND, "--params=runtime.trainings_at_once=2")
 
 
 def test_one_command_makes_table_figures_and_section(own, compared):
