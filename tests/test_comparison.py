@@ -26,7 +26,9 @@ from ssdd_metrics.bootstrap import bootstrap_interval
 
 PLAN = {"views": 130, "views_by_stage": {"train_encoder": 0, "pretrain": 60, "finetune": 30, "distill": 40}}
 PLAN |= {"images": 30, "epochs": 5}
-STEPS = {"decoder": 2.0, "distillation": 1.0, "teacher targets": 0.5, KL: 1.0, KL_ADVERSARIAL: 3.0, FEED_FORWARD: 2.0}
+STEPS = {"stage 1": 2.0, "stage 2": 2.0, "distillation": 1.0, "teacher targets": 0.5}
+STEPS |= {KL: 1.0, KL_ADVERSARIAL: 3.0, FEED_FORWARD: 2.0}
+SIDES = dict.fromkeys(("train_encoder", "pretrain", "finetune", "distill", KL, KL_ADVERSARIAL, FEED_FORWARD), 64)
 PSNR = {("PCA of 8 x 8 patches", 0): 25.0, ("teacher", 8): 26.0, ("teacher", 1): 26.5, ("student", 1): 27.0}
 PSNR |= {(KL, 1): 26.0, (KL_ADVERSARIAL, 1): 25.5, (FEED_FORWARD, 1): 27.5, ("small: student", 1): 24.0}
 
@@ -66,8 +68,7 @@ def table():
     return comparison_table(reports, [*values, nothing], speed)
 
 
-@pytest.fixture
-def costs():
+def made_costs(plan=PLAN, steps=STEPS, sides=SIDES):
     def history(*points, steps_per_epoch=10):
         rows = [{"step": 5, "epoch": 0.5, "split": "train", "loss": 1.0}]
         rows += [{"step": e * steps_per_epoch, "epoch": float(e), "split": "eval", "psnr": v} for e, v in points]
@@ -85,8 +86,13 @@ def costs():
         KL_ADVERSARIAL: [begun, (KL_ADVERSARIAL, history((3, 22)))],
         FEED_FORWARD: [(FEED_FORWARD, history((1, 20), (5, 25)))],
     }
-    steps = pandas.DataFrame({"step": list(STEPS), "seconds_per_view": list(STEPS.values())})
-    return cost_table(histories, others, PLAN, steps, taught=20)
+    measured = pandas.DataFrame({"step": list(steps), "seconds_per_view": list(steps.values())})
+    return cost_table(histories, others, plan, measured, 20, sides)
+
+
+@pytest.fixture
+def costs():
+    return made_costs()
 
 
 def test_differences_are_to_the_student_over_the_same_images(table):
@@ -111,6 +117,18 @@ def test_costs_add_up_over_the_stages(costs):
     # 60 views before the adversary at 1 s, 90 with it at 3 s
     assert points[KL_ADVERSARIAL] == [[30, 30, 18], [60, 60, 20], [150, 60 + 270, 22]]
     assert points[KL] == [[30, 30, 18], [60, 60, 20], [150, 150, 23]]
+
+
+def test_stages_of_other_images_cost_what_they_cost_and_show_nothing():
+    plan = PLAN | {"views_by_stage": {"train_encoder": 10, "pretrain": 60, "finetune": 30, "distill": 40}}
+    sides = SIDES | {"train_encoder": 16, "pretrain": 32, KL: 32}
+    costs = made_costs(plan, STEPS | {"stage 1": 0.5}, sides)
+    points = {side: rows[["views", "seconds"]].to_numpy().tolist() for side, rows in costs.groupby("side")}
+    # 10 views of a quarter of the pixels at 0.5 / 4 s, 60 at 0.5 s, 30 at 2 s
+    assert points["SSDD, teacher"] == [[100, 91.25]]
+    assert points["SSDD, student"] == [[120, 121.25], [140, 141.25]]
+    assert points[FEED_FORWARD] == [[30, 60], [150, 300]]
+    assert KL not in points
 
 
 def test_the_feed_forward_decoder_is_read_at_the_students_cost(costs):

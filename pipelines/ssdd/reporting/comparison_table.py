@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 STUDENT = "student"
-DECODER, DISTILLATION, TARGETS = "decoder", "distillation", "teacher targets"  # rows of the measured training steps
+STAGE_1, STAGE_2, DISTILLATION, TARGETS = "stage 1", "stage 2", "distillation", "teacher targets"  # measured steps
 KL, KL_ADVERSARIAL, FEED_FORWARD = "KL-VAE", "KL-VAE, adversarial", "feed-forward"
 
 
@@ -44,8 +44,12 @@ def cost_table(
     plan: dict[str, Any],
     steps: Any,
     taught: int,
+    sides: Mapping[str, int],
 ) -> Any:
     """Returns the quality on the way of each training, with the image views and seconds that it had cost by then.
+
+    The periodic evaluations are of images as large as those of their training. Only those of the feed-forward
+    decoder's size are in the table, since figures of other sizes cannot be compared with them.
 
     Seconds are those of one CPU thread (or of the GPU): what a step costs for each image, measured, times image views.
     SSDD's are those of all stages of its decoder and of the teacher's results. The training of the encoder itself is
@@ -57,6 +61,7 @@ def cost_table(
         plan: of the comparison, with SSDD's image views by stage.
         steps: table of `measure_steps`.
         taught: images whose teacher results are computed once and kept; 0 where they are part of each step.
+        sides: of the images of each stage and each other row, pixels.
 
     Returns:
         rows with `side`, `stage`, `views`, `seconds` and the metrics of the periodic evaluation.
@@ -64,14 +69,18 @@ def cost_table(
     import pandas
 
     seconds = dict(zip(steps["step"], steps["seconds_per_view"], strict=True))
+    costs = {"pretrain": seconds[STAGE_1], "finetune": seconds[STAGE_2], "distill": seconds[DISTILLATION]}
+    # The decoder's part of the joint training is a step of stage 1, on images of perhaps another size.
+    costs["train_encoder"] = costs["pretrain"] * (sides["train_encoder"] / sides["pretrain"]) ** 2
     rows: list[dict[str, Any]] = []
     views, spent = 0.0, 0.0
     for stage, total in plan["views_by_stage"].items():
         is_student = stage == "distill"
         spent += taught * seconds.get(TARGETS, 0.0) if is_student else 0.0
-        cost = seconds[DISTILLATION if is_student else DECODER]
+        cost = costs[stage]
         side = "SSDD, student" if is_student else "SSDD, teacher"
-        for share, figures in _evaluations(histories.get(stage)) if total else ():
+        comparable = total and sides[stage] == sides[FEED_FORWARD]
+        for share, figures in _evaluations(histories.get(stage)) if comparable else ():
             done = total * share
             rows.append(
                 {"side": side, "stage": stage, "views": views + done, "seconds": spent + done * cost, **figures}
@@ -81,7 +90,7 @@ def cost_table(
         views, spent = 0.0, 0.0
         for kind, history in trainings:
             total = plan["images"] * float(history["epoch"].max())
-            for share, figures in _evaluations(history):
+            for share, figures in _evaluations(history) if sides[name] == sides[FEED_FORWARD] else ():
                 done = total * share
                 cost = spent + done * seconds[kind]
                 rows.append({"side": name, "stage": "train_kl", "views": views + done, "seconds": cost, **figures})

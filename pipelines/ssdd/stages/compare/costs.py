@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssdd.comparison_parameters import AdversaryParameters, KLParameters, RegressionParameters, SpeedParameters
 from ssdd.parameters import DataParameters, PretrainedNetworks, RuntimeConfig, StageParameters, TargetParameters
-from ssdd.reporting.comparison_table import DECODER, DISTILLATION, FEED_FORWARD, KL, KL_ADVERSARIAL
+from ssdd.reporting.comparison_table import DISTILLATION, FEED_FORWARD, KL, KL_ADVERSARIAL, STAGE_1, STAGE_2
 from ssdd.stages.distill.nodes import FINGERPRINT
 from ssdd.stages.training_stage import make_job
 
@@ -20,6 +20,7 @@ def measure_training_cost(
     teacher_targets: Path,
     plan: dict[str, Any],
     index: Any,
+    pretrain: StageParameters,
     finetune: StageParameters,
     distill: StageParameters,
     targets: TargetParameters,
@@ -39,7 +40,7 @@ def measure_training_cost(
         teacher_targets: folder of the teacher's results; None where the student is given.
         plan: of the comparison, with SSDD's network.
         index: of the images.
-        finetune, distill, targets, train_kl, adversary, feed_forward: the trainings.
+        pretrain, finetune, distill, targets, train_kl, adversary, feed_forward: the trainings.
         data: the images' source.
         pretrained_networks: the pretrained networks of the losses.
         speed: rounds.
@@ -54,7 +55,8 @@ def measure_training_cost(
     device = prepare_device(runtime.device, 1)
     common = (data, pretrained_networks, runtime)
     trainings: dict[str, Any] = {
-        DECODER: make_job("decoder", index, finetune, *common, checkpoint=finetuned),
+        STAGE_1: make_job("decoder", index, pretrain, *common, checkpoint=finetuned),
+        STAGE_2: make_job("decoder", index, finetune, *common, checkpoint=finetuned),
         DISTILLATION: _distillation(finetuned, teacher_targets, targets, index, distill, *common),
     }
     rows: dict[str, Any] = {KL: (train_kl, None), FEED_FORWARD: (feed_forward, None)}

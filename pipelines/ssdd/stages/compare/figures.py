@@ -46,8 +46,14 @@ def collect_costs(
     plan: dict[str, Any],
     steps: Any,
     targets: TargetParameters,
+    train_encoder_side: int,
+    pretrain_side: int,
+    finetune_side: int,
+    distill_side: int,
+    train_kl_side: int,
+    feed_forward_side: int,
 ) -> Any:
-    """Puts the quality on the way of each training beside its cost; see `cost_table`."""
+    """Puts the quality on the way of each training (on images of these sides) beside its cost; see `cost_table`."""
     from ssdd.reporting.comparison_table import FEED_FORWARD, KL, KL_ADVERSARIAL, cost_table
 
     histories = {
@@ -65,7 +71,16 @@ def collect_costs(
     if kl_adversarial_history is None:  # switched off
         del others[KL_ADVERSARIAL]
     taught = min(targets.images or plan["images"], plan["images"]) if targets.cached else 0
-    return cost_table(histories, others, plan, steps, taught)
+    sides = {
+        "train_encoder": train_encoder_side,
+        "pretrain": pretrain_side,
+        "finetune": finetune_side,
+        "distill": distill_side,
+        KL: train_kl_side,
+        KL_ADVERSARIAL: train_kl_side,
+        FEED_FORWARD: feed_forward_side,
+    }
+    return cost_table(histories, others, plan, steps, taught, sides)
 
 
 def draw_comparison(comparison: Any, costs: Any, evaluate: EvaluateParameters) -> tuple[Any, Any]:

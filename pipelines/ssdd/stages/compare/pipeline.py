@@ -18,6 +18,7 @@ from ssdd.stages.namespaces import joint_node, stage
 _IMAGES = ["image_index", "reference_statistics", "params:data", "params:evaluate"]
 _NETWORKS = ["params:pretrained_networks", "params:runtime"]
 _DECODERS = ["kl", "kl_adversarial", "feed_forward"]
+_TRAININGS = ["train_encoder", "pretrain", "finetune", "distill", "train_kl", "feed_forward"]
 _ROWS = ["reference", "teacher", "student", *_DECODERS, "other"]
 
 
@@ -49,7 +50,7 @@ def _evaluations() -> list[Node]:
 
 def _costs() -> list[Node]:
     speed = ["params:evaluate", "params:compare", "params:compare_speed", "params:runtime"]
-    stages = ["finetune", "distill", "teacher_targets", "train_kl", "kl_adversary", "feed_forward", "data"]
+    stages = ["pretrain", "finetune", "distill", "teacher_targets", "train_kl", "kl_adversary", "feed_forward", "data"]
     others = ["pretrained_networks", "compare_speed", "runtime"]
     return [
         Node(
@@ -83,6 +84,7 @@ def _tables() -> list[Node]:
             [
                 *(f"{name}_history" for name in ("encoder", "pretrain", "finetune", "distill", "kl_start", *_DECODERS)),
                 *("comparison_plan", "training_steps", "params:teacher_targets"),
+                *(f"params:{name}.im_size" for name in _TRAININGS),
             ],
             "training_costs",
             name="collect_costs",
