@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdd.comparison_parameters import AdversaryParameters, KLParameters, RegressionParameters, SpeedParameters
-from ssdd.parameters import DataParameters, PretrainedNetworks, RuntimeConfig, StageParameters, TargetParameters
+from ssdd.parameters import (
+    DataParameters,
+    PretrainedNetworks,
+    PretrainParameters,
+    RuntimeConfig,
+    StageParameters,
+    TargetParameters,
+)
 from ssdd.reporting.comparison_table import DISTILLATION, FEED_FORWARD, KL, KL_ADVERSARIAL, STAGE_1, STAGE_2
 from ssdd.stages.distill.nodes import FINGERPRINT
 from ssdd.stages.training_stage import make_job
@@ -20,7 +27,7 @@ def measure_training_cost(
     teacher_targets: Path,
     plan: dict[str, Any],
     index: Any,
-    pretrain: StageParameters,
+    pretrain: PretrainParameters,
     finetune: StageParameters,
     distill: StageParameters,
     targets: TargetParameters,
