@@ -213,6 +213,7 @@ HOUSE = """
     encoders  imported_encoders
     diffusers_encoders
     latent_scaling
+    own_process
     processes  packaged
     comparison_parameters  generation_parameters
     runs  benchmark_parameters  pack_parameters

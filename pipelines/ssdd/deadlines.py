@@ -131,6 +131,21 @@ def ends_on_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def waits_in_peace() -> Iterator[None]:
+    """Ignores SIGNALS within the block, so that a second Ctrl-C does not end the wait for processes that save."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A function, because a process that starts now would inherit SIG_IGN.
+    before = {number: signal.signal(number, lambda number, frame: None) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def exits_with(code: int | None) -> Iterator[None]:
     """Lets a process that SIGTERM or SIGUSR1 ends within the block leave with a code; Ctrl-C and errors keep theirs.
 

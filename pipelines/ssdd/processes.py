@@ -1,8 +1,6 @@
 """The processes of a run: one, several that are spawned here, or those of torchrun; and the device of each."""
 
-import contextlib
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
@@ -10,18 +8,15 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 
-from ssdd.deadlines import INTERRUPTED, WORKERS_END, Deadline
+from ssdd.deadlines import WORKERS_END, Deadline
 from ssdd.files import WINDOWS
 from ssdd.meeting import init_method
 from ssdd.parameters import RuntimeConfig
@@ -34,9 +29,8 @@ T = TypeVar("T")
 
 LOGS = "ssdd-workers"  # temporary folders of the workers' logs, named <LOGS>-<process id of the launcher>-<random>
 
-
-_sharing: ContextVar[int] = ContextVar("sharing", default=1)  # trainings that share this machine's cores
-_own: set[BaseProcess] = set()  # the processes of `own_process` that run now
+# Calls a function of one process, given its arguments, for `launch`; None: it is called in this process.
+alone: ContextVar[Callable[..., Any] | None] = ContextVar("alone", default=None)
 
 
 class WorkerFailed(ChildProcessError):
@@ -47,16 +41,18 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
     """Calls a function in `processes` processes that form one group, and returns what rank 0 returned.
 
     With one process, or if RANK is set (under torchrun, whose workers all call this together), the function is called
-    in this process. In all other cases, and within `own_process`, workers are spawned: the function must be importable,
-    and its arguments and result picklable. If a worker fails or is killed, all workers end, and the call fails with the
-    traceback of the first one. If this process ends, the workers end too.
+    in this process. In all other cases, and within `ssdd.own_process`, workers are spawned: the function must be
+    importable, and its arguments and result picklable. If a worker fails or is killed, all workers end, and the call
+    fails with the traceback of the first one. If this process ends, the workers end too.
 
     Raises:
         WorkerFailed: a worker raised or was killed.
         SystemExit: this process got SIGTERM or SIGINT; the workers had time to save.
     """
-    if processes == 1 and _sharing.get() > 1:
-        return _call_in_own_process(function, args, kwargs)
+    caller = alone.get()
+    if processes == 1 and caller is not None:
+        result: T = caller(function, *args, **kwargs)
+        return result
     if processes == 1 or "RANK" in os.environ:
         return function(*args, **kwargs)
     # Imported here: most commands use this module only to choose a device.
@@ -88,26 +84,6 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
         except ChildFailedError as failed:
             raise WorkerFailed(_failure_message(failed)) from None
     return results[0]
-
-
-@contextlib.contextmanager
-def own_process(sharing: int) -> Iterator[None]:
-    """Within the block, in this thread, `launch` gives a function of one process a process of its own.
-
-    Args:
-        sharing: how many such processes share the cores, at least 2.
-    """
-    token = _sharing.set(sharing)
-    try:
-        yield
-    finally:
-        _sharing.reset(token)
-
-
-def stop_own_processes() -> None:
-    """Sends SIGTERM to the processes of `own_process` in all threads; a training saves its state and ends."""
-    for process in list(_own):
-        process.terminate()
 
 
 def is_main() -> bool:
@@ -161,55 +137,6 @@ def _remove_leftovers() -> None:
         pid = folder.name.removeprefix(f"{LOGS}-").partition("-")[0]
         if pid.isdecimal() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _call_in_own_process(function: Callable[..., T], args: Any, kwargs: Any) -> T:
-    spawning = multiprocessing.get_context("spawn")  # CUDA does not work in a forked process
-    here, there = spawning.Pipe(duplex=False)
-    threads = max(torch.get_num_threads() // _sharing.get(), 1)
-    process = spawning.Process(target=_answer, args=(there, os.getpid(), threads, function, args, kwargs))
-    process.start()
-    _own.add(process)
-    there.close()  # the process has its own; without this, its death would not end the wait for its answer
-    try:
-        succeeded, answer = here.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        if code > 128:  # a signal came, and the state is saved
-            raise SystemExit(code) from None
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else "ended"
-        raise WorkerFailed(f"the process of a training {how} (exit code {code}): the same command goes on") from None
-    finally:
-        process.join()
-        _own.discard(process)
-    if not succeeded:
-        raise WorkerFailed(f"the process of a training failed:\n{answer}")
-    result: T = answer
-    return result
-
-
-def _answer(
-    answers: Connection, parent: int, threads: int, function: Callable[..., Any], args: Any, kwargs: Any
-) -> None:
-    """Calls the function in its own process, and sends back what it returned, or the traceback of its error."""
-    import rich
-
-    watch_parent(parent)
-    torch.set_num_threads(threads)
-    logging.basicConfig(level=logging.INFO)
-    rich.reconfigure(force_terminal=False)  # lines of progress: the bars of two processes would overwrite each other
-    try:
-        answer = True, function(*args, **kwargs)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except SystemExit as stop:
-        if not str(stop).isdigit():  # at which step the stage has stopped
-            print(stop, file=sys.stderr)
-        raise
-    except Exception:
-        answer = False, traceback.format_exc()
-    answers.send(answer)
 
 
 def _work(parent: int, threads: int, function: Callable[..., T], args: Any, kwargs: Any) -> T:

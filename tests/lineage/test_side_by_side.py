@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
@@ -30,6 +32,9 @@ TRAININGS = """
                 if fault == "fails" and len(losses) == 2:
                     raise RuntimeError(f"no luck with {name}")
                 if interrupts.received:
+                    if fault == "saves slowly":
+                        note(f"saves {name}")
+                        time.sleep(1.5)
                     with atomic_write(file) as temporary:
                         temporary.write_text(json.dumps(losses))
                     note(f"saved {name}")
@@ -109,6 +114,17 @@ def side(project):
     return project
 
 
+SCRIPT = """
+    from kedro.framework.session import KedroSession
+    from kedro.framework.startup import bootstrap_project
+
+    print("the script begins")
+    bootstrap_project(".")
+    with KedroSession.create(".") as session:
+        session.run()
+"""
+
+
 def results(folder):
     return {file.name: file.read_bytes() for file in folder.glob("*.json") if ".lineage" not in file.name}
 
@@ -122,6 +138,12 @@ def wait_for(project, process, *notes):
     while not all(note in project.log.read_text() for note in notes):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.05)
+
+
+def trainings_of(process):
+    """The processes of the trainings."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 def test_two_at_a_time_and_all_else_alone(side):
@@ -218,3 +240,62 @@ def test_a_killed_run_leaves_no_process(side):
     while any(map(psutil.pid_exists, processes)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(psutil.pid_exists, processes))
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_processes_start_prints_no_traceback(side):
+    process = side.start("run", "--params", SLOW)
+    while not (processes := trainings_of(process)):
+        time.sleep(0.01)
+    for each in (*processes, process):  # as a terminal does
+        each.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "stopping: long, short" in output
+    assert "Traceback" not in output
+    assert "failed" not in output
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_waits_for_the_states_too(side):
+    process = side.start("run", "--params", f"{SLOW},side.fault=saves slowly")
+    wait_for(side, process, "begin short", "begin long")
+    for _ in range(2):
+        for each in (*trainings_of(process), process):
+            each.send_signal(signal.SIGINT)
+        wait_for(side, process, "saves long")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert output.count("state saved: run the same command to go on") == 2
+    assert "Traceback" not in output
+    assert "Interrupted." not in output  # which says that the run has ended
+    assert "failed" not in output
+
+
+@pytest.mark.slow
+def test_a_training_whose_result_stays_in_memory_ends_before_its_user_begins(side):
+    with open(side.folder / "conf/base/catalog.yml") as file:
+        lines = [line for line in file if not line.startswith("short:")]
+    side.write("conf/base/catalog.yml", "".join(lines))
+    status, output = side.kedro("run")
+    assert status == 0, output
+    found = events(side.notes())
+    assert found.index("end short") < found.index("begin further")
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_runs_once(side):
+    side.write("script.py", SCRIPT)
+    side.log.write_text("")
+    done = subprocess.run([sys.executable, "script.py"], env=side.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the script begins") == 1
+    assert len({note.split()[-1] for note in side.notes() if note.startswith("begin")}) == 3
+
+
+@pytest.mark.slow
+def test_under_a_launcher_trainings_follow_one_another(side):
+    side.environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    status, output = side.kedro("run")
+    assert status == 0, output
+    assert len({note.split()[-1] for note in side.notes() if note.startswith("begin")}) == 1

@@ -7,6 +7,7 @@ was remade byte for byte is skipped.
 """
 
 import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from ssdd.lineage.project_folder import project_folder
 from ssdd.lineage.project_rules import Check, find_project, find_rules
 from ssdd.lineage.provenance import command
 from ssdd.lineage.provided_datasets import find_provided, switched_off, use_provided
-from ssdd.lineage.ranks import Announcements, join, rank, world_size
+from ssdd.lineage.ranks import Announcements, join, rank
 from ssdd.lineage.run_lock import lock_run
 from ssdd.lineage.side_by_side import SideBySide, independent
 from ssdd.lineage.viz_records import report_skipped
@@ -122,8 +123,9 @@ class LineageRunner(SequentialRunner):
         # Kedro makes a model of it if a node takes it, and leaves a dict as it is otherwise.
         runtime = dict(parameters.get("runtime") or {})
         self._requeue_code = runtime.get("requeue_code")
-        # Several ranks, or several processes of one training, use the machine already.
-        alone = world_size() == 1 and runtime.get("processes", 1) == 1
+        # Several ranks, or several processes of one training, use the machine already; a launcher's variables are of
+        # this process alone.
+        alone = "RANK" not in os.environ and runtime.get("processes", 1) == 1
         self._trainings = runtime.get("trainings_at_once", 1) if alone else 1
         rules = find_rules(hook_manager)
         provided = find_provided(parameters, rules.replaceable, catalog, self._project, self._run_name)
@@ -165,13 +167,13 @@ class LineageRunner(SequentialRunner):
         feeders: list[Node] = []  # skipped so far; their results in memory may still be needed
         done: set[str] = set()
 
-        def execute(node: Node, decision: Decision) -> None:
+        def execute(node: Node, decision: Decision, awaited: bool = False) -> None:
             for feeder in feeders:
                 if feeder.name not in done and set(feeder.outputs) & set(node.inputs):
-                    execute(feeder, Decision(feeder.name, "run", [f"feeds {node.name}"]))
+                    execute(feeder, Decision(feeder.name, "run", [f"feeds {node.name}"]), awaited=True)
             done.add(node.name)
             execution = executor.begin(node, decision, Task(node, catalog, self._is_async, hook_manager, run_id))
-            if node.name in trainings.names:
+            if node.name in trainings.names and not awaited:
                 trainings.start(node, partial(executor.call, execution), partial(executor.finish, execution))
             else:
                 executor.call(execution)

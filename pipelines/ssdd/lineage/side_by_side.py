@@ -2,10 +2,11 @@
 
 One training of a small network gains little from a second core; two trainings use both. The runner's own thread
 decides, hashes and stamps as it does without this module. A thread for each training loads the node's inputs, calls its
-function and saves its outputs, and `ssdd.processes.launch` gives the function's work a process. Every other node waits
-until no training runs, because it may use all cores, or measure time.
+function and saves its outputs, and `ssdd.own_process` gives the function's work a process. Every other node waits until
+no training runs, because it may use all cores, or measure time.
 """
 
+import logging
 import signal
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,7 +17,9 @@ from typing import Self
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from ssdd.deadlines import WORKERS_END, Deadline, Stopped
+from ssdd.deadlines import WORKERS_END, Deadline, Stopped, waits_in_peace
+
+logger = logging.getLogger(__name__)
 
 TAG = "training"  # of nodes whose work is one call of `ssdd.processes.launch`
 
@@ -63,10 +66,12 @@ class SideBySide:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: TracebackType | None) -> None:
-        with self._patience:
-            stopped = bool(self._running)
-            while any(not future.done() for future in self._running):  # after an error or a signal
-                from ssdd.processes import stop_own_processes
+        with self._patience, waits_in_peace():
+            stopped = [node.name for future, (node, _) in self._running.items() if not future.done()]
+            if stopped:  # after an error or a signal
+                logger.info("stopping: %s", ", ".join(stopped))
+            while any(not future.done() for future in self._running):
+                from ssdd.own_process import stop_own_processes
 
                 stop_own_processes()  # again and again: a process may start just now
                 wait(self._running, _LOOK)
@@ -97,7 +102,7 @@ class SideBySide:
             call: its work, in a thread.
             finish: in the runner's thread, when the work has succeeded.
         """
-        from ssdd.processes import own_process  # here, since it imports torch
+        from ssdd.own_process import own_process  # here, since it imports torch
 
         if not self._running:
             self._patience.enter_context(Deadline.patience(WORKERS_END))
@@ -123,7 +128,7 @@ class SideBySide:
         done: set[Future[None]] = set()
         while not done:
             done, _ = wait(self._running, _LOOK, FIRST_COMPLETED)
-        for future in done:
+        for future in sorted(done, key=lambda future: future.exception() is not None):  # what has succeeded, first
             _, finish = self._running.pop(future)
             future.result()
             finish()
