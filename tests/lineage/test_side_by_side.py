@@ -277,7 +277,7 @@ def test_a_training_whose_result_stays_in_memory_ends_before_its_user_begins(sid
     with open(side.folder / "conf/base/catalog.yml") as file:
         lines = [line for line in file if not line.startswith("short:")]
     side.write("conf/base/catalog.yml", "".join(lines))
-    status, output = side.kedro("run")
+    status, output = side.kedro("run", "--params", "runtime.trainings_at_once=3")
     assert status == 0, output
     found = events(side.notes())
     assert found.index("end short") < found.index("begin further")
