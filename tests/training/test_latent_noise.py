@@ -15,6 +15,7 @@ from ssdd.training.latent_noise import add_latent_noise, channel_deviation
 from ssdd.training.loss_networks import LossNetworks
 from ssdd.training.regression import RegressionStep
 from ssdd.training.steps import AutoencoderStep, DistillationStep
+from ssdd.upscaling import shrink
 from ssdd_decoder import Decoder, DecoderConfig
 from ssdd_encoder import Encoder, EncoderConfig
 
@@ -118,14 +119,16 @@ def test_the_kl_decoder_gets_it_too(monkeypatch):
     assert torch.equal(found[0], add_latent_noise(z, DEVIATION, stage(0.5), 3, given["index"].tolist()))
 
 
-def test_the_deviation_is_that_of_the_training_images(model):
+@pytest.mark.parametrize("upscale", [1, 2])
+def test_the_deviation_is_that_of_the_images_that_the_encoder_gets(model, upscale):
     source = open_source("sample", train_images=12, validation_images=4, canvases=1)
     images = ImageDataset(index_images(source, progress=False).index, source, TrainTransform(im_size=16), split="train")
-    found = channel_deviation(model.encoder, images, stage(0.5, eval_batch_size=5), CPU)
+    found = channel_deviation(model.encoder, images, stage(0.5, eval_batch_size=5), CPU, upscale)
     with torch.no_grad():
-        z = torch.cat([model.encoder(images[number]["image"][None]).mode() for number in range(12)])
+        small = [shrink(images[number]["image"][None], upscale) for number in range(12)]
+        z = torch.cat([model.encoder(image).mode() for image in small])
     torch.testing.assert_close(found, z.transpose(0, 1).flatten(1).std(1))
-    assert torch.equal(found, channel_deviation(model.encoder, images, stage(0.5, eval_batch_size=5), CPU))
+    assert torch.equal(found, channel_deviation(model.encoder, images, stage(0.5, eval_batch_size=5), CPU, upscale))
 
 
 def test_a_training_encoder_takes_no_noise(model):

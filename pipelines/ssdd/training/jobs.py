@@ -136,7 +136,7 @@ def build_model(job: TrainingJob) -> SSDD:
 def build_step(job: TrainingJob, model: SSDD) -> DecoderStep:
     """Builds the step module of a job; new parts (alignment head, discriminator) are drawn from the seed."""
     networks = load_loss_networks(job.stage.loss, job.pretrained_networks)
-    deviation = channel_deviation(model.encoder, job.images, job.stage, job.runtime)
+    deviation = channel_deviation(model.encoder, job.images, job.stage, job.runtime, model.upscale)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.stage.seed)
         if job.kind == "distillation":

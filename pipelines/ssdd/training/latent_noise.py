@@ -16,6 +16,7 @@ from ssdd.encoders import AnyEncoder
 from ssdd.noise import sample_noise, sample_seeds
 from ssdd.parameters import RuntimeConfig, StageParameters
 from ssdd.processes import choose_device
+from ssdd.upscaling import shrink
 from ssdd_encoder import LatentAccumulator
 
 MEASURED_IMAGES = 512  # for the deviation of each channel: to within a few percent, in seconds
@@ -43,7 +44,7 @@ def add_latent_noise(z: Tensor, deviation: Tensor, stage: StageParameters, step:
 
 @torch.no_grad()
 def channel_deviation(
-    encoder: AnyEncoder, images: ImageDataset, stage: StageParameters, runtime: RuntimeConfig
+    encoder: AnyEncoder, images: ImageDataset, stage: StageParameters, runtime: RuntimeConfig, upscale: int = 1
 ) -> Tensor | None:
     """Measures the standard deviation of each channel over training images as the stage sees them; None without noise.
 
@@ -54,6 +55,7 @@ def channel_deviation(
         images: of the training.
         stage: whether there is noise, batch size, seed.
         runtime: device.
+        upscale: the encoder gets copies of the images that are so many times smaller.
 
     Returns:
         (C,), float32, on the CPU.
@@ -66,6 +68,6 @@ def channel_deviation(
     sampler = StepSampler(len(images), stage.eval_batch_size, seed=stage.seed, drop_last=False)
     sums = LatentAccumulator(encoder.config.latent_channels)
     for batch in islice(make_loader(images, sampler), -(-MEASURED_IMAGES // stage.eval_batch_size)):
-        sums.update(encoder(batch["image"].to(device)).mode())
+        sums.update(encoder(shrink(batch["image"].to(device), upscale)).mode())
     encoder.to(before)
     return sums.compute().std.float()

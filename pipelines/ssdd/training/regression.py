@@ -207,7 +207,7 @@ def build_step(job: RegressionJob) -> tuple[KLAutoencoder | FeedForward, Regress
             model = FeedForward(encoder.config, job.network)
             model.encoder = encoder
         model.decoder.gradient_checkpointing = job.stage.gradient_checkpointing and job.kind == "feed_forward"
-        deviation = channel_deviation(encoder, job.images, job.stage, job.runtime)
+        deviation = channel_deviation(encoder, job.images, job.stage, job.runtime, model.upscale)
         return model, RegressionStep(model, job.stage, networks, job.adaptive, deviation)
 
 
