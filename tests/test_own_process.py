@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ssdd.own_process import own_process
+from ssdd.own_process import _sendable, own_process
 from ssdd.processes import WorkerFailed, launch
 
 
@@ -25,6 +25,19 @@ def test_an_error_for_the_user_keeps_its_class_and_words():
         launch(json.loads, 1, "{")
     assert "\n" not in str(caught.value)
     assert "in raw_decode" in "".join(caught.value.__notes__)  # for --traceback
+
+
+def test_an_error_that_cannot_be_made_again_is_told_by_its_traceback():
+    class Odd(ValueError):
+        def __init__(self, one, two):
+            super().__init__(f"{one} {two}")
+
+    try:
+        raise Odd("odd", "words")
+    except Odd as error:
+        sent, _ = _sendable(error)
+    assert isinstance(sent, WorkerFailed)
+    assert "Odd: odd words" in str(sent)
 
 
 @pytest.mark.slow

@@ -4,10 +4,10 @@ Its errors and signals mean what they mean in this process: the command line tel
 """
 
 import contextlib
+import copy
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -17,6 +17,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from types import ModuleType
 from typing import Any
 
@@ -154,7 +155,8 @@ def _sendable(error: Exception) -> tuple[Exception, str]:
     """Returns an error for its user as it is, and its traceback; else an error whose message has the traceback."""
     story = traceback.format_exc()
     if isinstance(error, ValueError | OSError | FloatingPointError):
-        with contextlib.suppress(Exception):  # an error may be pickled, and not be made again from that
-            if str(pickle.loads(pickle.dumps(error))) == str(error):
+        with contextlib.suppress(Exception):
+            ForkingPickler.dumps(error)
+            if str(copy.copy(error)) == str(error):  # made again as it will be from a pickle, which may fail too
                 return error, story
     return WorkerFailed(f"the process of a training failed:\n{story}"), ""

@@ -1,5 +1,6 @@
 """Trainings that need nothing of each other run at the same time, and end as if they had run one after the other."""
 
+import json
 import os
 import signal
 import subprocess
@@ -188,6 +189,8 @@ def test_a_failure_stops_the_other_one_which_goes_on_later(side):
     assert "no luck with long" in output
     assert "failed: long; the results of earlier nodes are kept" in output
     assert events(side.notes())[-1] == "saved short"
+    viz = json.loads((side.folder / ".viz/kedro_pipeline_events.json").read_text())
+    assert {event["node"] for event in viz if "error" in event["event"]} == {"long"}  # short began after it
     status, output = side.kedro("run", "--params", "side.steps=40,side.pause=0.01")
     assert status == 0, output
 

@@ -18,6 +18,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from ssdd.deadlines import WORKERS_END, Deadline, Stopped, waits_in_peace
+from ssdd.lineage.viz_records import report_failed
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,9 @@ class SideBySide:
         while not done:
             done, _ = wait(self._running, _LOOK, FIRST_COMPLETED)
         for future in sorted(done, key=lambda future: future.exception() is not None):  # what has succeeded, first
-            _, finish = self._running.pop(future)
+            node, finish = self._running.pop(future)
+            if future.exception() is not None:
+                report_failed(node)
             future.result()
             finish()
         if not self._running:

@@ -44,6 +44,13 @@ def report_skipped(node: Node) -> None:
         recorder.after_dataset_saved(dataset_name=name, data=True)
 
 
+def report_failed(node: Node) -> None:
+    """Lets the record of a run's failure name this node, and not the one that began last."""
+    recorder = _recorder()
+    if recorder is not None:
+        recorder.before_node_run(node=node)
+
+
 def read_statistics(project: Path) -> dict[str, Any]:
     """Returns Kedro-Viz's statistics of the data, as the last run left them."""
     try:

@@ -67,6 +67,11 @@ class RegressionJob:
     adaptive: bool = True
     start: Path | None = None
 
+    @property
+    def title(self) -> str:
+        """Its name in the log, where two trainings of one network may run side by side."""
+        return TITLES[self.kind] + (" with its adversary" if self.stage.gan.enabled else "")
+
 
 class RegressionStep(TrainingStep):
     """L1, perceptual, border and adversarial terms of the image that a decoder makes of a frozen encoder's latent.
@@ -214,7 +219,7 @@ def build_step(job: RegressionJob) -> tuple[KLAutoencoder | FeedForward, Regress
 def _train(job: RegressionJob) -> TrainResult:
     model, step = build_step(job)
     if is_measured(job.stage, job.runtime):
-        choose_threads(trial_step(step, job.images, job.stage, job.runtime, job.folder), TITLES[job.kind])
+        choose_threads(trial_step(step, job.images, job.stage, job.runtime, job.folder), job.title)
         model, step = build_step(job)  # again: the trial leaves gradients and moved buffers
     networks = load_networks(networks_of(job.stage.eval_metrics), job.pretrained_networks)
     return train(
@@ -226,7 +231,7 @@ def _train(job: RegressionJob) -> TrainResult:
         job.fingerprint,
         export=model.save_pretrained,
         evaluate=Evaluator(model, job.validation, job.stage, job.runtime.workers, networks),  # type: ignore[arg-type]
-        title=TITLES[job.kind],
+        title=job.title,
     )
 
 
