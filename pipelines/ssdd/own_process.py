@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from ssdd.deadlines import INTERRUPTED, Deadline, ends_on_sigterm, remove_all_unfinished
-from ssdd.processes import WorkerFailed, alone, watch_parent
+from ssdd.processes import WorkerFailed, call_alone, watch_parent
 
 _told: dict[BaseProcess, bool] = {}  # the processes that run now, and whether each was told to stop
 _starting = threading.Lock()  # held by the thread that starts a process
@@ -37,11 +37,11 @@ def own_process(sharing: int) -> Iterator[None]:
     Args:
         sharing: how many such processes share the cores, at least 2.
     """
-    token = alone.set(partial(_call, sharing))
+    token = call_alone.set(partial(_call, sharing))
     try:
         yield
     finally:
-        alone.reset(token)
+        call_alone.reset(token)
 
 
 def stop_own_processes() -> None:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 LOGS = "ssdd-workers"  # temporary folders of the workers' logs, named <LOGS>-<process id of the launcher>-<random>
 
 # Calls a function of one process, given its arguments, for `launch`; None: it is called in this process.
-alone: ContextVar[Callable[..., Any] | None] = ContextVar("alone", default=None)
+call_alone: ContextVar[Callable[..., Any] | None] = ContextVar("call_alone", default=None)
 
 
 class WorkerFailed(ChildProcessError):
@@ -49,7 +49,7 @@ def launch(function: Callable[P, T], processes: int, *args: P.args, **kwargs: P.
         WorkerFailed: a worker raised or was killed.
         SystemExit: this process got SIGTERM or SIGINT; the workers had time to save.
     """
-    caller = alone.get()
+    caller = call_alone.get()
     if processes == 1 and caller is not None:
         result: T = caller(function, *args, **kwargs)
         return result

@@ -24,12 +24,12 @@ def stage(name: str, *nodes: Node) -> Pipeline:
     )
 
 
-def joint_node(function: Callable[..., Any], inputs: list[str], outputs: str | list[str]) -> Node:
+def joint_node(function: Callable[..., Any], inputs: list[str], outputs: str | list[str], *tags: str) -> Node:
     """Makes a node of the function's name that all ranks of a launcher run together."""
-    return Node(function, inputs, outputs, name=function.__name__, tags=[TAG])
+    return Node(function, inputs, outputs, name=function.__name__, tags=[TAG, *tags])
 
 
 def training_node(function: Callable[..., Any], inputs: list[str], outputs: list[str]) -> Node:
     """Makes a joint node that trains; its last inputs are the parameters that all training stages take."""
     shared = ["params:data", "params:pretrained_networks", "params:runtime"]
-    return Node(function, [*inputs, *shared], outputs, name=function.__name__, tags=[TAG, TRAINING])
+    return joint_node(function, [*inputs, *shared], outputs, TRAINING)
