@@ -220,7 +220,7 @@ HOUSE = """
     noise  parameters  upscaling
     runtime_parameters
     errors  suggestions  loop_parameters  old_parameters  deadlines  progress  launchers  meeting
-    files  texts  hardware  sqlite_caches
+    files  texts  hardware  number_formats  sqlite_caches
 """
 
 

@@ -34,7 +34,8 @@ def measure_decoding(
 
     Args:
         sweeps: the combinations.
-        machine: from `describe_machine`, for the fraction of the best possible speed.
+        machine: from `describe_machine`, for the fraction of the best possible speed; dtypes without a rate are left
+            out.
         progress: the display of the progress.
     """
     device = torch.device(machine["kind"])
@@ -42,6 +43,7 @@ def measure_decoding(
         (sweep, *case)
         for sweep in sweeps
         for case in product(sweep.sizes, sweep.dtypes, sweep.pixels, sweep.batch_sizes, sweep.steps)
+        if case[1] in machine["product_rate"]
     ]
     rows = []
     with bar("decoding", sum(sweep.rounds for sweep, *_ in cases), progress, "rounds") as advance:

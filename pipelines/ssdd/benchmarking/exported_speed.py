@@ -25,6 +25,7 @@ from ssdd.benchmarking.timing import time_sides
 from ssdd.data.embedded_sample import HELD_OUT_PHOTOGRAPHS, canvas
 from ssdd.imaging.canvas import pad, picture_noise, to_images
 from ssdd.integrations.graph_files import Run, check_target, run_onnx, run_openvino
+from ssdd.number_formats import why_slow
 from ssdd.progress import Show, bar
 from ssdd_metrics import to_uint8
 from ssdd_metrics.pixelwise import psnr
@@ -111,7 +112,9 @@ def _measure_case(
 
 
 def _missing(side: str) -> str | None:
-    """Why a side cannot be measured here, if so."""
+    """Why a side is not measured here, if so."""
+    if side in ("eager_bfloat16", "compiled_bfloat16") and (reason := why_slow(torch.bfloat16, CPU)):
+        return reason
     try:
         for target in EXTRAS.get(side.partition("_")[0], ()):
             check_target(target)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from ssdd.benchmarking.timing import synchronize
 from ssdd.hardware import processor
+from ssdd.number_formats import without_slow
 from ssdd.processes import choose_device
 
 COPY_BYTES = 2**28  # far more than any cache holds: the rate must be the memory's
@@ -31,7 +32,12 @@ def prepare_device(name: str, threads: int | None) -> torch.device:
 
 
 def describe_machine(device: torch.device, dtypes: set[str]) -> dict[str, Any]:
-    """Returns names, versions, and the measured copy bandwidth (bytes/s) and product rates (FLOP/s) by dtype."""
+    """Returns names, versions, and the measured copy bandwidth (bytes/s) and product rates (FLOP/s) by dtype.
+
+    A dtype that the device computes far slower than float32 has no rate, and is not benchmarked: it would take hours,
+    and nobody would decode with it.
+    """
+    measured = without_slow(sorted(dtypes), device)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "kind": device.type,
@@ -42,7 +48,7 @@ def describe_machine(device: torch.device, dtypes: set[str]) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "copy_bandwidth": copy_bandwidth(device),
-        "product_rate": {dtype: product_rate(device, getattr(torch, dtype)) for dtype in sorted(dtypes)},
+        "product_rate": {dtype: product_rate(device, getattr(torch, dtype)) for dtype in measured},
     }
 
 

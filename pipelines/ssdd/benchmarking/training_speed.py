@@ -11,6 +11,7 @@ from ssdd.benchmark_parameters import TrainingSweep
 from ssdd.benchmarking.cost import count_work, held_memory, peak_memory
 from ssdd.benchmarking.timing import time_sides
 from ssdd.integrations.dense_decoder import DenseForm
+from ssdd.number_formats import without_slow
 from ssdd.progress import Show, bar
 from ssdd_decoder import Decoder
 from ssdd_decoder.distill import distillation_loss, teacher_target
@@ -28,8 +29,9 @@ def measure_training(sweep: TrainingSweep, device: torch.device, progress: Show 
         ("distillation", sweep.distillation_pixels, sweep.distillation_batch_size, ("live", "cached")),
     ]
     rows = []
-    with bar("training steps", sweep.rounds * len(comparisons) * len(sweep.dtypes), progress, "rounds") as advance:
-        for dtype, (comparison, pixels, batch, names) in product(sweep.dtypes, comparisons):
+    dtypes = without_slow(sweep.dtypes, device)
+    with bar("training steps", sweep.rounds * len(comparisons) * len(dtypes), progress, "rounds") as advance:
+        for dtype, (comparison, pixels, batch, names) in product(dtypes, comparisons):
             torch.compiler.reset()  # as in `decoder_speed`: each size is compiled for itself
             losses, finish = make_losses(sweep, dtype, pixels, batch, device)
             steps = {name: compose(finish, losses[name]) for name in names}

@@ -131,8 +131,6 @@ def _encode_file(
 ) -> None:
     from dataclasses import asdict
 
-    import torch
-
     from ssdd import __version__
     from ssdd.encoders import load_encoder
     from ssdd.files import sha256_file
@@ -141,13 +139,15 @@ def _encode_file(
     from ssdd.imaging.latent_files import LatentWriter
     from ssdd.imaging.latent_header import LatentHeader
     from ssdd.imaging.shared_files import Share
+    from ssdd.number_formats import number_format
     from ssdd.processes import choose_device
     from ssdd.texts import utf8
 
     if output.is_dir():
         raise ValueError(f"expected a file for the latents, got the folder {output}: name a file, or add --shards")
     share = Share.of_launcher()
-    encoder = load_encoder(file).to(choose_device(device, share.rank), getattr(torch, precision))
+    place = choose_device(device, share.rank)
+    encoder = load_encoder(file).to(place, number_format(precision, place))
     output.parent.mkdir(parents=True, exist_ok=True)
     # Next to the output: /tmp is often small or in memory, and the latents of many images are large.
     with tempfile.TemporaryFile(dir=output.parent) as spool:
@@ -200,13 +200,12 @@ def decode(
     \b
     ssdd decode latents.safetensors -o decoded/ --model distilled.safetensors --steps 1
     """
-    import torch
-
     from ssdd.generation.sharded_latents import ShardedLatents
     from ssdd.imaging.encode_decode import decode_latents
     from ssdd.imaging.large_pictures import Tiling
     from ssdd.imaging.latent_files import NamedLatents, StoredLatents, check_fits
     from ssdd.imaging.latent_header import is_sharded
+    from ssdd.number_formats import number_format
     from ssdd.processes import choose_device
     from ssdd_decoder import Decoder
 
@@ -215,7 +214,8 @@ def decode(
     stored: NamedLatents = ShardedLatents(latents) if sharded else StoredLatents(latents)
     decoder = Decoder.from_pretrained(model)
     check_fits(stored.header, decoder.config)
-    decoder.to(choose_device(device), getattr(torch, precision))
+    place = choose_device(device)
+    decoder.to(place, number_format(precision, place))
     tiling = Tiling(tile=tile)
     done = decode_latents(decoder, stored, output, steps=steps, seed=seed, batch_size=batch_size, tiling=tiling)
     options.report_rejected(done.rejected)

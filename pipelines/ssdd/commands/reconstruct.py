@@ -43,18 +43,18 @@ def reconstruct(
     \b
     ssdd reconstruct photos/ -o reconstructed/ --model distilled.safetensors --steps 1
     """
-    import torch
-
     from ssdd import SSDD
     from ssdd.imaging.encode_decode import REJECTED_FILE, reconstruct_folder
     from ssdd.imaging.large_pictures import Tiling
     from ssdd.imaging.shared_files import Share
+    from ssdd.number_formats import number_format
     from ssdd.processes import choose_device
 
     share = Share.of_launcher()
     chosen: dict[str, Any] = {"steps": steps, "seed": seed, "batch_size": batch_size}
     tiling = Tiling(tile=tile, attention_window=attention_window)
-    network = SSDD.from_pretrained(model).to(choose_device(device, share.rank), getattr(torch, precision))
+    place = choose_device(device, share.rank)
+    network = SSDD.from_pretrained(model).to(place, number_format(precision, place))
     done = reconstruct_folder(network, folder, output, **chosen, tiling=tiling, share=share)
     if not share.leads:
         return

@@ -17,6 +17,7 @@ from ssdd.evaluation.final import Evaluated, Measurement, Row, measure
 from ssdd.evaluation.passes import image_noise
 from ssdd.evaluation.reference_statistics import image_protocol
 from ssdd.files import sha256_file
+from ssdd.number_formats import number_format
 from ssdd.processes import choose_device, join_group, launch, use_threads
 from ssdd.upscaling import enlarge, shrink
 
@@ -112,7 +113,7 @@ def _evaluate(decoder: ComparedDecoder, measurement: Measurement) -> list[Evalua
     parameters = measurement.parameters
     rank, _ = join_group()
     device = choose_device(measurement.runtime.device, rank)
-    model = place(decoder.open(), device, getattr(torch, parameters.precision))
+    model = place(decoder.open(), device, number_format(parameters.precision, device))
     protocol = dataclasses.replace(
         image_protocol(measurement.dataset, parameters.im_size),
         noise_seed=parameters.noise_seed,

@@ -23,6 +23,7 @@ from ssdd.evaluation.passes import reconstruct
 from ssdd.evaluation.pretrained_networks import load_networks
 from ssdd.evaluation.reference_statistics import image_protocol
 from ssdd.files import sha256_file
+from ssdd.number_formats import number_format
 from ssdd.parameters import EvaluateParameters, PretrainedNetworks, RuntimeConfig
 from ssdd.processes import choose_device, gather, join_group, launch, use_threads
 from ssdd_metrics import MetricSuite, Protocol, extremes, load_references, reference_protocols, to_uint8
@@ -95,7 +96,7 @@ def _evaluate(checkpoint: Path, steps: list[int], measurement: Measurement, titl
     parameters = measurement.parameters
     rank, _ = join_group()
     device = choose_device(measurement.runtime.device, rank)
-    dtype = getattr(torch, parameters.precision)
+    dtype = number_format(parameters.precision, device)
     model = SSDD.from_pretrained(checkpoint).to(device, dtype).to(memory_format=torch.channels_last)
     protocol = dataclasses.replace(
         image_protocol(measurement.dataset, parameters.im_size),

@@ -14,6 +14,7 @@ from ssdd.evaluation.latent_statistics import statistics_of
 from ssdd.evaluation.passes import image_noise
 from ssdd.evaluation.reference_statistics import image_protocol
 from ssdd.noise import sample_noise, sample_seeds
+from ssdd.number_formats import number_format
 from ssdd.processes import choose_device, join_group, launch, use_threads
 
 
@@ -52,7 +53,7 @@ def evaluate_robustness(decoder: ComparedDecoder, levels: Sequence[float], measu
 def _evaluate(decoder: ComparedDecoder, levels: list[float], measurement: Measurement) -> list[NoisyRow]:
     parameters, runtime = measurement.parameters, measurement.runtime
     device = choose_device(runtime.device, join_group()[0])
-    model = place(decoder.open(), device, getattr(torch, parameters.precision))
+    model = place(decoder.open(), device, number_format(parameters.precision, device))
     statistics = statistics_of(
         model.model.encoder, measurement.dataset, parameters.batch_size, runtime.workers, upscale=model.times
     )

@@ -35,6 +35,7 @@ from ssdd.generation.latent_manifest import (
 )
 from ssdd.generation_parameters import LatentsParameters
 from ssdd.imaging.latent_header import MANIFEST, SHARD_HEADER
+from ssdd.number_formats import number_format
 from ssdd.parameters import RuntimeConfig
 from ssdd.processes import choose_device, gather, join_group, launch, use_threads, wait_for_all
 from ssdd.progress import Show, bar
@@ -100,7 +101,8 @@ def _write_share(job: LatentJob) -> None:
     wait_for_all()  # before any process writes what rank 0 would sweep
     mine = shards[rank::processes]
     missing = [shard for shard in mine if _moments(job.folder / shard.file, header) is None]
-    encoder.to(choose_device(job.runtime.device, rank), getattr(torch, job.parameters.precision))
+    device = choose_device(job.runtime.device, rank)
+    encoder.to(device, number_format(job.parameters.precision, device))
     _write_missing(job, encoder, header, missing, show=job.runtime.display if rank == 0 else False)
     files = [job.folder / shard.file for shard in mine]
     found = [(shard, sha256_file(file), _moments(file, header)) for shard, file in zip(mine, files, strict=True)]

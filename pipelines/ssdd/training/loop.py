@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from ssdd.data.step_sampler import StepSampler
 from ssdd.meeting import init_method
+from ssdd.number_formats import number_format
 from ssdd.parameters import LoopParameters, RuntimeConfig
 from ssdd.processes import choose_device
 from ssdd.progress import TrainingBar
@@ -139,6 +140,8 @@ def _accelerator(stage: LoopParameters, runtime: RuntimeConfig, folder: Path) ->
     on_cpu = choose_device(runtime.device).type == "cpu"
     if stage.precision == "fp16" and on_cpu:
         raise ValueError("expected a GPU for precision 'fp16', running on CPU: set precision to 'bf16' or 'no'")
+    if stage.precision == "bf16" and on_cpu:
+        number_format("bfloat16", torch.device("cpu"))  # for its warning
     # accelerate keeps the first handle's settings for the whole process, but a process may train several stages.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     GradientState._reset_state()

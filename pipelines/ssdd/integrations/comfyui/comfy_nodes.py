@@ -15,6 +15,7 @@ from torch import Tensor
 from ssdd.autoencoder import SSDD
 from ssdd.model_files import find_model
 from ssdd.noise import sample_seed
+from ssdd.number_formats import number_format
 from ssdd.processes import choose_device
 
 MODEL = "SSDD"  # type of a connection between these nodes
@@ -44,7 +45,8 @@ class SSDDLoader:
     def load(self, model: str, precision: str, device: str) -> tuple[SSDD]:
         """Returns the model, on its device."""
         loaded = SSDD.from_pretrained(find_model(model))
-        return (loaded.to(choose_device(device), getattr(torch, precision)),)
+        place = choose_device(device)
+        return (loaded.to(place, number_format(precision, place)),)
 
 
 class SSDDEncode:
