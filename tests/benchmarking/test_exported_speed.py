@@ -65,6 +65,7 @@ def test_every_level_of_int8_is_the_nearest():
 def test_rows_and_page_of_a_trained_and_a_random_decoder(demo, monkeypatch):
     monkeypatch.setattr(ExportedDecoder, "export", lambda *_: demo[1])
     monkeypatch.setattr(exported_speed, "HELD_OUT_PHOTOGRAPHS", ("moose.jpg",))
+    monkeypatch.setattr(exported_speed, "why_slow", lambda *_: "")  # the same rows on every processor
     sides = ("eager", "eager_bfloat16", "openvino")
     sweeps = (
         ExportedSweep(decoders=("demo",), pixels=(64,), sides=sides, rounds=1),
