@@ -36,7 +36,7 @@ def test_a_slow_format_is_used_with_a_warning(without_bfloat16, caplog):
     assert number_format("bfloat16", torch.device("cuda")) == torch.bfloat16
     assert not caplog.messages
     assert number_format("bfloat16", CPU) == torch.bfloat16
-    assert caplog.messages == [f"{REASON}: choose float32, unless it is about the memory"]
+    assert caplog.messages == [f"{REASON}: choose float32, unless memory is short"]
 
 
 def test_a_slow_format_is_left_out_unless_it_is_the_only_one(without_bfloat16, caplog):

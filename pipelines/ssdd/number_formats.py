@@ -24,7 +24,7 @@ def number_format(name: str, device: torch.device) -> torch.dtype:
     """
     dtype: torch.dtype = getattr(torch, name)
     if reason := why_slow(dtype, device):
-        logging.getLogger(__name__).warning("%s: choose float32, unless it is about the memory", reason)
+        logging.getLogger(__name__).warning("%s: choose float32, unless memory is short", reason)
     return dtype
 
 
@@ -51,22 +51,22 @@ def slowdown(dtype: torch.dtype, kind: str) -> float:
     """Returns the time of a small convolution in a dtype over that in float32; 1 on a GPU, which has them all."""
     if kind != "cpu" or dtype == torch.float32:
         return 1.0
-    # Measured, since what a processor computes with depends on PyTorch's libraries as well. It takes 0.2 s.
+    # Measured, since what a processor computes with depends on PyTorch's libraries as well. It takes 0.3 s.
     return _least_time(dtype) / _least_time(torch.float32)
 
 
 def _least_time(dtype: torch.dtype) -> float:
-    threads = torch.get_num_threads()
+    threads = torch.get_num_threads()  # one alone: several wait for each other where other work runs
     torch.set_num_threads(1)
     best = float("inf")
     try:
         with torch.inference_mode():
             x = torch.ones(1, 64, 64, 64, dtype=dtype).to(memory_format=torch.channels_last)
             kernel = torch.ones(64, 64, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
-            for _ in range(4):  # the first one prepares the kernel
-                start = time.thread_time()  # not the time that passes: other work on the processor is no part of it
+            for _ in range(8):  # the first one prepares the kernel; other load can only slow a call down
+                start = time.perf_counter()  # clocks of processor time are too coarse on Windows
                 F.conv2d(x, kernel, padding=1)
-                best = min(best, time.thread_time() - start)
+                best = min(best, time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
     return best
