@@ -145,6 +145,16 @@ def test_an_item_without_a_name_is_refused(written):
         assert "name=value" in str(error)  # noqa: PT017
 
 
+@pytest.mark.parametrize(
+    "written", ["a.b=[{sizes:[S]}]", "a.b=[{sizes: [S]", "a.b={x", "a.b=${oops", "a.b=[1,\t]: x", 'data.root="a\\qb"']
+)
+def test_a_value_that_is_not_yaml_is_named(written):
+    name, _, value = written.partition("=")
+    with pytest.raises(ValueError, match="with a space after each colon") as told:
+        read(f"{written},run_name=x")
+    assert f"expected a value in YAML for {name}, got {value!r} (" in str(told.value)
+
+
 @pytest.mark.parametrize("name", [1e5, 2024, True, None])
 def test_a_number_in_a_file_of_parameters_is_refused(name):
     with pytest.raises(ValueError, match="in quotes"):

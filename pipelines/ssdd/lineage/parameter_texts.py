@@ -10,8 +10,10 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
+from yaml import YAMLError
 
 _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')"""
 # a quoted value, or one that runs to the end or to a comma before the next name
@@ -37,16 +39,16 @@ def read_params(
         nested mappings. A text is written so that OmegaConf, which reads them next, leaves it as it is.
 
     Raises:
-        ValueError: an item is not `name=value`.
+        ValueError: an item is not `name=value`, or the value is not YAML.
     """
     items = [OmegaConf.create({})]
     for name, value in (item for text in written for item in _split(text)):
         if name in texts or _is_text(name, value, kinds):
             items.append(OmegaConf.create({}))
-            text = _text(value)
+            text = _text(name, value)
             OmegaConf.update(items[-1], name, None if text is None else _literal(place(name, text)))
         else:
-            items.append(OmegaConf.from_dotlist([f"{name}={value}"]))
+            items.append(_read_value(name, value))
     content = OmegaConf.to_container(OmegaConf.merge(*items))
     assert isinstance(content, dict)
     return {str(name): value for name, value in content.items()}
@@ -64,11 +66,22 @@ def _split(text: str) -> Iterator[tuple[str, str]]:
         place = value.end()
 
 
-def _text(value: str) -> str | None:
+def _read_value(name: str, value: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([f"{name}={value}"])
+    except (YAMLError, OmegaConfBaseException) as error:
+        why = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ValueError(
+            f"expected a value in YAML for {name}, got {value!r} ({why}): write a list as [a, b] and a mapping as "
+            "{name: value}, with a space after each colon, and a text with such signs in quotes"
+        ) from error
+
+
+def _text(name: str, value: str) -> str | None:
     if value == "null":
         return None
     if re.fullmatch(_QUOTED, value, re.DOTALL):
-        return str(OmegaConf.from_dotlist([f"text={value}"]).text)
+        return str(OmegaConf.select(_read_value(name, value), name))
     return value
 
 
