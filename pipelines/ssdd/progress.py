@@ -109,7 +109,7 @@ class Meter:
 
     def _figures(self, task: Any) -> list[str]:
         speed = (task.completed - self._before) / max(self._told - self._began, 1e-9)
-        return [_share(task), f"{speed:.1f} {self._unit}/s" if self._unit and task.completed > self._before else ""]
+        return [_share(task), _rate(speed, self._unit) if self._unit and task.completed > self._before else ""]
 
 
 class TrainingBar(Meter):
@@ -135,7 +135,7 @@ class TrainingBar(Meter):
             speed: images per second.
             waiting: share of its time in which this process waited for the batch; None: not measured.
         """
-        self._last = [f"loss {loss:.4f}", f"{speed:.1f} images/s"]
+        self._last = [f"loss {loss:.4f}", _rate(speed, "images")]
         if waiting is not None:
             self._last.append(f"data {100 * waiting:.0f} %")
         self._advance(1, " ".join(self._last))
@@ -173,6 +173,14 @@ def peak_memory() -> str:
 def _share(task: Any) -> str:
     done, total = int(task.completed), int(task.total)
     return f"{done}/{total} ({100 * task.completed / max(total, 1):.1f} %)"  # parts of an image count
+
+
+def _rate(speed: float, unit: str) -> str:
+    """A speed per second in words; per minute or hour if it would read 0.0."""
+    for seconds, name in ((1, "s"), (60, "min")):
+        if speed * seconds >= 0.1:
+            return f"{speed * seconds:.1f} {unit}/{name}"
+    return f"{speed * 3600:.1f} {unit}/h"
 
 
 def _clock(seconds: float) -> str:

@@ -197,6 +197,15 @@ def test_lines_in_the_interval_of_the_parameters(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(("seconds", "speed"), [(4, "0.2 rounds/s"), (40, "1.5 rounds/min"), (4000, "0.9 rounds/h")])
+def test_a_slow_speed_is_told_per_minute_or_hour(monkeypatch, seconds, speed):
+    clock, file = in_a_file(monkeypatch)
+    with bar("decoding", 1, RuntimeConfig(progress="lines", progress_seconds=1).display, "rounds") as advance:
+        clock.now += seconds
+        advance(1)
+    assert f" {speed}, done in" in file.getvalue().splitlines()[-1]
+
+
 def test_an_error_ends_the_lines_without_the_word_done(monkeypatch):
     _, file = in_a_file(monkeypatch)
     with pytest.raises(KeyError), bar("images", 2):
