@@ -24,8 +24,14 @@ def number_format(name: str, device: torch.device) -> torch.dtype:
     """
     dtype: torch.dtype = getattr(torch, name)
     if reason := why_slow(dtype, device):
-        logging.getLogger(__name__).warning("%s: choose float32, unless memory is short", reason)
+        warn_once(f"{reason}: choose float32, unless memory is short")
     return dtype
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Logs a warning that all evaluations and trainings of this process have in common."""
+    logging.getLogger(__name__).warning(message)
 
 
 def why_slow(dtype: torch.dtype, device: torch.device) -> str:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ssdd.data.step_sampler import StepSampler
 from ssdd.meeting import init_method
-from ssdd.number_formats import why_slow
+from ssdd.number_formats import warn_once, why_slow
 from ssdd.parameters import LoopParameters, RuntimeConfig
 from ssdd.processes import choose_device
 from ssdd.progress import TrainingBar
@@ -141,7 +141,7 @@ def _accelerator(stage: LoopParameters, runtime: RuntimeConfig, folder: Path) ->
     if stage.precision == "fp16" and on_cpu:
         raise ValueError("expected a GPU for precision 'fp16', running on CPU: set precision to 'bf16' or 'no'")
     if stage.precision == "bf16" and on_cpu and (reason := why_slow(torch.bfloat16, torch.device("cpu"))):
-        log.warning("%s: set precision to 'no', unless memory is short", reason)
+        warn_once(f"{reason}: set precision to 'no', unless memory is short")
     # accelerate keeps the first handle's settings for the whole process, but a process may train several stages.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     GradientState._reset_state()
