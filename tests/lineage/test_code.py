@@ -3,12 +3,15 @@
 import functools
 import gc
 import importlib
+import sqlite3
 import sys
 
 import pytest
 
 from ssdd.lineage import code_hashes as code_module
+from ssdd.lineage import module_definitions
 from ssdd.lineage.code_hashes import CodeHasher
+from ssdd.lineage.content_hashes import Hashes
 from ssdd.lineage.statements import Statement
 
 PACKAGE = {
@@ -174,16 +177,75 @@ def test_other_packages_are_those_that_the_reached_code_uses(pack):
         ),
     ],
 )
-def test_what_an_edit_changes(pack, old, new, changes):
+def test_what_an_edit_changes(pack, tmp_path, old, new, changes):
     function = importlib.import_module("pack.nodes").through_init
-    before = CodeHasher().hash(function)[0]
+    before = remembering(function, tmp_path)
     edited = 0
     for file in pack.glob("*.py"):
         text = file.read_text()
         edited += old in text
         file.write_text(text.replace(old, new))
     assert edited
-    assert (CodeHasher().hash(function)[0] != before) == changes
+    after = CodeHasher().hash(function)
+    assert remembering(function, tmp_path) == remembering(function, tmp_path) == after
+    assert (after[0] != before[0]) == changes
+
+
+def remembering(function, folder):
+    """Hashes a function's code with what an earlier call remembered."""
+    with Hashes(folder / "cache.sqlite") as cache:
+        hasher = CodeHasher(cache=cache)
+        found = hasher.hash(function)
+        hasher.remember()
+    return found
+
+
+def test_what_did_not_change_is_not_read_again(pack, tmp_path, monkeypatch):
+    function = importlib.import_module("pack.nodes").template
+    first = remembering(function, tmp_path)
+
+    def refuse(name, path, roots):
+        raise AssertionError(f"{path} is read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module_definitions, "_read", refuse)
+        assert remembering(function, tmp_path) == first
+        for change in (
+            lambda: (pack / "page.html").write_text("<b>"),
+            lambda: (pack / "new.py").write_text(""),
+            lambda: (pack / "star.py").unlink(),
+        ):
+            change()
+            with pytest.raises(AssertionError, match="is read again"):
+                remembering(function, tmp_path)
+    assert remembering(function, tmp_path) != first
+
+
+def test_a_damaged_memory_or_a_folder_elsewhere_is_not_believed(pack, tmp_path):
+    function = importlib.import_module("pack.nodes").through_init
+    first = remembering(function, tmp_path)
+    with sqlite3.connect(tmp_path / "cache.sqlite") as database:
+        (count,) = database.execute("SELECT count(*) FROM results").fetchone()
+        database.execute("UPDATE results SET result = replace(result, 'pack.units', 'pack.other')")
+    assert count == 1
+    assert remembering(function, tmp_path) == first
+    (tmp_path / "elsewhere").mkdir()
+    (pack / "inner").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "cache.sqlite").unlink()
+    assert remembering(function, tmp_path) == first
+    with sqlite3.connect(tmp_path / "cache.sqlite") as database:
+        assert database.execute("SELECT count(*) FROM results").fetchone() == (0,)
+
+
+def test_an_edit_while_the_code_is_read_is_not_remembered(pack, tmp_path):
+    function = importlib.import_module("pack.nodes").through_init
+    with Hashes(tmp_path / "cache.sqlite") as cache:
+        hasher = CodeHasher(cache=cache)
+        hasher.hash(function)
+        (pack / "units.py").write_text("SCALE = 3.0\n")
+        hasher.remember()
+    with sqlite3.connect(tmp_path / "cache.sqlite") as database:
+        assert database.execute("SELECT count(*) FROM results").fetchone() == (0,)
 
 
 def test_no_syntax_tree_outlives_the_hashes(pack):

@@ -15,12 +15,17 @@ import ast
 import functools
 import hashlib
 import inspect
+import json
+import os
 import re
+import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ssdd.files import sha256_file
+from ssdd.lineage.content_hashes import Hashes
 from ssdd.lineage.module_definitions import Module, Modules
 from ssdd.lineage.statements import Import, Statement, hash_statements
 
@@ -51,13 +56,20 @@ _DYNAMIC = {"globals", "vars", "eval", "exec", "__import__"}
 class CodeHasher:
     """Hashes the code that functions reach; one serves all nodes, since each module is read once.
 
+    What a function reaches is remembered for as long as no file of the packages changes, since to read them all takes
+    longer than the rest of a plan.
+
     Args:
         package: the Kedro package, first-party too.
+        cache: remembers; None to read all modules each time.
     """
 
-    def __init__(self, package: str | None = None) -> None:
+    def __init__(self, package: str | None = None, cache: Hashes | None = None) -> None:
         roots = dict.fromkeys((*FIRST_PARTY, *([package] if package else [])))
         self._modules = Modules(tuple(roots))
+        self._cache = cache
+        self._source = self._hash_folders(cache) if cache else None
+        self._new: dict[str, str] = {}
 
     def hash(self, function: Callable[..., Any]) -> tuple[dict[str, str], set[str]]:
         """Hashes all code that a function reaches.
@@ -86,9 +98,38 @@ class CodeHasher:
                 f"expected a function defined at the top of its module as a node, got {name} in {module}: "
                 "give it a name there, so that its code can be followed"
             )
+        known = self._cache.recall(f"{module}:{name}", self._source) if self._cache and self._source else None
+        if known is not None:
+            hashes, packages = json.loads(known)
+            return hashes, set(packages)
         reached = _Reached(self._modules)
         reached.follow(module, name.split(".")[:1])  # of a method the whole class: its attributes may matter
-        return dict(sorted(reached.hashes.items())), reached.packages
+        hashes = dict(sorted(reached.hashes.items()))
+        self._new[f"{module}:{name}"] = json.dumps((hashes, sorted(reached.packages)))
+        return hashes, reached.packages
+
+    def remember(self) -> None:
+        """Remembers what was read, unless a file was edited meanwhile."""
+        if self._cache and self._source and self._new and self._source == self._hash_folders(self._cache):
+            for name, reached in self._new.items():
+                self._cache.remember(name, self._source, reached)
+
+    def _hash_folders(self, cache: Hashes) -> str | None:
+        """Hashes all files of the packages; None where they are too unusual to be sure that these are all."""
+        digest = hashlib.sha256(sys.version.encode())
+        for root in self._modules.folders:
+            for folder, inner, files in os.walk(root):
+                inner[:] = sorted(set(inner) - {"__pycache__"})
+                if any(os.path.islink(os.path.join(folder, name)) for name in inner):
+                    return None  # it may lead to code that changes unseen
+                for name in sorted(files):
+                    path = Path(folder, name)
+                    try:
+                        content = cache.of(path)
+                    except OSError:  # only an error if it is needed
+                        return None
+                    digest.update(f"{path}\0{content}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
 
 class _Reached:

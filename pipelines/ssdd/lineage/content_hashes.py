@@ -27,6 +27,8 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, "
     "ctime INTEGER, inode INTEGER, hash TEXT)",
     "SELECT path, size, mtime, ctime, inode, hash FROM hashes LIMIT 1",
+    "CREATE TABLE IF NOT EXISTS results (name TEXT PRIMARY KEY, source TEXT, result TEXT, checksum TEXT)",
+    "SELECT name, source, result, checksum FROM results LIMIT 1",
 )
 _Signature = tuple[int, int, int, int]
 
@@ -54,6 +56,25 @@ class Hashes(Cache):
         except (FileNotFoundError, NotADirectoryError):
             return None
         finally:
+            write_down(self._database)
+
+    def recall(self, name: str, source: str) -> str | None:
+        """Returns what `remember` was given for this name and the same source; None if it is not known."""
+        if self._database is None:
+            return None
+        query = "SELECT result, checksum FROM results WHERE name = ? AND source = ?"
+        with contextlib.suppress(sqlite3.Error):
+            found = self._database.execute(query, (name, source)).fetchone()
+            if found is not None and found[1] == _checksum(name, source, str(found[0])):
+                return str(found[0])
+        return None
+
+    def remember(self, name: str, source: str, result: str) -> None:
+        """Remembers what was computed from files with the hash `source`, until it is computed from others."""
+        if self._database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                row = (name, source, result, _checksum(name, source, result))
+                self._database.execute("INSERT OR REPLACE INTO results VALUES (?,?,?,?)", row)
             write_down(self._database)
 
     def _folder(self, folder: str) -> str:
@@ -103,6 +124,10 @@ class Hashes(Cache):
             with contextlib.suppress(sqlite3.Error, UnicodeEncodeError):
                 row = (name, *signature, content)
                 self._database.execute("INSERT OR REPLACE INTO hashes VALUES (?,?,?,?,?,?)", row)
+
+
+def _checksum(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _signature(status: os.stat_result) -> _Signature:

@@ -77,8 +77,9 @@ class Fingerprints:
         self._catalog = catalog
         self._hashes = hashes
         # All at once, and not when a node is asked for: so the syntax trees are freed before the first node runs.
-        hasher = CodeHasher(package)
+        hasher = CodeHasher(package, hashes)
         self._code = {node.name: _hash_code(node, hasher) for node in pipeline.nodes}
+        hasher.remember()
         self._producers = {base_name(name): node for node in pipeline.nodes for name in node.outputs}
         self._fixed: dict[str, _Fixed] = {}
 

@@ -63,6 +63,11 @@ class Modules:
                 self._folders[root] = [Path(place) for place in spec.submodule_search_locations]
         self._known: dict[str, Module | None] = {}
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the packages."""
+        return [folder for places in self._folders.values() for folder in places]
+
     def is_ours(self, module: str) -> bool:
         """Whether the dotted name lies in a first-party package."""
         return module.partition(".")[0] in self._folders
