@@ -116,7 +116,8 @@ class CodeHasher:
 
     def _hash_folders(self, cache: Hashes) -> str | None:
         """Hashes all files of the packages; None where they are too unusual to be sure that these are all."""
-        digest = hashlib.sha256(sys.version.encode())
+        # File by file: of a folder, the cache counts compiled modules, which come and go, and leaves out hidden files.
+        digest = hashlib.sha256(sys.version.encode())  # syntax trees differ between versions
         for root in self._modules.folders:
             for folder, inner, files in os.walk(root):
                 inner[:] = sorted(set(inner) - {"__pycache__"})
